@@ -1,0 +1,79 @@
+# Every target sets up what it needs in .venv, with the versions of constraints.txt: Python 3.11 or later and make are
+# all that a machine must have. PYTHON=... chooses the interpreter, ARGS=... is handed to pytest.
+
+.DEFAULT_GOAL := help
+
+# The first of these that runs and is new enough makes .venv.
+PYTHONS := $(or $(PYTHON),python3 python3.13 python3.12 python3.11 python3.14)
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check -qq install --constraint constraints.txt
+# Pins what builds the package (hatchling) as well as what is installed.
+INSTALL := $(PIP) --build-constraint constraints.txt
+
+# Stamps: what .venv has been given. The light one is enough to run the demo.
+RUNTIME := .venv/.runtime-installed
+DEV := .venv/.dev-installed
+
+# Do not ask a registry whether there is a newer pyright: its version is pinned.
+export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+.PHONY: venv
+venv: $(DEV) ## make .venv with everything that development needs
+
+.PHONY: demo
+demo: $(RUNTIME) ## run the digits service under recorded traffic, kill a worker, report
+	$(BIN)/python -m examples.digits demo
+
+.PHONY: serve
+serve: $(RUNTIME) ## run the digits service until interrupted
+	$(BIN)/python -m examples.digits serve
+
+.PHONY: test
+test: $(DEV) ## run the tests; ARGS='-k name' runs some of them
+	$(BIN)/coverage run -m pytest $(ARGS)
+ifeq ($(strip $(ARGS)),) # a part of the tests says nothing about coverage
+	$(BIN)/coverage report --include='src/poise/_core/*' --fail-under=100
+endif
+
+.PHONY: check
+check: $(DEV) ## lint, formatting, layers, types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+	$(BIN)/pyright
+	@# --verifytypes finds the package by way of the first `python` on the path
+	PATH="$(CURDIR)/$(BIN):$$PATH" pyright --verifytypes poise --ignoreexternal
+
+.PHONY: clean
+clean: ## remove .venv and whatever else was made
+	rm -rf .venv build dist htmlcov .coverage .coverage.* .hypothesis
+	rm -rf .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find src tests examples -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+
+$(BIN)/python:
+	@for python in $(PYTHONS); do \
+		if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+			echo "making .venv with $$("$$python" --version)"; \
+			"$$python" -m venv --clear .venv || { rm -rf .venv; exit 1; }; \
+			exit 0; \
+		fi; \
+	done; \
+	echo "poise needs Python 3.11 or later; none of these is: $(PYTHONS). Name one with make PYTHON=..." >&2; \
+	exit 1
+
+$(RUNTIME): $(BIN)/python pyproject.toml constraints.txt
+	@echo "installing poise and what the demo needs into .venv (the first time takes a minute)"
+	@$(PIP) pip
+	@$(INSTALL) --editable '.[demo,progress]'
+	@touch $@
+
+$(DEV): $(RUNTIME)
+	@echo "installing the tools for development into .venv"
+	@$(INSTALL) --group dev
+	@touch $@

@@ -1,0 +1,165 @@
+"""A call: its record and its transition table."""
+
+from __future__ import annotations
+
+import enum
+import math
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+    from poise._core.worker import WorkerRecord
+
+CallId = int
+"""Grows with each submission, so it is also the call's place in the order."""
+
+
+class CallState(enum.IntEnum):  # int, because a plain Enum's hash is a Python call and this is the hot path
+    """Where a call stands between its submission and its outcome."""
+
+    PARKED = enum.auto()
+    """Its caller waits for room in the backlog."""
+    WAITING = enum.auto()
+    """Accepted, not yet given a slot."""
+    AHEAD = enum.auto()
+    """Sent to a worker beyond its slots, where it has not begun as far as is known."""
+    RUNNING = enum.auto()
+    """Holds a slot: it may have begun."""
+    ABANDONED = enum.auto()
+    """Its caller is gone; the worker still holds it."""
+    DONE = enum.auto()
+    """Has had its outcome."""
+
+
+class CallEvent(enum.IntEnum):
+    """What can happen to a call."""
+
+    ADMIT = enum.auto()
+    GRANT = enum.auto()
+    SEND_AHEAD = enum.auto()
+    BEGIN = enum.auto()
+    RETURN = enum.auto()
+    ABANDON = enum.auto()
+    END = enum.auto()
+
+
+TRANSITIONS: dict[tuple[CallState, CallEvent], CallState] = {
+    (CallState.PARKED, CallEvent.ADMIT): CallState.WAITING,
+    (CallState.PARKED, CallEvent.END): CallState.DONE,
+    (CallState.WAITING, CallEvent.GRANT): CallState.RUNNING,
+    (CallState.WAITING, CallEvent.SEND_AHEAD): CallState.AHEAD,
+    (CallState.WAITING, CallEvent.END): CallState.DONE,
+    (CallState.AHEAD, CallEvent.BEGIN): CallState.RUNNING,
+    (CallState.AHEAD, CallEvent.RETURN): CallState.WAITING,
+    (CallState.AHEAD, CallEvent.ABANDON): CallState.ABANDONED,
+    (CallState.AHEAD, CallEvent.END): CallState.DONE,
+    (CallState.RUNNING, CallEvent.RETURN): CallState.WAITING,
+    (CallState.RUNNING, CallEvent.ABANDON): CallState.ABANDONED,
+    (CallState.RUNNING, CallEvent.END): CallState.DONE,
+    (CallState.ABANDONED, CallEvent.END): CallState.DONE,
+}
+
+
+class IllegalTransitionError(Exception):
+    """An event that the state does not allow: a fault of the core itself. Nothing was changed."""
+
+
+class CallRecord:
+    """One submission, to its outcome."""
+
+    __slots__ = (
+        "attempts",
+        "bound_for",
+        "deadline",
+        "deaths",
+        "function",
+        "id",
+        "is_announced",
+        "is_lease",
+        "lease",
+        "priority",
+        "retries",
+        "since",
+        "state",
+        "tag",
+        "timeout",
+        "worker",
+    )
+
+    def __init__(
+        self,
+        call_id: CallId,
+        function: Hashable,
+        *,
+        priority: int = 0,
+        deadline: float = math.inf,
+        timeout: float = math.inf,
+        retries: int = 0,
+        lease: CallRecord | None = None,
+        is_lease: bool = False,
+        tag: Any = None,
+    ) -> None:
+        self.id = call_id
+        self.function = function
+        """What its service times are averaged by."""
+        self.priority = priority
+        self.deadline = deadline
+        """Seconds on the engine's clock."""
+        self.timeout = timeout
+        """What the caller asked for, in seconds: for the message only."""
+        self.retries = retries
+        """How many more attempts may follow one that may have begun."""
+        self.lease = lease
+        """The lease under which it was submitted: it runs on that worker or nowhere."""
+        self.is_lease = is_lease
+        """Whether it asks for a whole worker and runs nothing itself."""
+        self.tag = tag
+        """The engine's own object for this call, which the core hands back and never looks at."""
+        self.state = CallState.WAITING
+        self.worker: WorkerRecord | None = None
+        """Invariant: set if and only if the state is AHEAD, RUNNING or ABANDONED."""
+        self.bound_for: WorkerRecord | None = None
+        """The one worker that it waits for: broadcasts, leased calls, and a claim on a whole worker."""
+        self.is_announced = False
+        """Whether the worker has said that this call, sent ahead, may have begun."""
+        self.attempts = 0
+        """How many times it was given a slot and may have begun."""
+        self.deaths = 0
+        """Workers that died while it was on them and may have begun."""
+        self.since = 0.0
+        """When it was submitted; from its grant on, when it was given its slot."""
+
+    def step(self, event: CallEvent) -> None:
+        """Move to the next state.
+
+        Raises:
+            IllegalTransitionError: the table has no such transition.
+        """
+        try:
+            self.state = TRANSITIONS[self.state, event]
+        except KeyError:
+            raise IllegalTransitionError(f"call {self.id}: {event.name} while {self.state.name}") from None
+
+    @property
+    def is_on_worker(self) -> bool:
+        """Whether a worker holds it, so that only that worker's answer or death can end its slot."""
+        return self.worker is not None
+
+    @property
+    def may_have_begun(self) -> bool:
+        """Whether this attempt may have begun, so that running it again takes the caller's leave (G2)."""
+        return self.is_announced or self.state is CallState.RUNNING
+
+    @property
+    def needs_whole_worker(self) -> bool:
+        """Whether it may start only on a worker that holds nothing else.
+
+        That is so for a lease, and for a call with which a worker has died: it runs alone, so that nobody else is
+        hurt or blamed if it does it again (G9).
+        """
+        return self.is_lease or self.deaths > 0
+
+    def __repr__(self) -> str:
+        """Give the number, the function and the state."""
+        return f"<call {self.id} {self.function!r} {self.state.name.lower()}>"

@@ -1,0 +1,136 @@
+"""A worker: its record and its transition table, its slots and what it holds."""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING
+
+from poise._core.backlog import Backlog
+from poise._core.call import IllegalTransitionError
+
+if TYPE_CHECKING:
+    from poise._core.call import CallId, CallRecord
+
+WorkerId = int
+
+
+class WorkerState(enum.IntEnum):
+    """Where a worker stands between being wanted and being gone."""
+
+    PENDING = enum.auto()
+    """Wanted; its start waits for the backoff to pass."""
+    STARTING = enum.auto()
+    READY = enum.auto()
+    RETIRING = enum.auto()
+    """Finishes what it holds and is given nothing more."""
+    GONE = enum.auto()
+
+
+class WorkerEvent(enum.IntEnum):
+    """What can happen to a worker."""
+
+    START = enum.auto()
+    READY = enum.auto()
+    RETIRE = enum.auto()
+    LOST = enum.auto()
+
+
+TRANSITIONS: dict[tuple[WorkerState, WorkerEvent], WorkerState] = {
+    (WorkerState.PENDING, WorkerEvent.START): WorkerState.STARTING,
+    (WorkerState.PENDING, WorkerEvent.RETIRE): WorkerState.GONE,
+    (WorkerState.STARTING, WorkerEvent.READY): WorkerState.READY,
+    (WorkerState.STARTING, WorkerEvent.RETIRE): WorkerState.GONE,
+    (WorkerState.STARTING, WorkerEvent.LOST): WorkerState.GONE,
+    (WorkerState.READY, WorkerEvent.RETIRE): WorkerState.RETIRING,
+    (WorkerState.READY, WorkerEvent.LOST): WorkerState.GONE,
+    (WorkerState.RETIRING, WorkerEvent.LOST): WorkerState.GONE,
+}
+
+
+class WorkerRecord:
+    """The pool's record of one actor."""
+
+    __slots__ = (
+        "ahead",
+        "claim",
+        "failures",
+        "finished",
+        "id",
+        "is_killed",
+        "is_recalling",
+        "lease",
+        "leased_queue",
+        "pinned_queue",
+        "progress_at",
+        "running",
+        "sends_ahead",
+        "since",
+        "slots",
+        "start_at",
+        "state",
+    )
+
+    def __init__(self, worker_id: WorkerId, slots: int, start_at: float, failures: int = 0) -> None:
+        self.id = worker_id
+        self.slots = slots
+        self.start_at = start_at
+        """When its start is due."""
+        self.failures = failures
+        """Failed starts and early deaths in a row, of this worker and those that it replaces."""
+        self.state = WorkerState.PENDING
+        self.since = start_at
+        """When it came into its state."""
+        self.sends_ahead = False
+        self.running: dict[CallId, CallRecord] = {}
+        """Holds a slot each, and may have begun. Invariant: never more than `slots` (G3)."""
+        self.ahead: dict[CallId, CallRecord] = {}
+        """Sent beyond the slots, oldest first. Invariant: empty unless every slot is held."""
+        self.claim: CallRecord | None = None
+        """A call that waits for this worker to be empty. Nothing else is granted meanwhile."""
+        self.lease: CallRecord | None = None
+        """Its exclusive holder: a lease, or a suspect that runs alone."""
+        self.leased_queue = Backlog()
+        """Calls of the holder of the lease that wait for a slot."""
+        self.pinned_queue = Backlog()
+        """Calls of a broadcast that wait for a slot."""
+        self.is_recalling = False
+        self.is_killed = False
+        self.progress_at = start_at
+        """When it last answered, or was last given a first call: how long its sent-ahead calls have been stuck."""
+        self.finished = 0
+
+    def step(self, event: WorkerEvent, now: float) -> None:
+        """Move to the next state.
+
+        Raises:
+            IllegalTransitionError: the table has no such transition.
+        """
+        try:
+            self.state = TRANSITIONS[self.state, event]
+        except KeyError:
+            raise IllegalTransitionError(f"worker {self.id}: {event.name} while {self.state.name}") from None
+        self.since = now
+
+    @property
+    def load(self) -> int:
+        """Calls that it holds."""
+        return len(self.running) + len(self.ahead)
+
+    @property
+    def free_slots(self) -> int:
+        """Calls that it could begin at once."""
+        return self.slots - len(self.running)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it holds no call."""
+        return not self.running and not self.ahead
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a call from the backlog may be given to it."""
+        return self.state is WorkerState.READY and self.claim is None and self.lease is None and not self.is_killed
+
+    def __repr__(self) -> str:
+        """Give the number, the state and what it holds."""
+        return f"<worker {self.id} {self.state.name.lower()} running={len(self.running)}/{self.slots} ahead={len(self.ahead)}>"

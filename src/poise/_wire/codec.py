@@ -1,0 +1,374 @@
+"""Payloads: how arguments, results and exceptions travel, and how they fail to.
+
+A packed value is plain `bytes` in the common case. A `Payload` is needed for what bytes cannot hold: big buffers,
+which stay outside the pickle, and Ray's own objects (`ObjectRef`, actor handles), which only Ray can count.
+
+No user code can hurt here: whatever `__reduce__`, `__setstate__` or `__str__` raises becomes a `PayloadError` or a
+`RemoteError` for that one call. That is why this module catches `BaseException` where it runs such code.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import pickle
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple, TypeAlias, cast
+
+from poise.errors import PayloadError, RemoteError
+
+PROTOCOL: Final = 5
+FLAT_LIMIT: Final = 64
+"""Containers up to this length are looked through for scalars; a longer look would cost more than it saves."""
+
+_ATOMS: Final = frozenset({int, float, str, bytes, bool, type(None)})
+
+
+class Payload(NamedTuple):
+    """A packed value that is more than bytes."""
+
+    data: bytes
+    buffers: Sequence[Any] = ()
+    """Out-of-band buffers, in the order in which the pickle asks for them."""
+    nested: Sequence[Any] = ()
+    """Ray objects found anywhere inside; they arrive as they are."""
+    awaited: Sequence[Any] = ()
+    """ObjectRefs given as arguments themselves; the worker's function gets their values, as in Ray."""
+
+
+Packed: TypeAlias = bytes | Payload
+
+RETURNED: Final = 0
+RAISED: Final = 1
+NOT_BEGUN: Final = 2
+"""`Verdict`, as the integers that travel: `tuple(Verdict)[code]`."""
+
+Reply: TypeAlias = tuple[int, int, Packed | None, float]
+"""The end of an attempt on the wire: call id, verdict, packed value or exception, seconds of service."""
+
+
+class RemoteTraceback(Exception):
+    """The traceback of an exception that was raised in a worker, as text; it is the `__cause__` of that exception."""
+
+    def __init__(self, text: str) -> None:
+        """Keep the text."""
+        super().__init__(text)
+        self.text = text
+
+    def __str__(self) -> str:
+        return f'\n"""\n{self.text}"""'
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Values
+
+
+def pack(value: Any, what: str = "the value", *, started: bool = False) -> Packed:
+    """Pack one value.
+
+    Args:
+        value: anything.
+        what: how a `PayloadError` names it.
+        started: what a `PayloadError` says of the call.
+
+    Raises:
+        PayloadError: the value cannot be pickled.
+    """
+    kind = type(value)
+    if kind in _ATOMS or _is_flat(kind, value):
+        return pickle.dumps(value, PROTOCOL)
+    try:
+        return _pack_deep(value)
+    except BaseException as error:
+        raise PayloadError(what, describe(error), started=started) from error
+
+
+def pack_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Packed:
+    """Pack a call's arguments; ObjectRefs among them (not inside them) are to be replaced by their values.
+
+    Raises:
+        PayloadError: an argument cannot be pickled; the error names it.
+    """
+    for value in args:
+        if type(value) not in _ATOMS and not _is_flat(type(value), value):
+            break
+    else:
+        # Positional arguments alone travel as a tuple, so that the commonest call packs nothing else.
+        if not kwargs:
+            return pickle.dumps(args, PROTOCOL)
+        for value in kwargs.values():
+            if type(value) not in _ATOMS and not _is_flat(type(value), value):
+                break
+        else:
+            return pickle.dumps([args, kwargs], PROTOCOL)
+    return _pack_deep_arguments(args, kwargs)
+
+
+def unpack(packed: Packed, awaited: Sequence[Any] = ()) -> Any:
+    """Unpack a value; `awaited` are the values of the payload's `awaited` references.
+
+    Arrays and other views of out-of-band buffers are read-only, as in Ray. Raises whatever the pickle raises, which
+    with user-defined classes may be any `BaseException`.
+    """
+    if type(packed) is bytes:
+        return pickle.loads(packed)
+    packed = cast("Payload", packed)
+    buffers = [memoryview(buffer).toreadonly() for buffer in packed.buffers]
+    if not packed.nested and not packed.awaited:
+        return pickle.loads(packed.data, buffers=buffers)
+    return _Unpickler(packed.data, buffers, packed.nested, awaited).load()
+
+
+def unpack_arguments(packed: Packed, awaited: Sequence[Any] = ()) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Unpack a call's arguments.
+
+    Raises:
+        PayloadError: they cannot be unpickled here.
+    """
+    try:
+        loaded = unpack(packed, awaited)
+    except BaseException as error:
+        raise PayloadError("the arguments", describe(error), started=False) from error
+    if type(loaded) is tuple:
+        return loaded, {}
+    args, kwargs = loaded
+    return args, kwargs
+
+
+def unpack_result(packed: Packed, what: str = "the result") -> Any:
+    """Unpack what a call returned.
+
+    Raises:
+        PayloadError: it cannot be unpickled here.
+    """
+    try:
+        return unpack(packed)
+    except BaseException as error:
+        raise PayloadError(what, describe(error), started=True) from error
+
+
+def detach(packed: Packed) -> Packed:
+    """Copy the out-of-band buffers, so that the sender may change its own afterwards."""
+    if type(packed) is bytes or not packed.buffers:
+        return packed
+    packed = cast("Payload", packed)
+    return packed._replace(buffers=[bytes(buffer) for buffer in packed.buffers])
+
+
+def _is_flat(kind: type[Any], value: Any) -> bool:
+    """Whether the value is a small list, tuple or dict of scalars, which the plain pickler handles without surprise."""
+    if kind is list or kind is tuple:
+        if len(value) > FLAT_LIMIT:
+            return False
+        for item in value:  # noqa: SIM110 - a generator expression doubles the time
+            if type(item) not in _ATOMS:
+                return False
+        return True
+    if kind is dict:
+        if len(value) > FLAT_LIMIT:
+            return False
+        for key, item in value.items():
+            if type(key) not in _ATOMS or type(item) not in _ATOMS:
+                return False
+        return True
+    return False
+
+
+class _Awaited:
+    """Stands in a pickle for an ObjectRef whose value the function is to get."""
+
+    __slots__ = ("index",)
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+
+
+def _pack_deep_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Packed:
+    awaited: list[Any] = []
+    named = kwargs
+    ref_type = _object_ref_type()
+    if ref_type is not None:
+
+        def placeholder(value: Any) -> Any:
+            if not isinstance(value, ref_type):
+                return value
+            awaited.append(value)
+            return _Awaited(len(awaited) - 1)
+
+        args = tuple(placeholder(value) for value in args)
+        named = {name: placeholder(value) for name, value in kwargs.items()}
+    try:
+        return _pack_deep([args, named] if named else args, awaited)
+    except BaseException as error:
+        what, reason = _culprit(args, named, error)
+        raise PayloadError(what, reason, started=False) from error
+
+
+def _culprit(args: tuple[Any, ...], kwargs: dict[str, Any], error: BaseException) -> tuple[str, str]:
+    """Say which argument alone cannot be pickled, and why."""
+    names = [(f"argument {position}", value) for position, value in enumerate(args, 1)]
+    names += [(f"argument {name!r}", value) for name, value in kwargs.items()]
+    for what, value in names:
+        try:
+            _pack_deep(value)
+        except BaseException as alone:  # noqa: BLE001 - a user's __reduce__ may raise anything
+            return what, describe(alone)
+    return "the arguments", describe(error)
+
+
+def _pack_deep(value: Any, awaited: Sequence[Any] = ()) -> Packed:
+    data, buffers, nested = _deep_pickler()(value)
+    if buffers or nested or awaited:
+        return Payload(data, buffers, nested, awaited)
+    return data
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Ray's objects inside pickles. A pickle made outside Ray must not contain them: Ray could not count the reference
+# and would keep the object for ever.
+
+
+def _nested(_index: int) -> Any:
+    """Never called: the name under which a lifted Ray object is pickled."""
+    raise pickle.UnpicklingError("a reference to a Ray object was unpickled without its payload")
+
+
+def _awaited(_index: int) -> Any:
+    """Never called: the name under which an awaited argument is pickled."""
+    raise pickle.UnpicklingError("an ObjectRef argument was unpickled without its payload")
+
+
+class _Unpickler(pickle.Unpickler):
+    """Puts lifted Ray objects and awaited values back in their places."""
+
+    def __init__(self, data: bytes, buffers: list[memoryview], nested: Sequence[Any], awaited: Sequence[Any]) -> None:
+        super().__init__(io.BytesIO(data), buffers=buffers)
+        self._lifted = {"_nested": nested.__getitem__, "_awaited": awaited.__getitem__}
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module == __name__ and name in self._lifted:
+            return self._lifted[name]
+        return super().find_class(module, name)
+
+
+def _object_ref_type() -> type[Any] | None:
+    """Ray's ObjectRef, or None while this process has not imported Ray and so can have none."""
+    ray = sys.modules.get("ray")
+    return getattr(ray, "ObjectRef", None)
+
+
+@functools.cache
+def _deep_pickler() -> Callable[[Any], tuple[bytes, list[Any], list[Any]]]:
+    """Make the pickler for anything but scalars, on first use: it needs Ray, whose import takes a second."""
+    import ray
+    from ray import cloudpickle
+    from ray.actor import ActorHandle
+
+    # `reducer_override` and not `persistent_id`: pickle asks it about classes it does not know, not about every object.
+    class DeepPickler(cloudpickle.Pickler):  # type: ignore[misc, name-defined]
+        def __init__(self, file: io.BytesIO) -> None:
+            self.buffers: list[Any] = []
+            self.nested: list[Any] = []
+            super().__init__(file, protocol=PROTOCOL, buffer_callback=self._take_buffer)
+
+        def _take_buffer(self, buffer: pickle.PickleBuffer) -> bool:
+            try:
+                buffer.raw()
+            except BufferError:  # not contiguous: it can only travel inside the pickle
+                return True
+            self.buffers.append(buffer)
+            return False
+
+        def reducer_override(self, obj: Any) -> Any:
+            if isinstance(obj, ray.ObjectRef | ActorHandle):
+                self.nested.append(obj)
+                return _nested, (len(self.nested) - 1,)
+            if type(obj) is _Awaited:
+                return _awaited, (obj.index,)
+            return super().reducer_override(obj)
+
+    def pickle_deep(value: Any) -> tuple[bytes, list[Any], list[Any]]:
+        file = io.BytesIO()
+        pickler = DeepPickler(file)
+        pickler.dump(value)
+        return file.getvalue(), pickler.buffers, pickler.nested
+
+    return pickle_deep
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Exceptions
+
+
+def pack_exception(error: BaseException, *, skip_frames: int = 0) -> Packed:
+    """Pack an exception that is to arrive as itself, together with the text that stands in if it cannot.
+
+    Args:
+        error: what the user's code raised, or an error of ours.
+        skip_frames: how many frames of the worker's own code begin the traceback.
+    """
+    text = _format(error, skip_frames)
+    inner: Packed | None = None
+    why = ""
+    if isinstance(error, Exception) and not isinstance(error, StopIteration | StopAsyncIteration):
+        try:
+            inner = _pack_in_band(error)
+        except BaseException as failure:  # noqa: BLE001 - a user's __reduce__ may raise anything
+            why = f"it could not be pickled: {describe(failure)}"
+    data = inner.data if isinstance(inner, Payload) else inner
+    outer = pickle.dumps((type_name(error), _text(error), text, data, why), PROTOCOL)
+    return Payload(outer, (), inner.nested) if isinstance(inner, Payload) else outer
+
+
+def unpack_exception(packed: Packed) -> Exception:
+    """Unpack an exception: the user's own with the remote traceback as its cause, or a `RemoteError`. Never raises."""
+    nested = packed.nested if isinstance(packed, Payload) else ()
+    name, text, trace, data, why = pickle.loads(packed.data if isinstance(packed, Payload) else packed)
+    if data is not None:
+        try:
+            error = unpack(Payload(data, (), nested) if nested else data)
+            if isinstance(error, Exception) and not isinstance(error, StopIteration | StopAsyncIteration):
+                error.__cause__ = RemoteTraceback(trace)
+                return error
+            why = f"it was unpickled as {type_name(error)}"
+        except BaseException as failure:  # noqa: BLE001 - a user's __setstate__ may raise anything
+            why = f"it could not be unpickled: {describe(failure)}"
+    return RemoteError(name, text, trace, why)
+
+
+def describe(error: BaseException) -> str:
+    """The exception as one line, whatever its `__str__` does."""
+    return f"{type(error).__name__}: {_text(error)}"
+
+
+def type_name(value: object) -> str:
+    """The qualified name of the value's type."""
+    kind = type(value)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _pack_in_band(error: Exception) -> Packed:
+    data, buffers, nested = _deep_pickler()(error)
+    if buffers:  # an array in an exception: rare, and not worth a second way for big values
+        data, buffers, nested = _deep_pickler()(_InBand(error))
+    return Payload(data, (), nested) if nested else data
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except BaseException:  # noqa: BLE001 - a user's __str__ may raise anything
+        return f"<str() of {type(error).__name__} failed>"
+
+
+def _format(error: BaseException, skip_frames: int) -> str:
+    trace = error.__traceback__
+    for _ in range(skip_frames):
+        if trace is not None:
+            trace = trace.tb_next
+    try:
+        return "".join(traceback.format_exception(type(error), error, trace))
+    except BaseException as failure:  # noqa: BLE001 - the traceback module calls the user's __str__ and more
+        return f"{type_name(error)}: the traceback could not be formatted: {type(failure).__name__}\n"

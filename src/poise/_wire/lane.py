@@ -1,0 +1,135 @@
+"""What the engine asks of any wire: start workers, hand them calls, hear their answers.
+
+A `Launcher` starts workers; each started worker is reached through its `Lane`; everything that a worker says comes
+back through the `Listener` that the engine gave to the launcher. All of it happens on the engine's loop: a lane that
+hears something on another thread brings it over with `loop.call_soon_threadsafe` first.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+
+class Kind(enum.Enum):
+    """What a call gives back."""
+
+    VALUE = "value"
+    STREAM = "stream"
+
+
+@dataclass(slots=True, eq=False)
+class Parcel:
+    """One attempt of one call, as the caller gave it; the lane packs it."""
+
+    call_id: int
+    function: Callable[..., Any] | str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    kind: Kind = Kind.VALUE
+    credit: int = 0
+    """Stream items that the worker may send before it is granted more."""
+
+
+class Verdict(enum.Enum):
+    """How an attempt ended, as the worker (or the lane, for what never left) says."""
+
+    RETURNED = "returned"
+    RAISED = "raised"
+    NOT_BEGUN = "not begun"
+    """It was recalled or cancelled before it began and will not run."""
+
+
+@dataclass(slots=True, eq=False)
+class Answer:
+    """The end of one attempt."""
+
+    call_id: int
+    verdict: Verdict
+    value: Any = None
+    """The result, or the exception for `RAISED`. None for a stream that ended by itself."""
+    service_time: float = 0.0
+    """Seconds of the worker's time, from its beginning to its end there."""
+
+
+class Listener(Protocol):
+    """The engine's ear. Every method is called on the engine's loop, and unknown ids are ignored by it."""
+
+    def on_answers(self, worker_id: int, answers: Sequence[Answer]) -> None:
+        """Attempts have ended. Recalled and cancelled calls that had not begun come with `NOT_BEGUN`."""
+
+    def on_begun(self, worker_id: int, call_ids: Sequence[int]) -> None:
+        """Calls that were sent ahead may have begun: from now on the worker's death leaves them in doubt."""
+
+    def on_recall_done(self, worker_id: int) -> None:
+        """The worker has answered a recall; what was still in its inbox came as `NOT_BEGUN` before this."""
+
+    def on_items(self, worker_id: int, call_id: int, items: Sequence[Any]) -> None:
+        """A stream has produced these items, in order."""
+
+    def on_lost(self, worker_id: int, reason: str) -> None:
+        """The worker is dead. May be told more than once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a worker runs."""
+
+    pid: int | None = None
+    node: str | None = None
+    lane: str = ""
+    """The lane's name: "freight", "express" or "local"."""
+
+
+class Lane(Protocol):
+    """The way to one started worker. No method blocks; none raises for what happens to the worker."""
+
+    origin: Origin
+    sends_ahead: bool
+    """Whether calls beyond the worker's slots may be sent, because the worker keeps an inbox and answers recalls."""
+
+    def send(self, parcels: Sequence[Parcel]) -> None:
+        """Give the worker these calls, in order. A call that cannot be packed is answered at once with the error."""
+
+    def recall(self, call_ids: Sequence[int]) -> None:
+        """Ask for these calls back; those that have not begun are answered `NOT_BEGUN`, then `on_recall_done`."""
+
+    def cancel(self, call_id: int) -> None:
+        """The caller is gone: drop the call if it has not begun; stop it if it is a coroutine or a stream."""
+
+    def grant(self, call_id: int, items: int) -> None:
+        """Let the stream send this many more items."""
+
+    async def kill(self) -> None:
+        """End the worker at once and return when it is gone. Safe to call again, and after the worker's death."""
+
+
+class StartFailed(Exception):
+    """The worker could not be started; `__cause__` is the constructor's exception if that is what failed."""
+
+
+class Launcher(Protocol):
+    """Starts workers of one kind."""
+
+    async def open(self, listener: Listener) -> None:
+        """Get ready to launch, for example by starting Ray."""
+
+    async def default_size(self) -> int:
+        """How many workers there is room for: what `size=None` means."""
+
+    async def launch(self, worker_id: int) -> Lane:
+        """Start one worker and return when its instance is constructed.
+
+        Raises:
+            StartFailed: the worker could not be started. Nothing of it is left.
+
+        Cancelling ends the half-started worker and leaves nothing.
+        """
+
+    async def shortage(self, workers: int) -> str | None:
+        """Say which resource so many more workers lack, or None if there is room for them."""
+
+    async def aclose(self) -> None:
+        """Undo `open`. Every lane has been killed before."""

@@ -1,0 +1,196 @@
+"""Every error that poise raises by itself.
+
+```
+PoiseError
+├── Overloaded          rejected at admission, never sent
+├── DeadlineExceeded    the timeout passed (also a TimeoutError)
+├── WorkerLost          the worker died while the call was on it
+│   └── PoisonCall      ... at each of the last n deaths
+├── PoolBroken          workers cannot start
+├── PoolClosed          submitted to, or still waiting in, a closed pool
+├── PayloadError        an argument or a result cannot travel
+├── RemoteError         the user's exception cannot travel as itself
+├── ConfigError         a bad option (also a ValueError)
+├── WrongLoop           used from another loop or thread (also a RuntimeError)
+└── LeaseExpired        a worker used after its lease has ended
+```
+
+An exception that the user's own code raises arrives as itself, with the remote traceback as its `__cause__`.
+`asyncio.CancelledError` means that the caller cancelled, and nothing else.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+
+class PoiseError(Exception):
+    """The root of every error that poise raises by itself."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Rebuild from the arguments and the fields, whatever the signature of `__init__`."""
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
+def _rebuild(cls: type[PoiseError], args: tuple[object, ...], fields: dict[str, object]) -> PoiseError:
+    error = cls.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(fields)
+    return error
+
+
+class Overloaded(PoiseError):
+    """The backlog is full: the call was rejected and never sent, so retrying is safe.
+
+    Attributes:
+        depth: calls waiting when this one was rejected.
+        limit: the most that may wait (`backlog=`).
+        retry_after: seconds until room is likely, from the pool's recent pace.
+    """
+
+    def __init__(self, depth: int, limit: int, retry_after: float) -> None:
+        """Say how full the backlog is and when to come back."""
+        super().__init__(
+            f"the backlog is full: {depth} calls wait and the limit is {limit}; retry in about {retry_after:.3g} s, "
+            "use run() or map() to wait for room, or open the pool with a larger backlog="
+        )
+        self.depth = depth
+        self.limit = limit
+        self.retry_after = retry_after
+
+
+class DeadlineExceeded(PoiseError, TimeoutError):
+    """The call's timeout, which covers waiting and running, has passed.
+
+    Attributes:
+        timeout: the timeout that was set, in seconds.
+        started: whether the call may have run. False means that it never will.
+    """
+
+    def __init__(self, timeout: float, *, started: bool) -> None:
+        """Say how long the call had, and whether it may have run."""
+        fate = "it had been sent and may have run" if started else "it was still waiting and will never run"
+        super().__init__(f"no answer within the timeout of {timeout:g} s; {fate}")
+        self.timeout = timeout
+        self.started = started
+
+
+class WorkerLost(PoiseError):
+    """The worker died, or was killed, while the call was on it: the call may have run.
+
+    Attributes:
+        worker_id: the worker's number in the pool.
+        reason: how the death was noticed.
+    """
+
+    def __init__(self, worker_id: int, reason: str) -> None:
+        """Say which worker died and why, as far as it is known."""
+        super().__init__(
+            f"worker {worker_id} was lost while the call was on it, so the call may have run: {reason}; "
+            "if it is safe to run twice, use pool.options(retries=...)"
+        )
+        self.worker_id = worker_id
+        self.reason = reason
+
+
+class PoisonCall(WorkerLost):
+    """The call was on the worker at each of the last `deaths` deaths, so it is taken to be their cause.
+
+    Attributes:
+        deaths: how many workers have died with this call.
+    """
+
+    def __init__(self, worker_id: int, reason: str, deaths: int, function: str) -> None:
+        """Name the call and count the workers that died with it."""
+        super().__init__(worker_id, reason)
+        self.args = (f"{function} was running at each of {deaths} worker deaths and is not tried again: {reason}",)
+        self.deaths = deaths
+        self.function = function
+
+
+class PoolBroken(PoiseError):
+    """Workers cannot start. The constructor's own exception, if there is one, is the `__cause__`.
+
+    Attributes:
+        failures: failed starts in a row.
+        reason: the last failure, as text.
+    """
+
+    def __init__(self, reason: str, failures: int) -> None:
+        """Say how many starts failed and how the last one did."""
+        super().__init__(f"no worker could start ({failures} failed in a row): {reason}")
+        self.failures = failures
+        self.reason = reason
+
+
+class PoolClosed(PoiseError):
+    """The pool is closed (or was never opened): the call was not run."""
+
+
+class PayloadError(PoiseError):
+    """An argument or a result could not be pickled or unpickled.
+
+    Attributes:
+        what: which value, for example "argument 2" or "the result".
+        reason: why, as text.
+        started: whether the call may have run: True for results.
+    """
+
+    def __init__(self, what: str, reason: str, *, started: bool) -> None:
+        """Say which value could not travel and why."""
+        super().__init__(f"{what} could not travel between the caller and the worker: {reason}")
+        self.what = what
+        self.reason = reason
+        self.started = started
+
+
+class RemoteError(PoiseError):
+    """The user's exception could not travel as itself, so this carries its text.
+
+    Attributes:
+        type_name: the exception's qualified type name.
+        text: `str()` of the exception.
+        traceback_text: the remote traceback, formatted.
+    """
+
+    def __init__(self, type_name: str, text: str, traceback_text: str, why: str = "") -> None:
+        """Carry the exception's type, text and traceback."""
+        super().__init__(f"{type_name}: {text}" + (f" ({why})" if why else "") + f"\n\n{traceback_text}")
+        self.type_name = type_name
+        self.text = text
+        self.traceback_text = traceback_text
+
+
+class ConfigError(PoiseError, ValueError):
+    """An option has a value outside its range.
+
+    Attributes:
+        option: the option's name.
+        value: the value given.
+    """
+
+    def __init__(self, option: str, value: object, allowed: str) -> None:
+        """Name the option, the value and the allowed range."""
+        super().__init__(f"{option}={value!r} is not allowed: {allowed}")
+        self.option = option
+        self.value = repr(value)
+
+
+class WrongLoop(PoiseError, RuntimeError):
+    """The pool was used from another event loop or thread than the one that opened it."""
+
+
+class LeaseExpired(PoiseError):
+    """The worker was used after its lease had ended, or after it had died.
+
+    Attributes:
+        worker_id: the worker's number in the pool.
+        cause: "released" or "lost".
+    """
+
+    def __init__(self, worker_id: int, cause: Literal["released", "lost"]) -> None:
+        """Say which lease has ended and how."""
+        why = "was given back" if cause == "released" else "died"
+        super().__init__(f"the lease on worker {worker_id} has ended: the worker {why}; take a new pool.lease()")
+        self.worker_id = worker_id
+        self.cause = cause

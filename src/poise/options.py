@@ -1,0 +1,107 @@
+"""What a pool and a call can be told: frozen, and checked when they are made."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, get_args
+
+from poise.errors import ConfigError
+
+LaneName = Literal["auto", "freight"]
+"""How calls reach the workers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallOptions:
+    """What one view of a pool asks for each of its calls."""
+
+    timeout: float | None = None
+    """Seconds for waiting and running together; None waits for ever."""
+    priority: int = 0
+    """Higher starts first; equal ones start in the order of submission."""
+    retries: int = 0
+    """How many more times a call may run after its worker died, or after an exception that `retry_on` names."""
+    retry_on: tuple[type[Exception], ...] = ()
+    """Exceptions of the user's code after which a call is run again, beside the death of its worker."""
+
+    def __post_init__(self) -> None:
+        """Check every option.
+
+        Raises:
+            ConfigError: an option is outside its range.
+        """
+        if self.timeout is not None:
+            _seconds("timeout", self.timeout)
+        _whole("priority", self.priority, None)
+        _whole("retries", self.retries, 0)
+        if isinstance(self.retry_on, type):
+            object.__setattr__(self, "retry_on", (self.retry_on,))
+        for kind in self.retry_on:
+            if not (isinstance(kind, type) and issubclass(kind, Exception)):
+                raise ConfigError("retry_on", kind, "give exception classes, each derived from Exception")
+
+    def but(self, **changes: Any) -> CallOptions:
+        """These options with some changed.
+
+        Raises:
+            ConfigError: there is no such option, or it is outside its range.
+        """
+        for name in changes:
+            if name not in self.__slots__:
+                raise ConfigError(name, changes[name], f"a call has the options {', '.join(self.__slots__)}")
+        return replace(self, **changes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolOptions:
+    """What a pool is told when it is made. See `poise.Pool` for the meaning of each."""
+
+    size: int | None = None
+    concurrency: int = 1
+    backlog: int | None = 100_000
+    min_ready: int = 1
+    start_timeout: float = 60.0
+    kill_after: float | None = 5.0
+    poison_after: int = 3
+    lane: LaneName = "auto"
+    ray_options: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    def __post_init__(self) -> None:
+        """Check every option.
+
+        Raises:
+            ConfigError: an option is outside its range.
+        """
+        if self.size is not None:
+            _whole("size", self.size, 1)
+        _whole("concurrency", self.concurrency, 1, 1000)
+        if self.backlog is not None:
+            _whole("backlog", self.backlog, 0)
+        _whole("min_ready", self.min_ready, 0)
+        if self.size is not None and self.min_ready > self.size:
+            raise ConfigError("min_ready", self.min_ready, f"at most size, which is {self.size}")
+        _seconds("start_timeout", self.start_timeout)
+        if self.kill_after is not None:
+            _seconds("kill_after", self.kill_after, zero=True)
+        _whole("poison_after", self.poison_after, 1)
+        if self.lane not in get_args(LaneName):
+            raise ConfigError("lane", self.lane, f"one of {', '.join(map(repr, get_args(LaneName)))}")
+        if not isinstance(self.ray_options, dict):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigError("ray_options", self.ray_options, "a dict of options that Ray gives to an actor")
+
+
+def _seconds(option: str, value: object, *, zero: bool = False) -> None:
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not number or math.isnan(value) or value < 0 or (value == 0 and not zero):
+        allowed = "seconds, zero or more" if zero else "seconds, more than zero"
+        raise ConfigError(option, value, f"{allowed}, or None where that is offered")
+
+
+def _whole(option: str, value: object, least: int | None, most: int | None = None) -> None:
+    """Check a whole number; `operator.index` would let a bool through."""
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not whole or (least is not None and value < least) or (most is not None and value > most):
+        span = "a whole number" if least is None else f"a whole number of at least {least}"
+        raise ConfigError(option, value, span if most is None else f"{span} and at most {most}")
