@@ -78,6 +78,7 @@ class CallRecord:
         "is_announced",
         "is_lease",
         "lease",
+        "name",
         "priority",
         "retries",
         "since",
@@ -92,6 +93,7 @@ class CallRecord:
         call_id: CallId,
         function: Hashable,
         *,
+        name: str = "",
         priority: int = 0,
         deadline: float = math.inf,
         timeout: float = math.inf,
@@ -103,6 +105,8 @@ class CallRecord:
         self.id = call_id
         self.function = function
         """What its service times are averaged by."""
+        self.name = name or str(function)
+        """The function, for messages."""
         self.priority = priority
         self.deadline = deadline
         """Seconds on the engine's clock."""
@@ -162,4 +166,4 @@ class CallRecord:
 
     def __repr__(self) -> str:
         """Give the number, the function and the state."""
-        return f"<call {self.id} {self.function!r} {self.state.name.lower()}>"
+        return f"<call {self.id} {self.name} {self.state.name.lower()}>"

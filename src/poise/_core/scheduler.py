@@ -100,8 +100,10 @@ class Scheduler:
         self._overruns: list[tuple[float, CallId, CallRecord]] = []
         """Calls that expired on a worker, by when that worker is to be killed."""
         self._next_worker_id: WorkerId = 0
-        self._failed_starts = 0
+        self.failed_starts = 0
         """In a row, with none that succeeded between them."""
+        self.last_failure: str | None = None
+        """Why the last of them failed."""
         self._wait_time: float | None = None
         self._sends: dict[WorkerId, list[CallRecord]] = {}
         """Granted in the current step. Empty between steps."""
@@ -121,7 +123,7 @@ class Scheduler:
         if self.is_closed:
             raise PoolClosed("the pool is closed and takes no more calls")
         if self.broken is not None:
-            raise self._broken_error()
+            raise self.broken_error()
         call.since = now
         if call.bound_for is not None or call.lease is not None:
             self._submit_bound(call, now)
@@ -215,7 +217,7 @@ class Scheduler:
             return effects  # retired while it started: its Kill is on the way
         worker.step(WorkerEvent.READY, now)
         worker.sends_ahead = sends_ahead
-        self._failed_starts = 0
+        self.failed_starts = 0
         self.broken = None
         self._after_change(worker, now, effects)
         self._place(now, effects)
@@ -240,7 +242,8 @@ class Scheduler:
             heir = self._add_worker(now, failures=0 if was_healthy else worker.failures + 1, is_replacement=True)
         self._settle_calls(worker, reason, heir, now, effects)
         if was_starting:
-            self._failed_starts += 1
+            self.failed_starts += 1
+            self.last_failure = reason
         self._check_broken(reason, cause, now, effects)
         self._place(now, effects)
         return self._flush(effects)
@@ -307,6 +310,11 @@ class Scheduler:
     def members(self) -> list[WorkerRecord]:
         """The workers that count towards the size: all but those that retire."""
         return [worker for worker in self._workers.values() if worker.state is not WorkerState.RETIRING]
+
+    def is_starting(self, worker_id: WorkerId) -> bool:
+        """Whether this worker is wanted and has not started yet."""
+        worker = self._workers.get(worker_id)
+        return worker is not None and worker.state is WorkerState.STARTING
 
     @property
     def ready_workers(self) -> int:
@@ -629,7 +637,7 @@ class Scheduler:
         if not call.may_have_begun:
             error = LeaseExpired(worker.id, "lost")
         elif call.deaths > 1:
-            error = PoisonCall(worker.id, reason, call.deaths, str(call.function))
+            error = PoisonCall(worker.id, reason, call.deaths, call.name)
         else:
             error = WorkerLost(worker.id, reason)
         call.worker = None
@@ -758,15 +766,15 @@ class Scheduler:
         """Decide whether any worker can still be hoped for, and if not, fail everything that waits (G8)."""
         if any(worker.state in (WorkerState.READY, WorkerState.RETIRING) for worker in self._workers.values()):
             return
-        gave_up = self.heals and self._failed_starts >= max(3, self.size)
+        gave_up = self.heals and self.failed_starts >= max(3, self.size)
         died_out = not self.heals and not self._workers
         if gave_up or died_out:
-            self.broken = PoolBroken(reason, self._failed_starts)
+            self.broken = PoolBroken(reason, self.failed_starts)
             self.broken.__cause__ = cause
             for call in self._waiting_calls():
-                self._reject(call, self._broken_error(), effects)
+                self._reject(call, self.broken_error(), effects)
 
-    def _broken_error(self) -> PoolBroken:
+    def broken_error(self) -> PoolBroken:
         """A new error for each caller, so that none shares a traceback."""
         assert self.broken is not None
         error = PoolBroken(self.broken.reason, self.broken.failures)
@@ -781,7 +789,7 @@ class Scheduler:
         worker.is_killed = True
         self._placement.update(worker)
         self._recall(worker, list(worker.ahead.values()), effects)
-        overrun = f"killed: {call.function} still ran {self.kill_after:g} s after its timeout of {call.timeout:g} s"
+        overrun = f"killed: {call.name} still ran {self.kill_after:g} s after its timeout of {call.timeout:g} s"
         effects.append(Kill(worker.id, overrun))
 
     # ---------------------------------------------------------------- invariants

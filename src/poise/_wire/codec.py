@@ -260,7 +260,7 @@ def _object_ref_type() -> type[Any] | None:
 
 
 @functools.cache
-def _deep_pickler() -> Callable[[Any], tuple[bytes, list[Any], list[Any]]]:
+def _deep_pickler() -> Callable[..., tuple[bytes, list[Any], list[Any]]]:
     """Make the pickler for anything but scalars, on first use: it needs Ray, whose import takes a second."""
     import ray
     from ray import cloudpickle
@@ -268,10 +268,10 @@ def _deep_pickler() -> Callable[[Any], tuple[bytes, list[Any], list[Any]]]:
 
     # `reducer_override` and not `persistent_id`: pickle asks it about classes it does not know, not about every object.
     class DeepPickler(cloudpickle.Pickler):  # type: ignore[misc, name-defined]
-        def __init__(self, file: io.BytesIO) -> None:
+        def __init__(self, file: io.BytesIO, *, in_band: bool) -> None:
             self.buffers: list[Any] = []
             self.nested: list[Any] = []
-            super().__init__(file, protocol=PROTOCOL, buffer_callback=self._take_buffer)
+            super().__init__(file, protocol=PROTOCOL, buffer_callback=None if in_band else self._take_buffer)
 
         def _take_buffer(self, buffer: pickle.PickleBuffer) -> bool:
             try:
@@ -289,9 +289,9 @@ def _deep_pickler() -> Callable[[Any], tuple[bytes, list[Any], list[Any]]]:
                 return _awaited, (obj.index,)
             return super().reducer_override(obj)
 
-    def pickle_deep(value: Any) -> tuple[bytes, list[Any], list[Any]]:
+    def pickle_deep(value: Any, *, in_band: bool = False) -> tuple[bytes, list[Any], list[Any]]:
         file = io.BytesIO()
-        pickler = DeepPickler(file)
+        pickler = DeepPickler(file, in_band=in_band)
         pickler.dump(value)
         return file.getvalue(), pickler.buffers, pickler.nested
 
@@ -314,7 +314,7 @@ def pack_exception(error: BaseException, *, skip_frames: int = 0) -> Packed:
     why = ""
     if isinstance(error, Exception) and not isinstance(error, StopIteration | StopAsyncIteration):
         try:
-            inner = _pack_in_band(error)
+            inner = pack_in_band(error)
         except BaseException as failure:  # noqa: BLE001 - a user's __reduce__ may raise anything
             why = f"it could not be pickled: {describe(failure)}"
     data = inner.data if isinstance(inner, Payload) else inner
@@ -349,16 +349,15 @@ def type_name(value: object) -> str:
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
-def _pack_in_band(error: Exception) -> Packed:
-    data, buffers, nested = _deep_pickler()(error)
-    if buffers:  # an array in an exception: rare, and not worth a second way for big values
-        data, buffers, nested = _deep_pickler()(_InBand(error))
+def pack_in_band(value: Any) -> Packed:
+    """Pack a value without out-of-band buffers, for what is kept or wrapped. Raises whatever pickling raises."""
+    data, _, nested = _deep_pickler()(value, in_band=True)
     return Payload(data, (), nested) if nested else data
 
 
 def _text(error: BaseException) -> str:
     try:
-        return str(error)
+        return str.__str__(str(error))  # exactly a str, whatever kind of string the user's __str__ returned
     except BaseException:  # noqa: BLE001 - a user's __str__ may raise anything
         return f"<str() of {type(error).__name__} failed>"
 

@@ -113,6 +113,9 @@ class StartFailed(Exception):
 class Launcher(Protocol):
     """Starts workers of one kind."""
 
+    replaces: bool
+    """Whether it can start another worker in place of a dead one."""
+
     async def open(self, listener: Listener) -> None:
         """Get ready to launch, for example by starting Ray."""
 
@@ -128,8 +131,8 @@ class Launcher(Protocol):
         Cancelling ends the half-started worker and leaves nothing.
         """
 
-    async def shortage(self, workers: int) -> str | None:
-        """Say which resource so many more workers lack, or None if there is room for them."""
+    async def shortage(self) -> str | None:
+        """Say which resource the launches under way wait for a place with, or None if none waits for one."""
 
     async def aclose(self) -> None:
         """Undo `open`. Every lane has been killed before."""

@@ -1,0 +1,47 @@
+"""Balance for Ray actors: a pool you can await.
+
+See `poise.Pool`, and `poise.errors` for everything that can go wrong.
+"""
+
+from poise._core.stats import Stats, WorkerStats
+from poise._engine.call import Call, Stream
+from poise.errors import (
+    ConfigError,
+    DeadlineExceeded,
+    LeaseExpired,
+    Overloaded,
+    PayloadError,
+    PoiseError,
+    PoisonCall,
+    PoolBroken,
+    PoolClosed,
+    RemoteError,
+    WorkerLost,
+    WrongLoop,
+)
+from poise.options import CallOptions, PoolOptions
+from poise.pool import Pool, View, Worker
+
+__all__ = [
+    "Call",
+    "CallOptions",
+    "ConfigError",
+    "DeadlineExceeded",
+    "LeaseExpired",
+    "Overloaded",
+    "PayloadError",
+    "PoiseError",
+    "PoisonCall",
+    "Pool",
+    "PoolBroken",
+    "PoolClosed",
+    "PoolOptions",
+    "RemoteError",
+    "Stats",
+    "Stream",
+    "View",
+    "Worker",
+    "WorkerLost",
+    "WorkerStats",
+    "WrongLoop",
+]

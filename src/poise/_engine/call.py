@@ -1,0 +1,200 @@
+"""What a caller holds: a future for one call, and a stream of a call's items."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from poise._wire.lane import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from poise._core.call import CallRecord
+    from poise._engine.dispatcher import Dispatcher
+
+R_co = TypeVar("R_co", covariant=True)
+R = TypeVar("R")
+
+
+class Call(asyncio.Future[R]):
+    """A call that was submitted to a pool: await it, gather it, cancel it.
+
+    It is an `asyncio.Future` of the pool's own loop. Cancelling answers its caller at once; a call that has not begun
+    will then never run, and one that runs keeps its worker's slot until the worker answers.
+    """
+
+    __slots__ = ("_dispatcher", "args", "function", "kwargs", "name", "record", "retry_on", "stream")
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        function: Callable[..., Any] | str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        retry_on: tuple[type[Exception], ...] = (),
+        stream: StreamBuffer | None = None,
+    ) -> None:
+        """Made by `Pool.submit`; not for users."""
+        super().__init__(loop=dispatcher.loop)
+        self._dispatcher = dispatcher
+        self.function = function
+        self.args = args
+        self.kwargs = kwargs
+        self.retry_on = retry_on
+        self.stream = stream
+        self.name = name_of(function)
+        self.record: CallRecord | None = None
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        """Cancel the call: its caller gets `CancelledError` now, and it never runs if it has not begun.
+
+        Returns:
+            False if the call had its outcome already.
+        """
+        if not super().cancel(msg):
+            return False
+        self._dispatcher.cancel(self)
+        return True
+
+    @property
+    def kind(self) -> Kind:
+        """Whether the call gives a value or a stream."""
+        return Kind.VALUE if self.stream is None else Kind.STREAM
+
+    def grant(self, items: int) -> None:
+        """Let the stream's producer send so many more items."""
+        self._dispatcher.grant(self, items)
+
+    def release(self) -> None:
+        """Let go of what the call no longer needs, so that a kept future keeps no argument alive."""
+        self.args = ()
+        self.kwargs = {}
+        if self.record is not None:
+            self.record.tag = None
+
+    def __repr__(self) -> str:
+        """Give the call's number, its function and where it stands."""
+        record = self.record
+        number = "" if record is None else f" {record.id}"
+        place = ""
+        if self.done():
+            state = "cancelled" if self.cancelled() else "failed" if self.exception() is not None else "done"
+        elif record is None:
+            state = "new"
+        else:
+            state = record.state.name.lower()
+            place = f" on worker {record.worker.id}" if record.worker is not None else ""
+        return f"<Call{number} {self.name} {state}{place}>"
+
+
+def name_of(function: Callable[..., Any] | str) -> str:
+    """What to call a function in messages."""
+    if isinstance(function, str):
+        return function
+    return getattr(function, "__qualname__", None) or repr(function)
+
+
+def pace_key(function: Callable[..., Any] | str) -> object:
+    """What the service times of this function are averaged by: the same for each lambda made at one place."""
+    code = getattr(function, "__code__", None)
+    return name_of(function) if code is None else id(code)
+
+
+class StreamBuffer:
+    """Items that have arrived for a stream and were not taken yet, and the credit that bounds them."""
+
+    __slots__ = ("arrived", "items", "owed", "window")
+
+    def __init__(self, window: int) -> None:
+        self.window = window
+        """Most items that the worker may be ahead of the consumer."""
+        self.items: deque[Any] = deque()
+        self.owed = 0
+        """Items taken since the worker was last granted more."""
+        self.arrived: asyncio.Future[None] | None = None
+
+    def put(self, items: Sequence[Any]) -> None:
+        """Take in items from the worker."""
+        self.items.extend(items)
+        self.wake()
+
+    def wake(self) -> None:
+        """Let the consumer look again."""
+        if self.arrived is not None and not self.arrived.done():
+            self.arrived.set_result(None)
+
+
+class Stream(Generic[R_co]):
+    """The items of a generator method, as they come: use it in `async for`.
+
+    The worker is at most `buffersize` items ahead of the consumer. Breaking out of the loop, or `aclose`, stops the
+    producer and frees its slot.
+    """
+
+    __slots__ = ("__weakref__", "_buffer", "_call", "_is_done", "_submit")
+
+    def __init__(self, submit: Callable[[StreamBuffer], Call[Any]], window: int) -> None:
+        """Made by `Pool.stream`; not for users."""
+        self._submit = submit
+        self._buffer = StreamBuffer(window)
+        self._call: Call[Any] | None = None
+        self._is_done = False
+
+    def __aiter__(self) -> Stream[R_co]:
+        """The stream itself."""
+        return self
+
+    async def __anext__(self) -> R_co:
+        """The next item. The call is submitted by the first one.
+
+        Raises:
+            StopAsyncIteration: the producer has ended.
+            PoiseError: see `Pool.run`; also any exception of the producer's own.
+        """
+        if self._is_done:
+            raise StopAsyncIteration
+        if self._call is None:
+            self._call = self._submit(self._buffer)
+            buffer = self._buffer  # not self, which would keep a broken-out stream alive
+            self._call.add_done_callback(lambda _: buffer.wake())
+        buffer, call = self._buffer, self._call
+        while not buffer.items:
+            if call.done():
+                self._is_done = True
+                call.result()
+                raise StopAsyncIteration
+            buffer.arrived = call.get_loop().create_future()
+            try:
+                await buffer.arrived
+            except asyncio.CancelledError:
+                self._cancel()
+                raise
+        item: R_co = buffer.items.popleft()
+        buffer.owed += 1
+        if buffer.owed * 2 >= buffer.window and not call.done():
+            owed, buffer.owed = buffer.owed, 0
+            call.grant(owed)
+        return item
+
+    async def aclose(self) -> None:
+        """Stop the producer; the slot is free when the worker has closed the generator."""
+        self._cancel()
+
+    def _cancel(self) -> None:
+        self._is_done = True
+        if self._call is not None and not self._call.done():
+            self._call.cancel()
+
+    def __del__(self) -> None:
+        """Stop the producer of a stream that was broken out of; the collector may run on any thread."""
+        call = self._call
+        if call is not None and not call.done():
+            loop = call.get_loop()
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(call.cancel)
+
+    def __repr__(self) -> str:
+        """Give the call behind the stream."""
+        return f"<Stream of {self._call!r}>" if self._call is not None else "<Stream not begun>"

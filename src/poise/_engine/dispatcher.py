@@ -1,0 +1,295 @@
+"""The dispatcher: futures, the one timer, effects in and replies out.
+
+It owns the scheduler and is the only one to call it, always on its own loop. Whatever the scheduler returns is performed
+before the next event is looked at.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from poise._core.effects import Cancel, Effect, Kill, Lease, Recall, Reject, Resolve, Send, Start
+from poise._core.scheduler import Ended, Ending, Scheduler
+from poise._engine.supervisor import Supervisor
+from poise._wire.lane import Answer, Kind, Lane, Launcher, Parcel, Verdict
+from poise.errors import WrongLoop
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from poise._core.call import CallRecord
+    from poise._engine.call import Call
+
+
+class Dispatcher:
+    """Runs one scheduler on one event loop."""
+
+    def __init__(
+        self, scheduler: Scheduler, launcher: Launcher, loop: asyncio.AbstractEventLoop, start_timeout: float
+    ) -> None:
+        self.loop = loop
+        self.scheduler = scheduler
+        self.supervisor = Supervisor(launcher, self, start_timeout)
+        self.lanes: dict[int, Lane] = {}
+        """The way to each worker that has started. Invariant: every READY or RETIRING worker has one."""
+        self._calls: dict[int, Call[Any]] = {}
+        """Calls whose answers need a look on their way in: streams, and those with `retry_on`."""
+        self._next_call_id = 0
+        self._pending: deque[Effect] = deque()
+        """Effects still to be performed. A lane may answer while it is sent to, which adds to them."""
+        self._is_performing = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = math.inf
+        self._watchers: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
+
+    # ---------------------------------------------------------------- callers
+
+    def check_loop(self) -> None:
+        """Refuse to be used from anywhere but the loop that opened the pool.
+
+        Raises:
+            WrongLoop: this is another loop, or another thread.
+        """
+        try:
+            if asyncio.get_running_loop() is self.loop:
+                return
+            where = "another event loop"
+        except RuntimeError:
+            where = "a thread in which no event loop runs"
+        raise WrongLoop(
+            f"this pool belongs to the event loop that opened it, and was used from {where}; "
+            "open a pool there too, or hand the call over with asyncio.run_coroutine_threadsafe"
+        )
+
+    def next_call_id(self) -> int:
+        """A number for a new call, greater than all before it."""
+        self._next_call_id += 1
+        return self._next_call_id
+
+    def submit(self, call: Call[Any], record: CallRecord, *, may_park: bool) -> None:
+        """Hand a new call to the scheduler.
+
+        Raises:
+            PoolClosed, PoolBroken, Overloaded, LeaseExpired: see `Scheduler.submit`.
+        """
+        record.tag = call
+        call.record = record
+        if call.stream is not None or call.retry_on:
+            self._calls[record.id] = call
+        try:
+            effects = self.scheduler.submit(record, self.loop.time(), may_park=may_park)
+        except BaseException:
+            self._forget(call)
+            raise
+        self._perform(effects)
+
+    def cancel(self, call: Call[Any]) -> None:
+        """The future was cancelled."""
+        record = call.record
+        if record is not None:
+            self._perform(self.scheduler.cancel(record, self.loop.time()))
+            self._forget(call)
+
+    def release(self, lease: CallRecord) -> None:
+        """The holder of a lease gives its worker back."""
+        self._perform(self.scheduler.release(lease, self.loop.time()))
+
+    def grant(self, call: Call[Any], items: int) -> None:
+        """Let a stream's producer go on."""
+        record = call.record
+        if record is not None and record.worker is not None and (lane := self.lanes.get(record.worker.id)) is not None:
+            lane.grant(record.id, items)
+
+    # ---------------------------------------------------------------- the pool
+
+    def open(self) -> None:
+        """Ask for the first workers."""
+        self._perform(self.scheduler.open(self.loop.time()))
+
+    def resize(self, size: int) -> None:
+        """Ask for another number of workers."""
+        self._perform(self.scheduler.resize(size, self.loop.time()))
+
+    def close(self, *, reject_waiting: bool) -> None:
+        """Accept nothing more."""
+        self._perform(self.scheduler.close(self.loop.time(), reject_waiting=reject_waiting))
+
+    async def until(self, predicate: Callable[[], bool]) -> None:
+        """Wait for something to become true of the scheduler; it is looked at after every step."""
+        if not predicate():
+            watcher = self.loop.create_future()
+            entry = (predicate, watcher)
+            self._watchers.append(entry)
+            try:
+                await watcher
+            finally:
+                if entry in self._watchers:
+                    self._watchers.remove(entry)
+
+    async def aclose(self) -> None:
+        """Give up every call and every worker, and return when they are gone."""
+        self._perform(self.scheduler.stop(self.loop.time()))
+        await self.supervisor.aclose()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    # ---------------------------------------------------------------- the supervisor
+
+    def worker_ready(self, worker_id: int, lane: Lane) -> bool:
+        """A worker has started; False if it is not wanted any more."""
+        if not self.scheduler.is_starting(worker_id):
+            return False
+        self.lanes[worker_id] = lane
+        self._perform(self.scheduler.worker_ready(worker_id, self.loop.time(), sends_ahead=lane.sends_ahead))
+        return True
+
+    def worker_lost(self, worker_id: int, reason: str, cause: BaseException | None = None) -> None:
+        """A worker is dead, or could not start."""
+        self.lanes.pop(worker_id, None)
+        self._perform(self.scheduler.worker_lost(worker_id, reason, self.loop.time(), cause=cause))
+
+    # ---------------------------------------------------------------- the wire (Listener)
+
+    def on_answers(self, worker_id: int, answers: Sequence[Answer]) -> None:
+        """Attempts have ended."""
+        endings = [Ended(a.call_id, self._ending(a), a.service_time, a) for a in answers]
+        self._perform(self.scheduler.finished(worker_id, endings, self.loop.time()))
+
+    def on_begun(self, worker_id: int, call_ids: Sequence[int]) -> None:
+        """Calls sent ahead may have begun."""
+        self.scheduler.begun(worker_id, call_ids)
+
+    def on_recall_done(self, worker_id: int) -> None:
+        """A recall was answered."""
+        self._perform(self.scheduler.recall_done(worker_id, self.loop.time()))
+
+    def on_items(self, worker_id: int, call_id: int, items: Sequence[Any]) -> None:  # noqa: ARG002 (Listener's shape)
+        """A stream has produced items."""
+        call = self._calls.get(call_id)
+        if call is not None and call.stream is not None and call.record is not None and not call.done():
+            self.scheduler.forgo_retries(call.record)
+            call.stream.put(items)
+
+    def on_lost(self, worker_id: int, reason: str) -> None:
+        """A worker has died by itself."""
+        lane = self.lanes.pop(worker_id, None)
+        if lane is not None:
+            self.supervisor.bury(lane)
+        self.worker_lost(worker_id, reason)
+
+    def _ending(self, answer: Answer) -> Ending:
+        verdict = answer.verdict
+        if verdict is Verdict.RETURNED:
+            return Ending.ANSWERED
+        if verdict is Verdict.NOT_BEGUN:
+            return Ending.NOT_BEGUN
+        call = self._calls.get(answer.call_id)
+        if call is not None and isinstance(answer.value, call.retry_on):
+            return Ending.RETRYABLE
+        return Ending.FAILED
+
+    # ---------------------------------------------------------------- effects
+
+    def _perform(self, effects: Iterable[Effect]) -> None:
+        """Do what the scheduler decided, in order, whatever is decided meanwhile after it."""
+        self._pending.extend(effects)
+        if self._is_performing:
+            return
+        self._is_performing = True
+        try:
+            while self._pending:
+                self._perform_one(self._pending.popleft())
+        finally:
+            self._is_performing = False
+        self._arm_timer()
+        if self._watchers:
+            self._wake_watchers()
+
+    def _perform_one(self, effect: Effect) -> None:  # noqa: PLR0912 (a table of nine effects, tested in the order of their frequency)
+        kind = type(effect)
+        if kind is Send:
+            assert isinstance(effect, Send)
+            self._send(effect)
+        elif isinstance(effect, Resolve):
+            self._resolve(effect.call.tag, effect.outcome)
+        elif isinstance(effect, Reject):
+            self._reject(effect.call.tag, effect.error)
+        elif isinstance(effect, Lease):
+            self._finish(effect.call.tag, effect.worker_id)
+        elif isinstance(effect, Start):
+            self.supervisor.start(effect.worker_id)
+        elif isinstance(effect, Kill):
+            self.supervisor.kill(effect.worker_id, effect.reason)
+        elif isinstance(effect, Recall):
+            if (lane := self.lanes.get(effect.worker_id)) is not None:
+                lane.recall(effect.call_ids)
+        elif isinstance(effect, Cancel) and (lane := self.lanes.get(effect.worker_id)) is not None:
+            lane.cancel(effect.call_id)
+
+    def _send(self, effect: Send) -> None:
+        lane = self.lanes.get(effect.worker_id)
+        if lane is None:
+            return  # lost while this was pending: the scheduler has settled these calls
+        parcels: list[Parcel] = []
+        for record in effect.calls:
+            call: Call[Any] | None = record.tag
+            if call is None:
+                # The caller left between the grant and now: nothing to send, and the slot is given back.
+                self.on_answers(effect.worker_id, [Answer(record.id, Verdict.NOT_BEGUN)])
+                continue
+            credit = 0 if call.stream is None else call.stream.window
+            kind = Kind.VALUE if call.stream is None else Kind.STREAM
+            parcels.append(Parcel(record.id, call.function, call.args, call.kwargs, kind, credit))
+        if parcels:
+            lane.send(parcels)
+
+    def _resolve(self, call: Call[Any] | None, answer: Answer) -> None:
+        if call is not None and answer.verdict is Verdict.RAISED:
+            self._fail(call, answer.value)
+        elif call is not None:
+            self._finish(call, answer.value)
+
+    def _finish(self, call: Call[Any] | None, value: Any) -> None:
+        if call is not None and not call.done():
+            call.set_result(value)
+            self._forget(call)
+
+    def _reject(self, call: Call[Any] | None, error: BaseException) -> None:
+        if call is not None:
+            self._fail(call, error)
+
+    def _fail(self, call: Call[Any], error: BaseException) -> None:
+        if not call.done():
+            call.set_exception(error)
+        self._forget(call)
+
+    def _forget(self, call: Call[Any]) -> None:
+        """The call has had its outcome: keep nothing of it."""
+        if call.record is not None:
+            self._calls.pop(call.record.id, None)
+        call.release()
+
+    # ---------------------------------------------------------------- time
+
+    def _arm_timer(self) -> None:
+        """Keep the one timer at or before the scheduler's next tick; a timer that fires early is set again then."""
+        due = self.scheduler.next_tick()
+        if due < self._timer_at:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer_at = due
+            self._timer = self.loop.call_at(due, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._timer_at = math.inf
+        self._perform(self.scheduler.tick(self.loop.time()))
+
+    def _wake_watchers(self) -> None:
+        for predicate, watcher in list(self._watchers):
+            if not watcher.done() and predicate():
+                watcher.set_result(None)

@@ -1,0 +1,131 @@
+"""The supervisor: starts workers and ends them, when the scheduler says so."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Protocol
+
+from poise._wire.lane import StartFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    from poise._wire.lane import Lane, Launcher
+
+logger = logging.getLogger("poise")
+
+SHORTAGE_AFTER = 3.0
+"""Seconds after which a worker that still waits for a place is worth a warning."""
+
+
+class Owner(Protocol):
+    """What the supervisor tells of its workers: the dispatcher's side."""
+
+    loop: asyncio.AbstractEventLoop
+    lanes: dict[int, Lane]
+
+    def worker_ready(self, worker_id: int, lane: Lane) -> bool:
+        """A worker has started; False if it is not wanted any more."""
+        ...
+
+    def worker_lost(self, worker_id: int, reason: str, cause: BaseException | None = None) -> None:
+        """A worker is dead, or could not start."""
+
+
+class Supervisor:
+    """Performs `Start` and `Kill`. Every asyncio task of a pool is one of its own, and it waits for all of them."""
+
+    def __init__(self, launcher: Launcher, owner: Owner, start_timeout: float) -> None:
+        self._launcher = launcher
+        self._owner = owner
+        self._start_timeout = start_timeout
+        self._starting: dict[int, asyncio.Task[None]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._last_warning = ""
+
+    def start(self, worker_id: int) -> None:
+        """Start a worker; its owner hears of the outcome."""
+        task = self._spawn(self._start(worker_id))
+        self._starting[worker_id] = task
+        task.add_done_callback(lambda _: self._starting.pop(worker_id, None))
+
+    def kill(self, worker_id: int, reason: str) -> None:
+        """End a worker, in whatever state it is; its owner hears that it is lost once it is gone."""
+        start = self._starting.pop(worker_id, None)
+        if start is not None:
+            start.cancel()
+        lane = self._owner.lanes.pop(worker_id, None)
+        if lane is not None:
+            self._spawn(self._end(worker_id, lane, reason))
+
+    def bury(self, lane: Lane) -> None:
+        """Clear up what a dead worker has left."""
+        self._spawn(lane.kill())
+
+    def watch_shortage(self) -> None:
+        """Warn, once it is clear, of a resource that workers wait for."""
+        self._spawn(self._watch_shortage())
+
+    async def aclose(self) -> None:
+        """Wait until every worker that was told to end is gone."""
+        for task in self._starting.values():
+            task.cancel()
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+            await asyncio.sleep(0)  # lets the callbacks that take finished tasks out of the set run
+
+    async def _start(self, worker_id: int) -> None:
+        owner = self._owner
+        try:
+            lane = await self._launch_in_time(worker_id)
+        except StartFailed as failure:
+            owner.worker_lost(worker_id, str(failure), failure.__cause__)
+        except Exception as error:
+            # Whatever else a launcher meets (Ray went away, a bug): the pool must hear of it, or its callers hang.
+            logger.exception("worker %d could not be started", worker_id)
+            owner.worker_lost(worker_id, f"{type(error).__name__}: {error}", error)
+        else:
+            if not owner.worker_ready(worker_id, lane):
+                await lane.kill()
+
+    async def _launch_in_time(self, worker_id: int) -> Lane:
+        launch = self._owner.loop.create_task(self._launcher.launch(worker_id))
+        try:
+            done, _ = await asyncio.wait({launch}, timeout=self._start_timeout)
+            if done:
+                return launch.result()
+            reason = f"it was not ready after start_timeout={self._start_timeout:g} s"
+            shortage = await self._launcher.shortage()
+            if shortage:
+                self._warn(shortage)
+            raise StartFailed(f"{reason}: {shortage}" if shortage else reason)
+        finally:
+            if not launch.done():
+                launch.cancel()
+                await asyncio.wait({launch})
+
+    async def _end(self, worker_id: int, lane: Lane, reason: str) -> None:
+        await lane.kill()
+        self._owner.worker_lost(worker_id, reason)
+
+    async def _watch_shortage(self) -> None:
+        starts = list(self._starting.values())
+        if not starts:
+            return
+        _, late = await asyncio.wait(starts, timeout=SHORTAGE_AFTER)
+        if late and (shortage := await self._launcher.shortage()):
+            self._warn(shortage)
+
+    def _warn(self, shortage: str) -> None:
+        """Say what is missing, once for each different message."""
+        if shortage != self._last_warning:
+            self._last_warning = shortage
+            ready = len(self._owner.lanes)
+            logger.warning("the pool runs with %d workers, and the others cannot start: %s", ready, shortage)
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        task = self._owner.loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task

@@ -1,0 +1,75 @@
+"""The one way from foreign threads to the engine's loop."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Door(Generic[T]):
+    """Carries what other threads hear to the loop; what comes at once is delivered at once."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, deliver: Callable[[list[T]], None]) -> None:
+        """Deliver to this function, on this loop."""
+        self._loop = loop
+        self._deliver = deliver
+        self._arrived: deque[T] = deque()
+        # Invariant: whatever arrived after a delivery began has a delivery to come.
+        self._scheduled = False
+
+    def put(self, item: T) -> None:  # runs on any thread
+        """Deliver the item soon."""
+        self._arrived.append(item)
+        if not self._scheduled:
+            self._scheduled = True
+            try:
+                self._loop.call_soon_threadsafe(self._open)
+            except RuntimeError:  # the loop is closed, and with it whoever was listening
+                self._arrived.clear()
+
+    def _open(self) -> None:
+        self._scheduled = False
+        items: list[T] = []
+        while self._arrived:
+            items.append(self._arrived.popleft())
+        if items:
+            self._deliver(items)
+
+
+async def in_thread(function: Callable[..., R], *args: Any) -> R:
+    """Run a function that blocks in a thread of its own, which ends with it.
+
+    Unlike `asyncio.to_thread` this leaves no idle thread behind, and a call that never returns does not keep the process
+    from ending. Cancelling leaves the function running and drops its result.
+    """
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[R] = loop.create_future()
+
+    def settle(result: R | None, error: BaseException | None) -> None:
+        if done.cancelled():
+            return
+        if error is None:
+            done.set_result(result)  # type: ignore[arg-type]
+        else:
+            done.set_exception(error)
+
+    def run() -> None:
+        result: R | None = None
+        error: BaseException | None = None
+        try:
+            result = function(*args)
+        except BaseException as raised:  # noqa: BLE001 - it is raised where it is awaited
+            error = raised
+        try:
+            loop.call_soon_threadsafe(settle, result, error)
+        except RuntimeError:  # the loop is closed
+            return
+
+    threading.Thread(target=run, name="poise-blocking", daemon=True).start()
+    return await done

@@ -1,0 +1,194 @@
+"""Functions: how the one to call is named, and how it is found in the worker.
+
+A method travels by its name, so that the worker's own class decides what runs (a subclass may override it). Any other
+function is pickled by value, once for each function object, and the worker keeps it under its digest.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import hashlib
+import types
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple, TypeAlias
+
+from poise._wire.codec import Packed, Payload, describe, pack_in_band, unpack
+from poise.errors import PayloadError
+
+
+class PickledFunction(NamedTuple):
+    """A function that travels by value."""
+
+    digest: bytes
+    """Names the function in the worker's cache; empty if it must not be kept, because it holds Ray objects."""
+    packed: Packed
+
+
+Target: TypeAlias = str | PickledFunction
+"""What a call is to run: a method by its name, or a function."""
+
+TypeNames: TypeAlias = Sequence[tuple[str, str]]
+"""The classes of a worker's instance, most derived first, as (module, qualified name)."""
+
+KEPT: Final = 1024
+"""Functions that a worker keeps unpickled."""
+
+_PLAIN_FUNCTIONS: Final = (types.FunctionType, types.BuiltinFunctionType, functools.partial, type)
+
+
+def type_names(instance: object) -> TypeNames:
+    """Name the classes of an instance for `FunctionBook`."""
+    return [(kind.__module__, kind.__qualname__) for kind in type(instance).__mro__]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The caller's side
+
+_pickled: weakref.WeakKeyDictionary[Callable[..., Any], PickledFunction] = weakref.WeakKeyDictionary()
+
+
+class FunctionBook:
+    """Names functions for one worker, whose instance is of the given classes."""
+
+    def __init__(self, classes: TypeNames) -> None:
+        """Know the worker's classes."""
+        self._classes = frozenset(tuple(name) for name in classes)
+        self._known: weakref.WeakKeyDictionary[Callable[..., Any], Target] = weakref.WeakKeyDictionary()
+
+    def target(self, function: Callable[..., Any] | str) -> Target:
+        """Name the function, pickling it if it has no name in the worker.
+
+        Raises:
+            PayloadError: it cannot be pickled.
+        """
+        if type(function) is str:
+            return function
+        # Other callables may be unhashable, compare equal without being the same, or change: never remembered.
+        if type(function) is not types.FunctionType:
+            return self._find(function)
+        try:
+            return self._known[function]
+        except KeyError:
+            target = self._known[function] = self._find(function)
+            return target
+
+    def _find(self, function: Callable[..., Any] | str) -> Target:
+        if isinstance(function, str):
+            return str(function)
+        return method_name(function, self._classes) or _pickle(function)
+
+
+def method_name(function: Callable[..., Any], classes: frozenset[tuple[str, ...]] | None = None) -> str | None:
+    """The name of a method if that is what the function is, else None.
+
+    Args:
+        function: an unbound method such as `Model.predict`, also through a class decorated with `@ray.remote`.
+        classes: (module, qualified name) of the classes whose methods count; None means any class.
+    """
+    if isinstance(function, types.MethodType) and hasattr(function.__self__, "__ray_metadata__"):
+        return function.__name__  # Ray's ActorClass is an instance, so Ray's `Actor.increment` is bound to it
+    if isinstance(function, types.MethodDescriptorType | types.WrapperDescriptorType):
+        owner = function.__objclass__
+        return function.__name__ if _owned(owner.__module__, owner.__qualname__, classes) else None
+    if not isinstance(function, types.FunctionType | types.MethodType):
+        return None
+    owner_name, _, name = function.__qualname__.rpartition(".")
+    if not name.isidentifier() or not _owned(function.__module__, owner_name, classes):
+        return None
+    if name.startswith("__") and not name.endswith("__"):
+        return f"_{owner_name.rpartition('.')[2].lstrip('_')}{name}"
+    return name
+
+
+def _owned(module: str | None, owner_name: str, classes: frozenset[tuple[str, ...]] | None) -> bool:
+    if classes is None:
+        return owner_name != "" and not owner_name.endswith("<locals>")
+    return (module, owner_name) in classes
+
+
+def _pickle(function: Callable[..., Any]) -> PickledFunction:
+    keep = isinstance(function, _PLAIN_FUNCTIONS)
+    if keep and (known := _pickled.get(function)) is not None:
+        return known
+    try:
+        packed = pack_in_band(function)
+    except BaseException as error:
+        name = getattr(function, "__qualname__", None) or type(function).__qualname__
+        raise PayloadError(f"the function {name}", describe(error), started=False) from error
+    if isinstance(packed, Payload):
+        return PickledFunction(b"", packed)
+    pickled = PickledFunction(hashlib.blake2b(packed, digest_size=16).digest(), packed)
+    if keep:
+        _pickled[function] = pickled
+    return pickled
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The worker's side
+
+
+@dataclass(slots=True)
+class Absent:
+    """Stands for the instance in a pool without a factory, whose functions run alone."""
+
+
+class FunctionShelf:
+    """Finds what a call is to run; keeps the functions that came pickled."""
+
+    def __init__(self, instance: object) -> None:
+        """Serve calls on the instance, or on nothing if it is `Absent`."""
+        self._instance = instance
+        self._alone = isinstance(instance, Absent)
+        self._kept: OrderedDict[bytes, Callable[..., Any]] = OrderedDict()
+
+    def find(self, target: Target) -> Callable[..., Any]:
+        """Return what is to be called with the call's own arguments.
+
+        Raises:
+            AttributeError: there is no method of that name. A property may raise anything.
+            PayloadError: the function cannot be unpickled here.
+        """
+        if type(target) is str:
+            try:
+                return getattr(self._instance, target)  # type: ignore[no-any-return]
+            except AttributeError:
+                better = self._no_such_method(target)
+                if better is None:
+                    raise
+                raise better from None
+        function = self._load(target)  # type: ignore[arg-type]
+        return function if self._alone else functools.partial(function, self._instance)
+
+    def _load(self, pickled: PickledFunction) -> Callable[..., Any]:
+        digest, packed = pickled
+        kept = self._kept.get(digest)
+        if kept is not None:
+            return kept
+        try:
+            function: Callable[..., Any] = unpack(packed)
+        except BaseException as error:
+            raise PayloadError("the function", describe(error), started=False) from error
+        if digest:
+            self._kept[digest] = function
+            if len(self._kept) > KEPT:
+                self._kept.popitem(last=False)
+        return function
+
+    def _no_such_method(self, name: str) -> AttributeError | None:
+        """Say which names are near, or None if the name exists and its own code raised the error."""
+        if self._alone:
+            return AttributeError(
+                f"{name!r} is a method's name, and this pool has no factory, so its workers have no instance; "
+                "give the function itself, or open the pool with a factory"
+            )
+        kind = type(self._instance)
+        if hasattr(kind, name):
+            return None
+        names = [each for each in dir(self._instance) if not each.startswith("_")]
+        near = difflib.get_close_matches(name, names, n=3)
+        hint = f"; did you mean {' or '.join(repr(each) for each in near)}?" if near else ""
+        return AttributeError(f"{kind.__qualname__!r} has no method {name!r}{hint}")

@@ -1,0 +1,164 @@
+"""Joins the Ray that is there, or starts one here and shuts down only that."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+from typing import Any, Final
+
+import ray
+
+from poise._wire.door import in_thread
+from poise.errors import PoiseError
+
+
+class RaySession:
+    """A pool's hold on Ray.
+
+    Several pools of a process may hold the Ray that the first of them started or joined; the last one lets go of it.
+    A Ray that somebody else initialised is used and left alone.
+    """
+
+    def __init__(self) -> None:
+        """Hold nothing yet."""
+        self.holds = False  # turned off before an unfinished `acquire` that has been cancelled looks at it
+
+    async def open(self) -> None:
+        """Use the Ray that is initialised, or that RAY_ADDRESS names, or start one here.
+
+        Raises:
+            PoiseError: there is none to be had; says why. Cancelling lets go of it again.
+        """
+        self.holds = True
+        try:
+            await in_thread(_shared.acquire, self)
+        except BaseException:
+            await self.aclose()
+            raise
+
+    async def aclose(self) -> None:
+        """Let go of Ray; shut it down if it was started or joined by a pool and this was the last one."""
+        if self.holds:
+            self.holds = False
+            await in_thread(_shared.release, self)
+
+
+class _Shared:
+    """The one Ray of this process, as far as pools have started or joined it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._holders: set[RaySession] = set()
+        self._keeper: _Keeper | None = None
+
+    def acquire(self, holder: RaySession) -> None:
+        with self._lock:
+            if self._keeper is not None and not ray.is_initialized():
+                self._keeper.stop()  # somebody has shut down our Ray; take away what is left of it
+                self._keeper = None
+                self._holders.clear()
+            if not ray.is_initialized():
+                self._keeper = _start()
+            if holder.holds and self._keeper is not None:
+                self._holders.add(holder)
+            self._let_go_if_unheld()
+
+    def release(self, holder: RaySession) -> None:
+        with self._lock:
+            self._holders.discard(holder)
+            self._let_go_if_unheld()
+
+    def _let_go_if_unheld(self) -> None:
+        if self._keeper is not None and not self._holders:
+            keeper, self._keeper = self._keeper, None
+            keeper.stop()
+
+
+class _Keeper:
+    """Starts Ray in a thread that lives as long as Ray does.
+
+    Ray's processes ask the kernel to kill them when the *thread* that started them ends (PR_SET_PDEATHSIG), so it must
+    not be a passing one.
+    """
+
+    def __init__(self, start: Callable[[], None]) -> None:
+        self._start = start
+        self._started = threading.Event()
+        self._stop = threading.Event()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="poise-ray", daemon=True)
+        self._thread.start()
+        self._started.wait()
+        if self._error is not None:
+            self._thread.join()
+            raise self._error
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        logger = logging.getLogger("ray")
+        level, auth_mode = logger.level, os.environ.get("RAY_AUTH_MODE")
+        try:
+            logger.setLevel(logging.ERROR)  # Ray tells at length what it does; its errors are still seen
+            self._start()
+        except BaseException as error:  # noqa: BLE001 - it is raised where the keeper is made
+            self._error = error
+        else:
+            self._started.set()
+            self._stop.wait()
+        try:
+            ray.shutdown(wait_for_processes=True)
+        finally:
+            logger.setLevel(level)
+            _restore_auth_mode(auth_mode)
+            self._started.set()
+
+
+def _start() -> _Keeper:
+    address = os.environ.get("RAY_ADDRESS")
+    if address is not None and "://" in address:
+        raise PoiseError(
+            f"RAY_ADDRESS={address} names a Ray Client server, through which actors cannot be watched; run this program on "
+            "a machine of the cluster with RAY_ADDRESS=auto"
+        )
+    # "local" and not None: None would join any Ray that somebody runs on this machine.
+    options: dict[str, Any] = {"address": address or "local", "log_to_driver": True, "logging_level": logging.ERROR}
+    if not address:
+        options["include_dashboard"] = False
+    try:
+        return _Keeper(lambda: ray.init(**options))
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".strip()
+        if address:
+            raise PoiseError(
+                f"cannot join the Ray at RAY_ADDRESS={address}: {reason}\nStart Ray there (`ray start --head`), mend "
+                "RAY_ADDRESS, or unset it to let the pool start a Ray of its own"
+            ) from error
+        raise PoiseError(
+            f"cannot start Ray here: {reason}\nCall ray.init(...) yourself before opening the pool to choose how it starts"
+        ) from error
+
+
+def _restore_auth_mode(before: str | None) -> None:
+    """Undo what `ray.init` did: it turns token authentication on, for this whole process, with a Ray of its own.
+
+    Without this the process could not join a Ray without tokens afterwards.
+    """
+    if os.environ.get("RAY_AUTH_MODE") == before:
+        return
+    if before is None:
+        del os.environ["RAY_AUTH_MODE"]
+    else:
+        os.environ["RAY_AUTH_MODE"] = before
+    try:
+        from ray._raylet import Config
+    except ImportError:
+        return
+    Config.initialize("")
+
+
+_shared: Final = _Shared()

@@ -1,0 +1,135 @@
+"""Runs coroutines and asynchronous streams on the worker's loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable
+from functools import partial
+from typing import Any
+
+from poise._wire.codec import RAISED, RETURNED, Packed, pack_exception
+from poise._worker.flow import Flow
+from poise._worker.inbox import Arrival
+from poise._worker.loop_thread import LoopThread
+from poise._worker.outlet import Outlet, check_iterable, pack_item, pack_result
+
+
+class Coroutines:
+    """The asynchronous half of a runner."""
+
+    def __init__(self, outlet: Outlet, end: Callable[[Arrival, int, Packed | None, float], None]) -> None:
+        """Start nothing yet.
+
+        Args:
+            outlet: takes stream items.
+            end: called on the loop's thread when a call has ended, with its verdict, packed value and beginning.
+        """
+        self._item = outlet.item
+        self._end = end
+        self._loop = LoopThread()
+        self._tasks: set[asyncio.Task[None]] = set()  # the loop itself keeps only weak references
+
+    def start(self, call: Arrival, coroutine: Coroutine[Any, Any, Any], began: float) -> None:
+        """Run a coroutine to its end. From any thread."""
+        if not self._loop.call(self._create, call, partial(self._run, call, coroutine), began):
+            coroutine.close()
+
+    def start_stream(self, call: Arrival, flow: Flow, source: Any, began: float) -> None:
+        """Send the items of an asynchronous iterable, or of what a coroutine returns. From any thread."""
+        stream = _Stream(call, flow, self._item, self._loop)
+        if not self._loop.call(self._create, call, partial(stream.run, source), began) and isinstance(source, Coroutine):
+            source.close()
+
+    def close(self) -> None:
+        """Cancel everything, without waiting for it."""
+        self._loop.close()
+
+    def _create(self, call: Arrival, run: Callable[[], Coroutine[Any, Any, Packed | None]], began: float) -> None:
+        task = asyncio.get_running_loop().create_task(self._drive(call, run, began))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _drive(
+        self, call: Arrival, run: Callable[[], Coroutine[Any, Any, Packed | None]], began: float
+    ) -> None:
+        try:
+            packed = await run()
+        except BaseException as error:  # noqa: BLE001 - SystemExit would stop the loop for every other call
+            self._end(call, RAISED, pack_exception(error, skip_frames=2), began)
+        else:
+            self._end(call, RETURNED, packed, began)
+
+    async def _run(self, call: Arrival, coroutine: Coroutine[Any, Any, Any]) -> Packed:
+        # `stop` is set here, inside the task, and not where the task is made: a task that is cancelled before its
+        # first step never takes one, and would never answer.
+        task = _this_task()
+        call.stop = lambda: self._loop.call(task.cancel)
+        if call.cancelled:
+            task.cancel()
+        return pack_result(await coroutine)
+
+
+class _Stream:
+    """One asynchronous stream."""
+
+    def __init__(self, call: Arrival, flow: Flow, send: Callable[[int, Packed], None], loop: LoopThread) -> None:
+        self._call = call
+        self._flow = flow
+        self._send = send
+        self._loop = loop
+        self._producing = False  # whether the user's own code is being awaited, which alone is cancelled
+
+    async def run(self, source: Any) -> None:
+        """Send the items until they end or nobody wants more."""
+        task = _this_task()
+        self._call.stop = lambda: self._loop.call(self._interrupt, task)
+        if isinstance(source, Coroutine):
+            if self._call.cancelled:
+                source.close()
+                return
+            source = await self._produce(source)
+        items = source if isinstance(source, AsyncIterable) else _one_by_one(check_iterable(source))
+        await self._send_all(aiter(items))
+
+    async def _send_all(self, iterator: AsyncIterator[Any]) -> None:
+        try:
+            while await self._credit():
+                try:
+                    item = await self._produce(anext(iterator))
+                except StopAsyncIteration:
+                    return
+                self._send(self._call.call_id, pack_item(item))
+        finally:
+            close = getattr(iterator, "aclose", None)
+            if close is not None:
+                await close()
+
+    async def _produce(self, step: Any) -> Any:
+        self._producing = True
+        try:
+            return await step
+        finally:
+            self._producing = False
+
+    async def _credit(self) -> bool:
+        while True:
+            woken = asyncio.Event()
+            use = self._flow.take_or_wake(lambda woken=woken: self._loop.call(woken.set))
+            if use is not None:
+                return use
+            await woken.wait()
+
+    def _interrupt(self, task: asyncio.Task[Any]) -> None:
+        if self._producing:
+            task.cancel()
+
+
+async def _one_by_one(items: Iterable[Any]) -> AsyncIterator[Any]:
+    for item in items:
+        yield item
+
+
+def _this_task() -> asyncio.Task[Any]:
+    task = asyncio.current_task()
+    assert task is not None
+    return task

@@ -1,0 +1,235 @@
+"""The Ray actor in which a worker lives: it owns the user's instance and runs the calls that freight brings.
+
+`serve` builds the instance and then runs calls for as long as the worker lives, so the failure of that one Ray call tells
+the worker's death. The other methods run beside it, in concurrency groups of their own.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import threading
+from queue import SimpleQueue
+from typing import Any, TypeAlias, cast
+
+import ray
+from ray.exceptions import RayTaskError
+
+from poise._wire.codec import (
+    NOT_BEGUN,
+    PROTOCOL,
+    RAISED,
+    Packed,
+    Payload,
+    RemoteTraceback,
+    Reply,
+    describe,
+    pack_exception,
+    unpack,
+)
+from poise._wire.functions import Absent, FunctionShelf, PickledFunction, Target, TypeNames, type_names
+from poise._worker.inbox import Arrival, Inbox
+from poise._worker.runner import Runner
+from poise.errors import PayloadError
+
+Crate: TypeAlias = bytes | tuple[Any, ...]
+"""A tuple on its way through Ray: as bytes if that is all it holds, which Ray carries fastest."""
+
+CallCrate: TypeAlias = tuple[int, str | tuple[bytes, Packed], Packed, int | None]
+"""Call id, target, arguments, a stream's first credit."""
+
+StreamCrate: TypeAlias = tuple[list[Packed], Reply | None]
+"""The next items of a stream, and its end if it has come."""
+
+
+def crate(*contents: Any, plain: bool) -> Crate:
+    """Make a crate; `plain` says that there are no payloads, buffers or Ray objects inside."""
+    return pickle.dumps(contents, PROTOCOL) if plain else contents
+
+
+def uncrate(crated: Crate) -> Any:
+    """Open a crate."""
+    return pickle.loads(crated) if type(crated) is bytes else crated
+
+
+class Host:
+    """One worker."""
+
+    def __init__(self, label: str) -> None:
+        """Wait for `serve`.
+
+        Args:
+            label: what Ray prints before the worker's output.
+        """
+        self._label = label
+        self._built = threading.Event()
+        self._failure: Packed | None = None
+        self._classes: TypeNames = ()
+        self._inbox = Inbox()
+        self._values: dict[int, SimpleQueue[Reply]] = {}
+        self._streams: dict[int, _Outgoing] = {}
+        self._fetching: set[int] = set()
+
+    def __repr__(self) -> str:
+        return self._label
+
+    def serve(self, factory: Packed | None, concurrency: int) -> None:
+        """Build the instance, then run calls until the worker is killed."""
+        try:
+            instance = Absent() if factory is None else _unpack_factory(factory)()
+            self._classes = type_names(instance)
+            runner = Runner(self._inbox, FunctionShelf(instance), self, concurrency)
+        except BaseException as error:  # noqa: BLE001 - a constructor may well call sys.exit()
+            self._failure = pack_exception(error, skip_frames=1)
+            self._built.set()
+            return
+        self._built.set()
+        runner.run()
+
+    @ray.method(concurrency_group="control")
+    def hello(self) -> tuple[int, str]:
+        """Return the process id and Ray's id of the node, at once."""
+        return os.getpid(), ray.get_runtime_context().get_node_id()
+
+    @ray.method(concurrency_group="control")
+    def ready(self) -> tuple[TypeNames, Packed | None]:
+        """Wait for the instance; return its classes, and the constructor's exception if there was one."""
+        self._built.wait()
+        return self._classes, self._failure
+
+    @ray.method(concurrency_group="freight")
+    def perform(self, crated: Crate) -> Crate:
+        """Run a call and wait for its end, or for the first items of a stream."""
+        contents: CallCrate = uncrate(crated)
+        call_id, target, arguments, credit = contents
+        awaited: list[Any] = []
+        if not isinstance(arguments, bytes) and arguments.awaited:
+            refusal = self._fetch(call_id, arguments, awaited)
+            if refusal is not None:
+                return _crate_reply(refusal) if credit is None else _crate_stream([], refusal)
+        call = Arrival(call_id, _target(target), arguments, credit, awaited)
+        if credit is None:
+            replies = self._values[call_id] = SimpleQueue()
+            self._inbox.put((call,))
+            return _crate_reply(replies.get())
+        self._streams[call_id] = _Outgoing()
+        self._inbox.put((call,))
+        return self._next_items(call_id)
+
+    @ray.method(concurrency_group="freight")
+    def pull(self, call_id: int, credit: int) -> Crate:
+        """Grant a stream more credit and wait for its next items or its end."""
+        if credit:
+            self._inbox.credit(call_id, credit)
+        return self._next_items(call_id)
+
+    @ray.method(concurrency_group="control")
+    def grant(self, call_id: int, credit: int) -> None:
+        """Grant a stream more credit."""
+        self._inbox.credit(call_id, credit)
+
+    @ray.method(concurrency_group="control")
+    def cancel(self, call_id: int) -> None:
+        """Drop the call if it has not begun, or tell it to stop if it can."""
+        if call_id in self._fetching:
+            self._fetching.discard(call_id)
+        elif self._inbox.cancel(call_id):
+            self.reply((call_id, NOT_BEGUN, None, 0.0))
+
+    # The runner's outlet: runs on its threads.
+
+    def reply(self, reply: Reply) -> None:
+        """Hand the end of a call to the `perform` or `pull` that waits for it."""
+        replies = self._values.pop(reply[0], None)
+        if replies is not None:
+            replies.put(reply)
+        else:
+            self._streams[reply[0]].end(reply)
+
+    def item(self, call_id: int, item: Packed) -> None:
+        """Hand an item to the `perform` or `pull` that waits for it."""
+        self._streams[call_id].add(item)
+
+    def _next_items(self, call_id: int) -> Crate:
+        outgoing = self._streams.get(call_id)
+        if outgoing is None:  # it has ended and its end has been sent
+            return _crate_stream([], None)
+        items, end = outgoing.take()
+        if end is not None:
+            self._streams.pop(call_id, None)
+        return _crate_stream(items, end)
+
+    def _fetch(self, call_id: int, arguments: Payload, awaited: list[Any]) -> Reply | None:
+        """Get the values of ObjectRef arguments; return the call's end if it cannot begin.
+
+        Ray would do it too, but it would hold up every later call to this actor meanwhile, and the failure of another
+        actor that was to produce the value would look like the failure of this one.
+        """
+        self._fetching.add(call_id)
+        try:
+            awaited.extend(ray.get(ref) for ref in arguments.awaited)
+        except BaseException as error:  # noqa: BLE001 - the error of the user's own task may be anything
+            self._fetching.discard(call_id)
+            return call_id, RAISED, pack_exception(_own_error(error), skip_frames=1), 0.0
+        if call_id not in self._fetching:
+            return call_id, NOT_BEGUN, None, 0.0
+        self._fetching.discard(call_id)
+        return None
+
+
+class _Outgoing:
+    """What a stream has produced and nobody has fetched yet. The stream's credit bounds it."""
+
+    __slots__ = ("_changed", "_end", "_items")
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._items: list[Packed] = []
+        self._end: Reply | None = None
+
+    def add(self, item: Packed) -> None:
+        with self._changed:
+            self._items.append(item)
+            self._changed.notify()
+
+    def end(self, reply: Reply) -> None:
+        with self._changed:
+            self._end = reply
+            self._changed.notify_all()
+
+    def take(self) -> StreamCrate:
+        """Wait until there is something."""
+        with self._changed:
+            while not self._items and self._end is None:
+                self._changed.wait()
+            items, self._items = self._items, []
+            return items, self._end
+
+
+def _unpack_factory(factory: Packed) -> Any:
+    try:
+        return unpack(factory)
+    except BaseException as error:
+        raise PayloadError("the factory", describe(error), started=False) from error
+
+
+def _target(target: str | tuple[bytes, Packed]) -> Target:
+    return target if isinstance(target, str) else PickledFunction(*target)
+
+
+def _crate_reply(reply: Reply) -> Crate:
+    return crate(*reply, plain=type(reply[2]) is not Payload)
+
+
+def _crate_stream(items: list[Packed], end: Reply | None) -> Crate:
+    packed = [*items, end[2]] if end is not None else items
+    return crate(items, end, plain=not any(type(each) is Payload for each in packed))
+
+
+def _own_error(error: BaseException) -> BaseException:
+    """The exception that the user's own task raised, out of Ray's wrapping."""
+    cause = error.cause if isinstance(error, RayTaskError) else None
+    if not isinstance(cause, BaseException):
+        return error
+    cause.__cause__ = RemoteTraceback(cast("RayTaskError", error).traceback_str)
+    return cause

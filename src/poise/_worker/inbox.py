@@ -1,0 +1,157 @@
+"""What has arrived at a worker and not begun, in order; recall and cancellation of it.
+
+Many threads put, recall and cancel, and any number of runner threads take. There is no lock: a call is claimed by
+popping it from `_waiting`, which is one atomic step of the interpreter, so exactly one of taking and recalling gets it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Final
+
+from poise._worker.flow import Flow
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from poise._wire.codec import Packed
+    from poise._wire.functions import Target
+
+ANNOUNCED_AT_ONCE: Final = 16
+"""How many calls one announcement covers: a death leaves at most so many in doubt that had not begun."""
+
+
+class Arrival:
+    """One call that has arrived at the worker."""
+
+    __slots__ = ("announced", "arguments", "awaited", "call_id", "cancelled", "flow", "stop", "target")
+
+    def __init__(
+        self,
+        call_id: int,
+        target: Target,
+        arguments: Packed,
+        credit: int | None = None,
+        awaited: Sequence[Any] = (),
+    ) -> None:
+        """Hold a call.
+
+        Args:
+            call_id: the caller's number for it.
+            target: what to run.
+            arguments: its packed arguments.
+            credit: for a stream, how many items it may send at first; None for a call with one result.
+            awaited: the values of `arguments.awaited`.
+        """
+        self.call_id = call_id
+        self.target = target
+        self.arguments = arguments
+        self.awaited = awaited
+        self.flow = None if credit is None else Flow(credit)
+        self.cancelled = False
+        self.stop: Callable[[], object] | None = None
+        self.announced = False
+
+
+class Inbox:
+    """Calls that have arrived, from their arrival to their end."""
+
+    def __init__(self, announce: Callable[[Sequence[int]], None] | None = None) -> None:
+        """Be empty.
+
+        Args:
+            announce: called on a runner thread, before any of these calls begins, with calls that may begin from now
+                on. None if the caller takes every call that it has sent to have begun.
+        """
+        self._announce = announce
+        self._queue: SimpleQueue[Arrival | None] = SimpleQueue()
+        # Invariant: a call is in `_live` from its arrival to its end, and in `_waiting` until it is claimed.
+        self._live: dict[int, Arrival] = {}
+        self._waiting: dict[int, Arrival] = {}
+
+    def __len__(self) -> int:
+        """How many calls have not begun."""
+        return len(self._waiting)
+
+    def put(self, calls: Iterable[Arrival]) -> None:
+        """Add calls at the end."""
+        live, waiting, put = self._live, self._waiting, self._queue.put
+        for call in calls:
+            live[call.call_id] = waiting[call.call_id] = call
+            put(call)
+
+    def take(self) -> Arrival | None:
+        """Wait for the next call and claim it, or return None once the inbox is closed."""
+        while True:
+            call = self._queue.get()
+            if call is None:
+                self._queue.put(None)  # for the next thread
+                return None
+            if self._announce is not None and not call.announced:
+                self._announce_next(call)
+            if self._waiting.pop(call.call_id, None) is not None:
+                return call
+
+    def ended(self, call_id: int) -> None:
+        """Forget a call that was taken and has ended."""
+        del self._live[call_id]
+
+    def recall(self, call_ids: Iterable[int]) -> list[int]:
+        """Remove those of the calls that have not begun, and say which they were."""
+        removed = [call_id for call_id in call_ids if self._waiting.pop(call_id, None) is not None]
+        for call_id in removed:
+            self._drop(call_id)
+        return removed
+
+    def cancel(self, call_id: int) -> bool:
+        """Remove the call if it has not begun and return True; otherwise tell it to stop if it can."""
+        if self._waiting.pop(call_id, None) is not None:
+            self._drop(call_id)
+            return True
+        call = self._live.get(call_id)
+        if call is not None:
+            # The runner sets `stop` and then looks at `cancelled`; here it is the other way round, so one sees it.
+            call.cancelled = True
+            if call.flow is not None:
+                call.flow.stop()
+            if call.stop is not None:
+                call.stop()
+        return False
+
+    def credit(self, call_id: int, items: int) -> None:
+        """Let a stream send more items."""
+        call = self._live.get(call_id)
+        if call is not None and call.flow is not None:
+            call.flow.grant(items)
+
+    def close(self) -> None:
+        """Let every `take` return None from now on, and stop what can be stopped. Calls that wait are dropped."""
+        self.recall(list(self._waiting))
+        self._queue.put(None)
+        for call_id in list(self._live):
+            self.cancel(call_id)
+
+    def _drop(self, call_id: int) -> None:
+        call = self._live.pop(call_id)
+        call.arguments = b""  # the record stays in the queue until it is reached
+        call.awaited = ()
+
+    def _announce_next(self, first: Arrival) -> None:
+        """Announce the call and those behind it. Those may still be recalled: only a death makes the difference."""
+        while True:
+            try:
+                calls = list(islice(self._waiting.values(), ANNOUNCED_AT_ONCE))
+                break
+            except RuntimeError:  # another thread changed the dict meanwhile
+                continue
+        if first.call_id in self._waiting and first not in calls:
+            calls.insert(0, first)
+        fresh = [call for call in calls if not call.announced]
+        for call in fresh:
+            call.announced = True
+        if fresh:
+            assert self._announce is not None
+            self._announce([call.call_id for call in fresh])

@@ -1,0 +1,59 @@
+"""Where what calls produce goes, and how it is packed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from types import AsyncGeneratorType, GeneratorType
+from typing import Any, Protocol
+
+from poise._wire.codec import Packed, Reply, pack, type_name
+from poise.errors import PayloadError
+
+
+class Outlet(Protocol):
+    """Takes what calls produce. Called on the runner's threads; it does not block for long and never raises."""
+
+    def reply(self, reply: Reply) -> None:
+        """An attempt has ended."""
+
+    def item(self, call_id: int, item: Packed) -> None:
+        """A stream has produced an item."""
+
+
+def pack_result(result: Any) -> Packed:
+    """Pack what a call returned.
+
+    Raises:
+        PayloadError: it cannot be pickled.
+    """
+    try:
+        return pack(result, "the result", started=True)
+    except PayloadError as error:
+        if isinstance(result, GeneratorType | AsyncGeneratorType):
+            reason = "it is a generator, whose items arrive one by one through stream()"
+        elif isinstance(result, asyncio.Future):
+            reason = "it is a future; await it in the worker, in an `async def` method"
+        else:
+            raise
+        raise PayloadError("the result", reason, started=True) from error
+
+
+def pack_item(item: Any) -> Packed:
+    """Pack one item of a stream.
+
+    Raises:
+        PayloadError: it cannot be pickled.
+    """
+    return pack(item, "an item of the stream", started=True)
+
+
+def check_iterable(source: Any) -> Iterable[Any]:
+    """Return what a stream's function returned if it can be iterated.
+
+    Raises:
+        TypeError: it cannot.
+    """
+    if not isinstance(source, Iterable) and not hasattr(source, "__getitem__"):
+        raise TypeError(f"stream() needs an iterable, and this call returned {type_name(source)}; use run() for it")
+    return source

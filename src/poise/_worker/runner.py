@@ -1,0 +1,161 @@
+"""Runs the calls of an inbox: synchronous functions on threads, coroutines on a loop, generators as streams.
+
+At most `concurrency` calls run at once. Each running call holds a slot. A thread that runs calls holds a slot too, which
+goes with a coroutine to the loop; the thread then waits for another. At concurrency 1 there is one thread, the one
+that called `run`, and every synchronous call runs on it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import threading
+from collections.abc import AsyncIterable, Callable, Coroutine, Generator
+from queue import SimpleQueue
+from time import perf_counter
+from typing import Any, Final
+
+from poise._wire.codec import RAISED, RETURNED, Packed, pack_exception, unpack_arguments
+from poise._wire.functions import FunctionShelf
+from poise._worker.coroutines import Coroutines
+from poise._worker.flow import Flow
+from poise._worker.inbox import Arrival, Inbox
+from poise._worker.outlet import Outlet, check_iterable, pack_item, pack_result
+
+_log = logging.getLogger("poise")
+
+_NEVER_AWAITED: Final = frozenset({int, float, str, bytes, bool, type(None), list, tuple, dict})
+
+
+class Runner:
+    """Takes calls from an inbox and runs them on an instance."""
+
+    def __init__(self, inbox: Inbox, shelf: FunctionShelf, outlet: Outlet, concurrency: int = 1) -> None:
+        """Run nothing yet; see `run`.
+
+        Args:
+            inbox: where calls arrive.
+            shelf: finds what a call is to run.
+            outlet: takes results, errors and stream items.
+            concurrency: how many calls may run at once.
+        """
+        self._inbox = inbox
+        self._find = shelf.find
+        self._outlet = outlet
+        self._reply = outlet.reply
+        self._concurrency = concurrency
+        self._coroutines = Coroutines(outlet, self._end_coroutine)
+        # Invariant: tokens here + threads that hold a slot + coroutines that run == concurrency.
+        self._slots: SimpleQueue[None] = SimpleQueue()
+        for _ in range(concurrency - 1):
+            self._slots.put(None)
+        self._lock = threading.Lock()
+        self._threads = 1  # the one that calls `run`
+        self._idle = 0  # threads that wait for a slot or a call
+
+    def run(self) -> None:
+        """Run calls on this thread until `close`."""
+        if self._concurrency > 1:
+            self._idle += 1
+            self._run_among_others()
+            return
+        take, begin = self._inbox.take, self._begin
+        while (call := take()) is not None:
+            if begin(call):
+                self._slots.get()
+            call = None  # a thread that waits must not keep the last call's arguments alive
+
+    def close(self) -> None:
+        """Let the threads end. A synchronous call that runs is left alone; coroutines and streams are stopped."""
+        self._inbox.close()
+        self._coroutines.close()
+        for _ in range(self._concurrency):
+            self._slots.put(None)
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # Threads: before one of them blocks in a synchronous call it makes sure that another waits for the next call.
+
+    def _run_among_others(self) -> None:
+        while (call := self._inbox.take()) is not None:
+            with self._lock:
+                self._idle -= 1
+            handed_over = self._begin(call)
+            call = None
+            with self._lock:
+                self._idle += 1
+            if handed_over:
+                self._slots.get()
+
+    def _let_another_follow(self) -> None:
+        with self._lock:
+            if self._idle or self._threads >= self._concurrency:
+                return
+            self._threads += 1
+            self._idle += 1
+            name = f"poise-runner-{self._threads}"
+        try:
+            threading.Thread(target=self._follow, name=name, daemon=True).start()
+        except RuntimeError as error:  # the system gives no more threads: fewer calls run at once
+            _log.warning("a worker cannot start its thread %s of %s: %s", name, self._concurrency, error)
+            with self._lock:
+                self._threads -= 1
+                self._idle -= 1
+
+    def _follow(self) -> None:
+        self._slots.get()
+        self._run_among_others()
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # One call
+
+    def _begin(self, call: Arrival) -> bool:
+        """Run the call to its end and return False, or hand it over to the loop with its slot and return True."""
+        began = perf_counter()
+        try:
+            args, kwargs = unpack_arguments(call.arguments, call.awaited)
+            function = self._find(call.target)
+            if self._concurrency > 1 and not _is_async(function):
+                self._let_another_follow()
+            result = function(*args, **kwargs)
+            if call.flow is not None:
+                if isinstance(result, AsyncIterable | Coroutine):
+                    self._coroutines.start_stream(call, call.flow, result, began)
+                    return True
+                self._produce(call.call_id, call.flow, result)
+                packed = None
+            elif type(result) not in _NEVER_AWAITED and isinstance(result, Coroutine):
+                self._coroutines.start(call, result, began)
+                return True
+            else:
+                packed = pack_result(result)
+        except BaseException as error:  # noqa: BLE001 - whatever the user's code raises ends this call alone
+            self._end(call, RAISED, pack_exception(error, skip_frames=1), began)
+        else:
+            self._end(call, RETURNED, packed, began)
+        return False
+
+    def _end(self, call: Arrival, code: int, packed: Packed | None, began: float) -> None:
+        self._inbox.ended(call.call_id)
+        self._reply((call.call_id, code, packed, perf_counter() - began))
+
+    def _end_coroutine(self, call: Arrival, code: int, packed: Packed | None, began: float) -> None:
+        self._end(call, code, packed, began)
+        self._slots.put(None)
+
+    def _produce(self, call_id: int, flow: Flow, source: Any) -> None:
+        """Send the items of a synchronous iterable, on this thread, until it ends or nobody wants more."""
+        iterator = iter(check_iterable(source))
+        try:
+            while flow.take():
+                try:
+                    item = next(iterator)
+                except StopIteration:
+                    return
+                self._outlet.item(call_id, pack_item(item))
+        finally:
+            if isinstance(iterator, Generator):
+                iterator.close()
+
+
+def _is_async(function: Callable[..., Any]) -> bool:
+    return inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
