@@ -20,7 +20,8 @@ from poise.errors import (
     WrongLoop,
 )
 from poise.options import CallOptions, PoolOptions
-from poise.pool import Pool, View, Worker
+from poise.pool import Pool
+from poise.view import View, Worker
 
 __all__ = [
     "Call",

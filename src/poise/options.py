@@ -36,9 +36,11 @@ class CallOptions:
             _seconds("timeout", self.timeout)
         _whole("priority", self.priority, None)
         _whole("retries", self.retries, 0)
-        if isinstance(self.retry_on, type):
-            object.__setattr__(self, "retry_on", (self.retry_on,))
-        for kind in self.retry_on:
+        kinds: Any = self.retry_on
+        if not isinstance(kinds, tuple):
+            kinds = (kinds,)
+            object.__setattr__(self, "retry_on", kinds)
+        for kind in kinds:
             if not (isinstance(kind, type) and issubclass(kind, Exception)):
                 raise ConfigError("retry_on", kind, "give exception classes, each derived from Exception")
 
@@ -88,18 +90,19 @@ class PoolOptions:
         _whole("poison_after", self.poison_after, 1)
         if self.lane not in get_args(LaneName):
             raise ConfigError("lane", self.lane, f"one of {', '.join(map(repr, get_args(LaneName)))}")
-        if not isinstance(self.ray_options, dict):  # pyright: ignore[reportUnnecessaryIsInstance]
+        options: Any = self.ray_options
+        if not isinstance(options, dict):
             raise ConfigError("ray_options", self.ray_options, "a dict of options that Ray gives to an actor")
 
 
-def _seconds(option: str, value: object, *, zero: bool = False) -> None:
+def _seconds(option: str, value: Any, *, zero: bool = False) -> None:
     number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if not number or math.isnan(value) or value < 0 or (value == 0 and not zero):
         allowed = "seconds, zero or more" if zero else "seconds, more than zero"
         raise ConfigError(option, value, f"{allowed}, or None where that is offered")
 
 
-def _whole(option: str, value: object, least: int | None, most: int | None = None) -> None:
+def _whole(option: str, value: Any, least: int | None, most: int | None = None) -> None:
     """Check a whole number; `operator.index` would let a bool through."""
     whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     if not whole or (least is not None and value < least) or (most is not None and value > most):

@@ -209,7 +209,7 @@ class Dispatcher:
         if self._watchers:
             self._wake_watchers()
 
-    def _perform_one(self, effect: Effect) -> None:  # noqa: PLR0912 (a table of nine effects, tested in the order of their frequency)
+    def _perform_one(self, effect: Effect) -> None:
         kind = type(effect)
         if kind is Send:
             assert isinstance(effect, Send)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
@@ -18,13 +18,13 @@ _END: Any = object()
 
 async def map_calls(
     submit: Callable[[A], Call[R]], items: Iterable[A] | AsyncIterable[A], window: int, *, is_ordered: bool
-) -> AsyncIterator[R]:
+) -> AsyncGenerator[R]:
     """Submit a call for each item, with at most `window` of them between the source and the consumer.
 
     Whatever ends the iteration, be it an error or the consumer's leaving, cancels the calls that are out.
     """
     source = _Source(items)
-    out = _Window(is_ordered=is_ordered)
+    out: _Window[R] = _Window(is_ordered=is_ordered)
     try:
         while True:
             while len(out) < window and not source.is_exhausted:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import threading
 from collections.abc import Callable
 from typing import Any, Final
@@ -125,6 +126,8 @@ def _start() -> _Keeper:
             f"RAY_ADDRESS={address} names a Ray Client server, through which actors cannot be watched; run this program on "
             "a machine of the cluster with RAY_ADDRESS=auto"
         )
+    if address:
+        _check_reachable(address)
     # "local" and not None: None would join any Ray that somebody runs on this machine.
     options: dict[str, Any] = {"address": address or "local", "log_to_driver": True, "logging_level": logging.ERROR}
     if not address:
@@ -134,13 +137,28 @@ def _start() -> _Keeper:
     except Exception as error:
         reason = f"{type(error).__name__}: {error}".strip()
         if address:
-            raise PoiseError(
-                f"cannot join the Ray at RAY_ADDRESS={address}: {reason}\nStart Ray there (`ray start --head`), mend "
-                "RAY_ADDRESS, or unset it to let the pool start a Ray of its own"
-            ) from error
+            raise _cannot_join(address, reason) from error
         raise PoiseError(
             f"cannot start Ray here: {reason}\nCall ray.init(...) yourself before opening the pool to choose how it starts"
         ) from error
+
+
+def _check_reachable(address: str) -> None:
+    """Fail at once where nobody listens: Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():  # "auto" and the like
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except OSError as error:
+        raise _cannot_join(address, f"{type(error).__name__}: {error}") from error
+
+
+def _cannot_join(address: str, reason: str) -> PoiseError:
+    return PoiseError(
+        f"cannot join the Ray at RAY_ADDRESS={address}: {reason}\nStart Ray there (`ray start --head`), mend RAY_ADDRESS, "
+        "or unset it to let the pool start a Ray of its own"
+    )
 
 
 def _restore_auth_mode(before: str | None) -> None:

@@ -1,0 +1,495 @@
+"""A view of a pool: the calls that users make, with the options they make them with; and a leased worker."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
+
+from poise._core.call import CallRecord, CallState
+from poise._engine.call import Call, Stream, StreamBuffer, name_of, pace_key
+from poise._engine.mapping import map_calls
+from poise.errors import ConfigError, PoolClosed
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable
+
+    from poise._core.worker import WorkerRecord
+    from poise._engine.dispatcher import Dispatcher
+    from poise.options import CallOptions
+
+T = TypeVar("T")
+R = TypeVar("R")
+A = TypeVar("A")
+P = ParamSpec("P")
+
+STREAM_WINDOW = 16
+"""Items by which a producer may be ahead of its consumer."""
+
+
+class _Same:
+    """Stands for an option that was not given."""
+
+    def __repr__(self) -> str:
+        return "as it is"
+
+
+_SAME: Any = _Same()
+
+
+class Home:
+    """What a pool and all its views share: the engine, once the pool is open."""
+
+    __slots__ = ("engine",)
+
+    def __init__(self) -> None:
+        self.engine: Dispatcher | None = None
+
+    @property
+    def dispatcher(self) -> Dispatcher:
+        """The engine.
+
+        Raises:
+            PoolClosed: the pool was never opened.
+        """
+        if self.engine is None:
+            raise PoolClosed("the pool is not open: use `async with poise.Pool(...) as pool:`, or await pool.open()")
+        return self.engine
+
+
+class View(Generic[T]):
+    """A way to call a pool's workers with certain options. `T` is what each worker holds, None if it holds nothing.
+
+    In `submit`, `run`, `map`, `stream` and `broadcast` the function is a method of `T` (`Model.predict`), a method's name
+    as `str`, or any function whose first parameter takes the worker's instance. In a pool without a factory it is any
+    function at all. Functions and arguments are pickled, plain functions and lambdas by value.
+    """
+
+    __slots__ = ("_home", "_lease", "_options")
+
+    def __init__(self, home: Home, options: CallOptions, lease: CallRecord | None = None) -> None:
+        """Made by `Pool.options` and `Pool.lease`; not for users."""
+        self._home = home
+        self._options = options
+        self._lease = lease
+
+    # ---------------------------------------------------------------- one call
+
+    @overload
+    def submit(
+        self: View[None], fn: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Call[R]: ...
+    @overload
+    def submit(self: View[None], fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Call[R]: ...
+    @overload
+    def submit(
+        self, fn: Callable[Concatenate[T, P], Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Call[R]: ...
+    @overload
+    def submit(self, fn: Callable[Concatenate[T, P], R], /, *args: P.args, **kwargs: P.kwargs) -> Call[R]: ...
+    @overload
+    def submit(self, fn: str, /, *args: Any, **kwargs: Any) -> Call[Any]: ...
+    def submit(self, fn: Callable[..., Any] | str, /, *args: Any, **kwargs: Any) -> Call[Any]:
+        """Hand in a call and get its future at once; never blocks.
+
+        Args:
+            fn: a method of the workers' class, its name, or a function of the instance (see the class).
+            args: positional arguments for it.
+            kwargs: keyword arguments for it.
+
+        Returns:
+            A future: await it, gather it, cancel it. It ends with the result, with the exception that the function
+            raised (its `__cause__` holds the remote traceback), or with one of the `PoiseError` that `run` lists.
+
+        Raises:
+            Overloaded: the backlog is full; the call was not accepted.
+            PoolClosed: the pool is not open.
+            PoolBroken: no worker can start.
+            WrongLoop: called from another loop or thread than the pool's own.
+        """
+        return self._submit(fn, args, kwargs)
+
+    @overload
+    async def run(
+        self: View[None], fn: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> R: ...
+    @overload
+    async def run(self: View[None], fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    @overload
+    async def run(
+        self, fn: Callable[Concatenate[T, P], Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> R: ...
+    @overload
+    async def run(self, fn: Callable[Concatenate[T, P], R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    @overload
+    async def run(self, fn: str, /, *args: Any, **kwargs: Any) -> Any: ...
+    async def run(self, fn: Callable[..., Any] | str, /, *args: Any, **kwargs: Any) -> Any:
+        """Call a function on whichever worker is free, waiting for room and then for the result.
+
+        Cancelling it answers the caller at once. A call that has not begun never runs then; one that runs keeps its
+        worker's slot until it ends there (a coroutine on the worker is cancelled).
+
+        Args:
+            fn: a method of the workers' class, its name, or a function of the instance (see the class).
+            args: positional arguments for it.
+            kwargs: keyword arguments for it.
+
+        Returns:
+            What the function returned.
+
+        Raises:
+            DeadlineExceeded: the view's `timeout` has passed.
+            WorkerLost: the worker died with the call on it; PoisonCall if that happened again and again.
+            PayloadError: an argument or the result could not be pickled.
+            RemoteError: the function raised what cannot travel as itself.
+            PoolClosed: the pool is not open, or was closed before the call began.
+            PoolBroken: no worker can start.
+            WrongLoop: called from another loop or thread than the pool's own.
+        """
+        return await self._submit(fn, args, kwargs, may_park=True)
+
+    # ---------------------------------------------------------------- many calls
+
+    @overload
+    def map(
+        self: View[None],
+        fn: Callable[[A], Coroutine[Any, Any, R]],
+        items: Iterable[A] | AsyncIterable[A],
+        /,
+        *,
+        buffersize: int | None = None,
+        progress: bool = False,
+    ) -> AsyncIterator[R]: ...
+    @overload
+    def map(
+        self: View[None],
+        fn: Callable[[A], R],
+        items: Iterable[A] | AsyncIterable[A],
+        /,
+        *,
+        buffersize: int | None = None,
+        progress: bool = False,
+    ) -> AsyncIterator[R]: ...
+    @overload
+    def map(
+        self,
+        fn: Callable[[T, A], Coroutine[Any, Any, R]],
+        items: Iterable[A] | AsyncIterable[A],
+        /,
+        *,
+        buffersize: int | None = None,
+        progress: bool = False,
+    ) -> AsyncIterator[R]: ...
+    @overload
+    def map(
+        self,
+        fn: Callable[[T, A], R],
+        items: Iterable[A] | AsyncIterable[A],
+        /,
+        *,
+        buffersize: int | None = None,
+        progress: bool = False,
+    ) -> AsyncIterator[R]: ...
+    @overload
+    def map(
+        self,
+        fn: str,
+        items: Iterable[Any] | AsyncIterable[Any],
+        /,
+        *,
+        buffersize: int | None = None,
+        progress: bool = False,
+    ) -> AsyncIterator[Any]: ...
+    def map(
+        self,
+        fn: Callable[..., Any] | str,
+        items: Iterable[Any] | AsyncIterable[Any],
+        /,
+        *,
+        buffersize: int | None = None,
+        progress: bool = False,
+    ) -> AsyncIterator[Any]:
+        """Call a function for each item; results come in the order of the items.
+
+        Items are taken lazily, as room comes free, so the source may be endless. The first exception ends the iteration;
+        whatever ends it cancels the calls that are still out.
+
+        Args:
+            fn: as in `run`, called with one item.
+            items: a sync or async iterable.
+            buffersize: the most items taken from the source whose results were not taken yet; twice the slots if None.
+            progress: show a live bar (needs `pip install 'poise[progress]'`).
+
+        Raises:
+            ConfigError: `buffersize` is less than 1.
+            PoiseError: and the function's own exceptions, as `run` says.
+        """
+        return self._map(fn, items, buffersize, progress=progress, is_ordered=True)
+
+    @overload
+    def map_unordered(
+        self: View[None],
+        fn: Callable[[A], Coroutine[Any, Any, R]],
+        items: Iterable[A] | AsyncIterable[A],
+        /,
+        *,
+        buffersize: int | None = None,
+        progress: bool = False,
+    ) -> AsyncIterator[R]: ...
+    @overload
+    def map_unordered(
+        self: View[None],
+        fn: Callable[[A], R],
+        items: Iterable[A] | AsyncIterable[A],
+        /,
+        *,
+        buffersize: int | None = None,
+        progress: bool = False,
+    ) -> AsyncIterator[R]: ...
+    @overload
+    def map_unordered(
+        self,
+        fn: Callable[[T, A], Coroutine[Any, Any, R]],
+        items: Iterable[A] | AsyncIterable[A],
+        /,
+        *,
+        buffersize: int | None = None,
+        progress: bool = False,
+    ) -> AsyncIterator[R]: ...
+    @overload
+    def map_unordered(
+        self,
+        fn: Callable[[T, A], R],
+        items: Iterable[A] | AsyncIterable[A],
+        /,
+        *,
+        buffersize: int | None = None,
+        progress: bool = False,
+    ) -> AsyncIterator[R]: ...
+    @overload
+    def map_unordered(
+        self,
+        fn: str,
+        items: Iterable[Any] | AsyncIterable[Any],
+        /,
+        *,
+        buffersize: int | None = None,
+        progress: bool = False,
+    ) -> AsyncIterator[Any]: ...
+    def map_unordered(
+        self,
+        fn: Callable[..., Any] | str,
+        items: Iterable[Any] | AsyncIterable[Any],
+        /,
+        *,
+        buffersize: int | None = None,
+        progress: bool = False,
+    ) -> AsyncIterator[Any]:
+        """Call a function for each item; results come as they are ready. Otherwise like `map`."""
+        return self._map(fn, items, buffersize, progress=progress, is_ordered=False)
+
+    @overload
+    def stream(
+        self: View[None],
+        fn: Callable[P, Iterable[R] | AsyncIterable[R]],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> Stream[R]: ...
+    @overload
+    def stream(
+        self,
+        fn: Callable[Concatenate[T, P], Iterable[R] | AsyncIterable[R]],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> Stream[R]: ...
+    @overload
+    def stream(self, fn: str, /, *args: Any, **kwargs: Any) -> Stream[Any]: ...
+    def stream(self, fn: Callable[..., Any] | str, /, *args: Any, **kwargs: Any) -> Stream[Any]:
+        """Call a generator, or an async generator, and get its items as they come.
+
+        The call is submitted, and waits for room, at the first item. The producer is at most 16 items ahead of the
+        consumer. Breaking out of the loop stops it and frees its slot. An exception in the producer comes after the items
+        before it.
+
+        Raises:
+            PoiseError: and the function's own exceptions, as `run` says, from the iteration.
+        """
+        return Stream(lambda buffer: self._submit(fn, args, kwargs, may_park=True, stream=buffer), STREAM_WINDOW)
+
+    @overload
+    async def broadcast(
+        self: View[None], fn: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> list[R]: ...
+    @overload
+    async def broadcast(self: View[None], fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> list[R]: ...
+    @overload
+    async def broadcast(
+        self, fn: Callable[Concatenate[T, P], Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> list[R]: ...
+    @overload
+    async def broadcast(self, fn: Callable[Concatenate[T, P], R], /, *args: P.args, **kwargs: P.kwargs) -> list[R]: ...
+    @overload
+    async def broadcast(self, fn: str, /, *args: Any, **kwargs: Any) -> list[Any]: ...
+    async def broadcast(self, fn: Callable[..., Any] | str, /, *args: Any, **kwargs: Any) -> list[Any]:
+        """Call a function once on every worker, those that are still starting among them.
+
+        Each worker runs it at its next free slot, before what waits in the backlog. A worker that is started later, for
+        one that died, begins from the factory and does not run it.
+
+        Returns:
+            The results, one for each worker.
+
+        Raises:
+            Exception: the first failure, after all have ended, with a note that counts the failures; as `run` says.
+        """
+        options = self._options.but(retries=0, retry_on=())
+        workers = self._home.dispatcher.scheduler.members() if self._lease is None else [None]
+        calls = [self._submit(fn, args, kwargs, options=options, worker=worker) for worker in workers]
+        try:
+            await asyncio.wait(calls)
+        finally:
+            for call in calls:
+                call.cancel()
+        failures = [error for call in calls if (error := call.exception()) is not None]
+        if failures:
+            failures[0].add_note(f"(the broadcast failed on {len(failures)} of {len(calls)} workers)")
+            raise failures[0]
+        return [call.result() for call in calls]
+
+    # ---------------------------------------------------------------- views and leases
+
+    def options(
+        self,
+        *,
+        timeout: float | None = _SAME,
+        priority: int = _SAME,
+        retries: int = _SAME,
+        retry_on: tuple[type[Exception], ...] | type[Exception] = _SAME,
+    ) -> View[T]:
+        """A view of the same pool whose calls have these options; those not given stay as they are.
+
+        Args:
+            timeout: seconds for waiting and running together; None waits for ever.
+            priority: higher starts first; equal ones start in the order of submission.
+            retries: how many more times a call may run after its worker died, or after an exception in `retry_on`. Only
+                for what may safely run twice.
+            retry_on: exception classes after which a call is run again.
+
+        Raises:
+            ConfigError: an option is outside its range.
+        """
+        given = {"timeout": timeout, "priority": priority, "retries": retries, "retry_on": retry_on}
+        changes = {name: value for name, value in given.items() if value is not _SAME}
+        return View(self._home, self._options.but(**changes), self._lease)
+
+    @asynccontextmanager
+    async def lease(self, *, timeout: float | None = None) -> AsyncIterator[Worker[T]]:
+        """Take a whole worker for a while: nobody else's call runs on it until the block ends.
+
+        Calls of the lease that have not begun when the block ends are refused; one that runs keeps the worker busy until
+        it ends.
+
+        Args:
+            timeout: seconds to wait for a worker; None waits for ever. It says nothing about the calls of the lease.
+
+        Yields:
+            The worker, with `submit`, `run`, `map`, `stream` and `options` of its own.
+
+        Raises:
+            DeadlineExceeded: no worker was free in time.
+            LeaseExpired: from calls on the worker after it has died, or after the block.
+        """
+        if self._lease is not None:
+            raise ConfigError("lease", self, "a worker that is leased already cannot be leased again")
+        options = self._options.but(timeout=timeout, retries=0, retry_on=())
+        call = self._submit("lease", (), {}, may_park=True, is_lease=True, options=options)
+        record = call.record
+        assert record is not None
+        try:
+            worker_id: int = await call
+            yield Worker(self._home, self._options, record, worker_id)
+        finally:
+            call.cancel()
+            self._home.dispatcher.release(record)
+
+    # ---------------------------------------------------------------- inside
+
+    def _submit(
+        self,
+        fn: Callable[..., Any] | str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        may_park: bool = False,
+        options: CallOptions | None = None,
+        stream: StreamBuffer | None = None,
+        worker: WorkerRecord | None = None,
+        is_lease: bool = False,
+    ) -> Call[Any]:
+        dispatcher = self._home.dispatcher
+        dispatcher.check_loop()
+        if not (callable(fn) or isinstance(fn, str)):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigError("fn", fn, "a function, a method of the workers' class, or a method's name")
+        options = self._options if options is None else options
+        call: Call[Any] = Call(dispatcher, fn, args, kwargs, options.retry_on, stream)
+        timeout = math.inf if options.timeout is None else options.timeout
+        record = CallRecord(
+            dispatcher.next_call_id(),
+            pace_key(fn),
+            name=name_of(fn),
+            priority=options.priority,
+            deadline=math.inf if options.timeout is None else dispatcher.loop.time() + timeout,
+            timeout=timeout,
+            retries=options.retries,
+            lease=self._lease,
+            is_lease=is_lease,
+        )
+        record.bound_for = worker
+        dispatcher.submit(call, record, may_park=may_park)
+        return call
+
+    def _map(
+        self,
+        fn: Callable[..., Any] | str,
+        items: Iterable[Any] | AsyncIterable[Any],
+        buffersize: int | None,
+        *,
+        progress: bool,
+        is_ordered: bool,
+    ) -> AsyncGenerator[Any]:
+        if buffersize is not None and (isinstance(buffersize, bool) or buffersize < 1):
+            raise ConfigError("buffersize", buffersize, "a whole number of at least 1, or None for twice the slots")
+        dispatcher = self._home.dispatcher
+        dispatcher.check_loop()
+        slots = dispatcher.scheduler.slots * (1 if self._lease is not None else dispatcher.scheduler.size)
+        results = map_calls(
+            lambda item: self._submit(fn, (item,), {}, may_park=True),
+            items,
+            buffersize or 2 * slots,
+            is_ordered=is_ordered,
+        )
+        if not progress:
+            return results
+        from poise.progress import show_progress
+
+        return show_progress(results, items, name_of(fn))
+
+
+class Worker(View[T]):
+    """A worker that is leased: calls on it run there and nowhere else."""
+
+    __slots__ = ("id",)
+
+    def __init__(self, home: Home, options: CallOptions, lease: CallRecord, worker_id: int) -> None:
+        """Made by `Pool.lease`; not for users."""
+        super().__init__(home, options, lease)
+        self.id = worker_id
+        """The worker's number in the pool."""
+
+    def __repr__(self) -> str:
+        """Give the worker's number and whether the lease holds."""
+        assert self._lease is not None
+        return f"<Worker {self.id} {'leased' if self._lease.state is CallState.RUNNING else 'lease ended'}>"
