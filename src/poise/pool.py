@@ -135,7 +135,11 @@ class Pool(View[T]):
             lane=lane,
             ray_options=ray_options or {},
         )
-        self._set_up(own_launcher(factory, settings), settings)
+        self._set_up(self._make_launcher(factory, settings), settings)
+
+    def _make_launcher(self, factory: Callable[[], T] | RemoteClass | None, settings: PoolOptions) -> Launcher:
+        """Choose what starts the workers; `poise.testing` has another."""
+        return own_launcher(factory, settings)
 
     def _set_up(self, launcher: Launcher, settings: PoolOptions) -> None:
         super().__init__(Home(), CallOptions())

@@ -61,9 +61,9 @@ class Home:
 class View(Generic[T]):
     """A way to call a pool's workers with certain options. `T` is what each worker holds, None if it holds nothing.
 
-    In `submit`, `run`, `map`, `stream` and `broadcast` the function is a method of `T` (`Model.predict`), a method's name
-    as `str`, or any function whose first parameter takes the worker's instance. In a pool without a factory it is any
-    function at all. Functions and arguments are pickled, plain functions and lambdas by value.
+    In `submit`, `run`, `map`, `stream` and `broadcast` the function is a method of `T` (`Model.predict`), a method's
+    name as `str`, or any function whose first parameter takes the worker's instance. In a pool without a factory it is
+    any function at all. Functions and arguments are pickled, lambdas and functions of `__main__` by value.
     """
 
     __slots__ = ("_home", "_lease", "_options")
@@ -212,8 +212,8 @@ class View(Generic[T]):
     ) -> AsyncIterator[Any]:
         """Call a function for each item; results come in the order of the items.
 
-        Items are taken lazily, as room comes free, so the source may be endless. The first exception ends the iteration;
-        whatever ends it cancels the calls that are still out.
+        Items are taken lazily, as room comes free, so the source may be endless. The first exception ends the
+        iteration; whatever ends it cancels the calls that are still out.
 
         Args:
             fn: as in `run`, called with one item.
@@ -311,8 +311,8 @@ class View(Generic[T]):
         """Call a generator, or an async generator, and get its items as they come.
 
         The call is submitted, and waits for room, at the first item. The producer is at most 16 items ahead of the
-        consumer. Breaking out of the loop stops it and frees its slot. An exception in the producer comes after the items
-        before it.
+        consumer. Breaking out of the loop stops it and frees its slot. An exception in the producer comes after
+        the items before it.
 
         Raises:
             PoiseError: and the function's own exceptions, as `run` says, from the iteration.
@@ -389,8 +389,8 @@ class View(Generic[T]):
     async def lease(self, *, timeout: float | None = None) -> AsyncIterator[Worker[T]]:
         """Take a whole worker for a while: nobody else's call runs on it until the block ends.
 
-        Calls of the lease that have not begun when the block ends are refused; one that runs keeps the worker busy until
-        it ends.
+        Calls of the lease that have not begun when the block ends are refused; one that runs keeps the worker busy
+        until it ends.
 
         Args:
             timeout: seconds to wait for a worker; None waits for ever. It says nothing about the calls of the lease.

@@ -122,15 +122,16 @@ class CallRecord:
         """The engine's own object for this call, which the core hands back and never looks at."""
         self.state = CallState.WAITING
         self.worker: WorkerRecord | None = None
-        """Invariant: set if and only if the state is AHEAD, RUNNING or ABANDONED."""
+        """Invariant: set if and only if the state is AHEAD, RUNNING or ABANDONED; an ended lease keeps it, so that a
+        late use of the lease can be told which worker it was."""
         self.bound_for: WorkerRecord | None = None
-        """The one worker that it waits for: broadcasts, leased calls, and a claim on a whole worker."""
+        """The one worker on which it may run: broadcasts and leased calls."""
         self.is_announced = False
         """Whether the worker has said that this call, sent ahead, may have begun."""
         self.attempts = 0
-        """How many times it was given a slot and may have begun."""
+        """How many times it may have begun."""
         self.deaths = 0
-        """Workers that died while it was on them and may have begun."""
+        """Workers that died while it was on them and may have begun; for a lease, while it held them."""
         self.since = 0.0
         """When it was submitted; from its grant on, when it was given its slot."""
 
@@ -144,11 +145,6 @@ class CallRecord:
             self.state = TRANSITIONS[self.state, event]
         except KeyError:
             raise IllegalTransitionError(f"call {self.id}: {event.name} while {self.state.name}") from None
-
-    @property
-    def is_on_worker(self) -> bool:
-        """Whether a worker holds it, so that only that worker's answer or death can end its slot."""
-        return self.worker is not None
 
     @property
     def may_have_begun(self) -> bool:

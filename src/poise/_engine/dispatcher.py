@@ -1,7 +1,7 @@
 """The dispatcher: futures, the one timer, effects in and replies out.
 
-It owns the scheduler and is the only one to call it, always on its own loop. Whatever the scheduler returns is performed
-before the next event is looked at.
+It owns the scheduler and is the only one to call it, always on its own loop. Whatever the scheduler returns is
+performed before the next event is looked at.
 """
 
 from __future__ import annotations
