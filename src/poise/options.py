@@ -34,8 +34,8 @@ class CallOptions:
         """
         if self.timeout is not None:
             _seconds("timeout", self.timeout)
-        _whole("priority", self.priority, None)
-        _whole("retries", self.retries, 0)
+        check_whole("priority", self.priority, None)
+        check_whole("retries", self.retries, 0)
         kinds: Any = self.retry_on
         if not isinstance(kinds, tuple):
             kinds = (kinds,)
@@ -77,17 +77,17 @@ class PoolOptions:
             ConfigError: an option is outside its range.
         """
         if self.size is not None:
-            _whole("size", self.size, 1)
-        _whole("concurrency", self.concurrency, 1, 1000)
+            check_whole("size", self.size, 1)
+        check_whole("concurrency", self.concurrency, 1, 1000)
         if self.backlog is not None:
-            _whole("backlog", self.backlog, 0)
-        _whole("min_ready", self.min_ready, 0)
+            check_whole("backlog", self.backlog, 0)
+        check_whole("min_ready", self.min_ready, 0)
         if self.size is not None and self.min_ready > self.size:
             raise ConfigError("min_ready", self.min_ready, f"at most size, which is {self.size}")
         _seconds("start_timeout", self.start_timeout)
         if self.kill_after is not None:
             _seconds("kill_after", self.kill_after, zero=True)
-        _whole("poison_after", self.poison_after, 1)
+        check_whole("poison_after", self.poison_after, 1)
         if self.lane not in get_args(LaneName):
             raise ConfigError("lane", self.lane, f"one of {', '.join(map(repr, get_args(LaneName)))}")
         options: Any = self.ray_options
@@ -102,8 +102,12 @@ def _seconds(option: str, value: Any, *, zero: bool = False) -> None:
         raise ConfigError(option, value, f"{allowed}, or None where that is offered")
 
 
-def _whole(option: str, value: Any, least: int | None, most: int | None = None) -> None:
-    """Check a whole number; `operator.index` would let a bool through."""
+def check_whole(option: str, value: Any, least: int | None, most: int | None = None) -> None:
+    """Check a whole number; `operator.index` would let a bool through.
+
+    Raises:
+        ConfigError: it is none, or outside its range.
+    """
     whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     if not whole or (least is not None and value < least) or (most is not None and value > most):
         span = "a whole number" if least is None else f"a whole number of at least {least}"

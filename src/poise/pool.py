@@ -12,7 +12,7 @@ from poise._core.scheduler import Scheduler
 from poise._engine.dispatcher import Dispatcher
 from poise._engine.launchers import foreign_launcher, own_launcher
 from poise.errors import ConfigError, PoolBroken, PoolClosed
-from poise.options import CallOptions, LaneName, PoolOptions
+from poise.options import CallOptions, LaneName, PoolOptions, check_whole
 from poise.view import Home, View
 
 if TYPE_CHECKING:
@@ -236,8 +236,7 @@ class Pool(View[T]):
         """
         dispatcher = self._home.dispatcher
         dispatcher.check_loop()
-        if isinstance(size, bool) or size < 1:
-            raise ConfigError("size", size, "a whole number of at least 1")
+        check_whole("size", size, 1)
         if not self._launcher.replaces:
             raise ConfigError("size", size, "a pool of existing actors keeps its size")
         if dispatcher.scheduler.is_closed:

@@ -11,6 +11,7 @@ from poise._core.call import CallRecord, CallState
 from poise._engine.call import Call, Stream, StreamBuffer, name_of, pace_key
 from poise._engine.mapping import map_calls
 from poise.errors import ConfigError, PoolClosed
+from poise.options import check_whole
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable
@@ -147,7 +148,12 @@ class View(Generic[T]):
             PoolBroken: no worker can start.
             WrongLoop: called from another loop or thread than the pool's own.
         """
-        return await self._submit(fn, args, kwargs, may_park=True)
+        call = self._submit(fn, args, kwargs, may_park=True)
+        try:
+            return await call
+        except asyncio.CancelledError:
+            call.drop()  # it may have failed at the very moment of the cancellation
+            raise
 
     # ---------------------------------------------------------------- many calls
 
@@ -346,13 +352,17 @@ class View(Generic[T]):
             Exception: the first failure, after all have ended, with a note that counts the failures; as `run` says.
         """
         options = self._options.but(retries=0, retry_on=())
-        workers = self._home.dispatcher.scheduler.members() if self._lease is None else [None]
-        calls = [self._submit(fn, args, kwargs, options=options, worker=worker) for worker in workers]
+        members: list[WorkerRecord | None] = []
+        if self._lease is None:
+            members += self._home.dispatcher.scheduler.members()
+        calls: list[Call[Any]] = []
         try:
+            for worker in members or [None]:  # without any, an ordinary call is refused with the reason
+                calls.append(self._submit(fn, args, kwargs, options=options, worker=worker))  # noqa: PERF401
             await asyncio.wait(calls)
         finally:
             for call in calls:
-                call.cancel()
+                call.drop()
         failures = [error for call in calls if (error := call.exception()) is not None]
         if failures:
             failures[0].add_note(f"(the broadcast failed on {len(failures)} of {len(calls)} workers)")
@@ -460,8 +470,8 @@ class View(Generic[T]):
         progress: bool,
         is_ordered: bool,
     ) -> AsyncGenerator[Any]:
-        if buffersize is not None and (isinstance(buffersize, bool) or buffersize < 1):
-            raise ConfigError("buffersize", buffersize, "a whole number of at least 1, or None for twice the slots")
+        if buffersize is not None:
+            check_whole("buffersize", buffersize, 1)
         dispatcher = self._home.dispatcher
         dispatcher.check_loop()
         slots = dispatcher.scheduler.slots * (1 if self._lease is not None else dispatcher.scheduler.size)

@@ -1,12 +1,13 @@
 """Which ready worker takes the next call, and how many calls it is sent ahead.
 
-Late binding, sent ahead: with one queue and unknown service times nothing beats giving a call to a worker only when that
-worker is free. The price is a round trip of idleness per call, so short calls are sent ahead of their slot, up to
+Late binding, sent ahead: with one queue and unknown service times nothing beats giving a call to a worker only when
+that worker is free. The price is a round trip of idleness per call, so short calls are sent ahead of their slot, up to
 `AHEAD_SECONDS` of measured work, and are recalled when they turn out to be stuck.
 """
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
@@ -66,63 +67,81 @@ class Pace:
 class Placement:
     """Knows which workers could take a call now, in O(1) per question.
 
-    Workers with a free slot stand in one queue per load, so that the least loaded is taken and equals take turns.
+    Open workers stand in one queue per load, so that the least loaded is taken and equals take turns.
     """
 
-    __slots__ = ("_free", "_least", "_load", "_roomy", "_stuck_order")
+    __slots__ = ("_by_load", "_least", "_load", "_recalling", "_roomy", "_slots", "_stuck")
 
-    def __init__(self) -> None:
-        self._free: dict[int, OrderedDict[WorkerId, WorkerRecord]] = {}
-        """Open workers with a free slot, by how many slots they use."""
+    def __init__(self, slots: int) -> None:
+        self._slots = slots
+        self._by_load: list[OrderedDict[WorkerId, WorkerRecord]] = [OrderedDict() for _ in range(slots + 1)]
+        """Open workers, by how many slots they use."""
         self._load: dict[WorkerId, int] = {}
-        """Where in `_free` each of them stands."""
+        """Where in `_by_load` each of them stands."""
         self._least = 0
-        """No worker in `_free` has a lower load."""
+        """No open worker has a lower load."""
         self._roomy: OrderedDict[WorkerId, WorkerRecord] = OrderedDict()
         """Open workers that had room to be sent calls ahead when last seen."""
-        self._stuck_order: OrderedDict[WorkerId, WorkerRecord] = OrderedDict()
-        """Workers that hold calls sent ahead and are not being asked for them, the longest without an answer first."""
+        self._stuck: OrderedDict[WorkerId, WorkerRecord] = OrderedDict()
+        """Workers whose calls sent ahead could be asked back, those that have answered last at the end."""
+        self._recalling: set[WorkerId] = set()
+        """Workers that have a recall to answer."""
 
     def update(self, worker: WorkerRecord) -> None:
-        """Note what has changed about this worker: to be called after every change of its load or state."""
-        load = len(worker.running) if worker.is_open and len(worker.running) < worker.slots else None
-        known = self._load.get(worker.id)
+        """Note what has changed about this worker: to be called after every change of its calls or state."""
+        worker_id = worker.id
+        load = len(worker.running) if worker.is_open else None
+        known = self._load.get(worker_id)
         if known != load:
             if known is not None:
-                del self._free[known][worker.id]
-                del self._load[worker.id]
+                del self._by_load[known][worker_id]
+                del self._load[worker_id]
             if load is not None:
-                self._free.setdefault(load, OrderedDict())[worker.id] = worker
-                self._load[worker.id] = load
+                self._by_load[load][worker_id] = worker
+                self._load[worker_id] = load
                 self._least = min(self._least, load)
         if worker.ahead and not worker.is_recalling:
-            self._stuck_order.setdefault(worker.id, worker)
+            self._stuck.setdefault(worker_id, worker)
         else:
-            self._stuck_order.pop(worker.id, None)
-        if worker.sends_ahead and load is None and worker.is_open:
-            self._roomy[worker.id] = worker
+            self._stuck.pop(worker_id, None)
+        if load == self._slots and worker.sends_ahead and not worker.pinned_queue:
+            self._roomy[worker_id] = worker
         else:
-            self._roomy.pop(worker.id, None)
+            self._roomy.pop(worker_id, None)
+        if worker.is_recalling:
+            self._recalling.add(worker_id)
+        elif self._recalling:
+            self._recalling.discard(worker_id)
+
+    def forget(self, worker: WorkerRecord) -> None:
+        """The worker is gone and holds nothing any more."""
+        worker.is_recalling = False
+        self.update(worker)
 
     def progressed(self, worker: WorkerRecord, now: float) -> None:
         """Note that the worker has just answered."""
         worker.progress_at = now
-        if worker.id in self._stuck_order:
-            self._stuck_order.move_to_end(worker.id)
+        if worker.id in self._stuck:
+            self._stuck.move_to_end(worker.id)
 
-    def free_worker(self) -> WorkerRecord | None:
-        """The least loaded open worker with a free slot; among equals the one that has been so for longest."""
+    def least_loaded(self) -> WorkerRecord | None:
+        """The open worker that uses the fewest slots; among equals the one that has been so for longest."""
         if not self._load:
             self._least = 0
             return None
-        while not self._free.get(self._least):
+        while not self._by_load[self._least]:
             self._least += 1
-        return next(iter(self._free[self._least].values()))
+        return next(iter(self._by_load[self._least].values()))
+
+    def free_worker(self) -> WorkerRecord | None:
+        """The least loaded open worker, if it has a free slot."""
+        worker = self.least_loaded()
+        return worker if self._least < self._slots else None
 
     def empty_worker(self) -> WorkerRecord | None:
         """An open worker that holds nothing, or None."""
-        worker = self.free_worker()
-        return worker if worker is not None and not worker.running else None
+        worker = self.least_loaded()
+        return worker if self._least == 0 else None
 
     def roomy_worker(self, call: CallRecord, pace: Pace, now: float) -> WorkerRecord | None:
         """A worker to which this call can be sent ahead, or None. Those found full wait for their next answer."""
@@ -135,11 +154,35 @@ class Placement:
             del self._roomy[worker.id]
         return None
 
-    def stuck_workers(self) -> Iterable[WorkerRecord]:
-        """Workers whose calls sent ahead could be asked back, the longest without an answer first."""
-        return self._stuck_order.values()
+    @property
+    def wants_recall(self) -> bool:
+        """Whether more workers have a free slot than have a recall to answer."""
+        return len(self._load) - len(self._by_load[self._slots]) > len(self._recalling)
 
-    def next_overdue(self) -> float | None:
-        """When the first of them will be overdue, or None."""
-        worker = next(iter(self._stuck_order.values()), None)
-        return None if worker is None else worker.progress_at + OVERDUE_SECONDS
+    def stuck_worker(self) -> WorkerRecord | None:
+        """The worker whose calls sent ahead are to be asked back first, or None."""
+        return next(iter(self._stuck.values()), None)
+
+    def not_stuck(self, worker: WorkerRecord) -> None:
+        """Nothing of the worker's could be asked back, so leave it alone until it changes."""
+        del self._stuck[worker.id]
+
+    def next_overdue(self) -> float:
+        """When the first stuck worker will be overdue, `math.inf` if none is stuck."""
+        worker = self.stuck_worker()
+        return math.inf if worker is None else worker.progress_at + OVERDUE_SECONDS
+
+    def check_invariants(self, workers: Iterable[WorkerRecord]) -> None:
+        """Check that this is what the workers say; for tests."""
+        known = {worker.id: worker for worker in workers}
+        assert self._load == {worker.id: len(worker.running) for worker in known.values() if worker.is_open}
+        for load, queue in enumerate(self._by_load):
+            assert list(queue) == [worker_id for worker_id in queue if self._load[worker_id] == load]
+        assert all(load >= self._least for load in self._load.values())
+        assert all(worker.ahead and not worker.is_recalling and worker.id in known for worker in self._stuck.values())
+        assert self._recalling == {worker.id for worker in known.values() if worker.is_recalling}
+        for worker in self._roomy.values():
+            assert worker.is_open, worker
+            assert worker.sends_ahead, worker
+            assert not worker.free_slots, worker
+            assert not worker.pinned_queue, worker

@@ -7,20 +7,22 @@ in seconds of any steady clock, and so is the randomness of the backoff.
 from __future__ import annotations
 
 import enum
-import heapq
 import math
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
-from poise._core.backlog import Backlog, Deadlines
 from poise._core.call import CallEvent, CallRecord, CallState
+from poise._core.deadlines import Deadlines
 from poise._core.effects import Cancel, Effect, Kill, Lease, Recall, Reject, Resolve, Send, Start
+from poise._core.fleet import Fleet
 from poise._core.placement import Pace, Placement
 from poise._core.stats import Counters, Stats, WorkerStats
+from poise._core.waiting import Waiting
 from poise._core.worker import WorkerEvent, WorkerRecord, WorkerState
 from poise.errors import (
     DeadlineExceeded,
     LeaseExpired,
     Overloaded,
+    PoiseError,
     PoisonCall,
     PoolBroken,
     PoolClosed,
@@ -28,16 +30,13 @@ from poise.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
 
     from poise._core.call import CallId
     from poise._core.worker import WorkerId
 
-BACKOFF_FIRST: Final = 0.1
-BACKOFF_MOST: Final = 30.0
-HEALTHY_AFTER: Final = 10.0
-"""Seconds for which a worker must have been ready for its death to count as the first in a row."""
 _WAIT_WEIGHT: Final = 0.05
+"""Of the newest sample in the moving average of waiting times."""
 
 
 class Ending(enum.IntEnum):
@@ -76,72 +75,62 @@ class Scheduler:
     ) -> None:
         self.size = size
         self.slots = slots
-        self.limit = math.inf if backlog is None else backlog
         self.kill_after = kill_after
         self.poison_after = poison_after
-        self.heals = heals
-        """Whether lost workers are replaced."""
         self.counters = Counters()
         self.pace = Pace()
-        self.broken: PoolBroken | None = None
-        """Why no worker can start. Ends when one does."""
         self.is_closed = False
         """Nothing more is accepted."""
-        self._jitter = jitter
-        self._backlog = Backlog()
-        """Invariant: holds exactly the WAITING calls that are not bound for one worker."""
-        self._parked = Backlog()
-        """Invariant: empty unless the backlog is full."""
+        self._refuses = False
+        """What has not begun is refused instead of waiting, and nothing is tried again."""
+        self._fleet = Fleet(slots, heals=heals, jitter=jitter)
+        self._workers = self._fleet.workers
+        """Invariant: as many are not RETIRING as `size` asks for, while healing."""
+        self._waiting = Waiting(backlog)
+        self._placement = Placement(slots)
         self._deadlines = Deadlines()
-        self._workers: dict[WorkerId, WorkerRecord] = {}
-        """Every worker that is not GONE. Invariant: as many are not RETIRING as `size` asks for, while healing."""
-        self._placement = Placement()
-        self._starts: list[tuple[float, WorkerId]] = []
-        self._overruns: list[tuple[float, CallId, CallRecord]] = []
-        """Calls that expired on a worker, by when that worker is to be killed."""
-        self._next_worker_id: WorkerId = 0
-        self.failed_starts = 0
-        """In a row, with none that succeeded between them."""
-        self.last_failure: str | None = None
-        """Why the last of them failed."""
+        """Invariant: the calls with a deadline whose caller waits; not a lease that is granted."""
+        self._overruns = Deadlines()
+        """Calls that expired on a worker and are still there, by when that worker is to be killed."""
         self._wait_time: float | None = None
         self._sends: dict[WorkerId, list[CallRecord]] = {}
         """Granted in the current step. Empty between steps."""
+        self._recalls: list[Recall] = []
+        """Decided in the current step, to go out after what it sends. Empty between steps."""
 
     # ---------------------------------------------------------------- callers
 
     def submit(self, call: CallRecord, now: float, *, may_park: bool = False) -> list[Effect]:
-        """Accept a call, park it until there is room if it may be, or refuse it.
+        """Accept a call, let it wait until there is room if it may, or refuse it.
 
         Raises:
             PoolClosed: nothing more is accepted.
             PoolBroken: no worker can start.
-            Overloaded: the backlog is full and the call may not be parked.
+            Overloaded: the backlog is full and the call may not wait for room.
             LeaseExpired: it belongs to a lease that has ended.
+            WorkerLost: the one worker that it is bound for is gone.
         """
-        effects: list[Effect] = []
         if self.is_closed:
             raise PoolClosed("the pool is closed and takes no more calls")
-        if self.broken is not None:
-            raise self.broken_error()
+        if call.lease is not None:
+            call.bound_for = _holder_of(call.lease)
+        elif self._fleet.broken is not None:
+            raise self._fleet.broken_error()
         call.since = now
-        if call.bound_for is not None or call.lease is not None:
-            self._submit_bound(call, now)
-        elif self._can_start_at_once(call, now):
-            pass
-        elif len(self._backlog) < self.limit:
-            self._backlog.add(call)
-            self._place(now, effects)
-        elif may_park:
-            call.state = CallState.PARKED
-            self._parked.add(call)
-            self._place(now, effects)
-        else:
+        worker = self._worker_for(call, now)
+        if worker is None and not self._waiting.admit(call, may_park=may_park):
             self.counters.rejected += 1
-            raise Overloaded(len(self._backlog), int(self.limit), self.retry_after)
+            raise Overloaded(len(self._waiting.backlog), int(self._waiting.limit), self.retry_after)
         self.counters.submitted += 1
         if call.deadline != math.inf:
-            self._deadlines.add(call)
+            self._deadlines.add(call, call.deadline)
+        effects: list[Effect] = []
+        if worker is not None:
+            self._grant(call, worker, now)
+        elif call.bound_for is not None:
+            self._placement.update(call.bound_for)
+        elif self._first() is call:  # else the first one could not be placed before, and cannot now
+            self._place(now, effects)
         return self._flush(effects)
 
     def cancel(self, call: CallRecord, now: float) -> list[Effect]:
@@ -150,9 +139,12 @@ class Scheduler:
         if call.state is CallState.DONE or call.state is CallState.ABANDONED:
             return effects
         self.counters.cancelled += 1
-        if call.deadline != math.inf:
-            self._deadlines.forget()
-        self._leave(call, now, effects)
+        if call.is_lease and (worker := call.worker) is not None:
+            self._end_lease(worker, call, "released", effects)
+            self._advance(worker, now, effects)
+        else:
+            self._leave(call, effects)
+        self._place(now, effects)
         return self._flush(effects)
 
     def release(self, lease: CallRecord, now: float) -> list[Effect]:
@@ -160,8 +152,9 @@ class Scheduler:
         effects: list[Effect] = []
         worker = lease.worker
         if worker is not None and worker.lease is lease:
-            self._end_lease(worker, "released", effects)
-            self._after_change(worker, now, effects)
+            self.counters.completed += 1
+            self._end_lease(worker, lease, "released", effects)
+            self._advance(worker, now, effects)
             self._place(now, effects)
         return self._flush(effects)
 
@@ -185,7 +178,7 @@ class Scheduler:
                 self._end_attempt(call, worker, ended, now, effects)
         if has_progressed:
             self._placement.progressed(worker, now)
-        self._after_change(worker, now, effects)
+        self._advance(worker, now, effects)
         self._place(now, effects)
         return self._flush(effects)
 
@@ -205,7 +198,7 @@ class Scheduler:
         worker = self._workers.get(worker_id)
         if worker is not None:
             worker.is_recalling = False
-            self._after_change(worker, now, effects)
+            self._placement.update(worker)
             self._place(now, effects)
         return self._flush(effects)
 
@@ -215,11 +208,9 @@ class Scheduler:
         worker = self._workers.get(worker_id)
         if worker is None or worker.state is not WorkerState.STARTING:
             return effects  # retired while it started: its Kill is on the way
-        worker.step(WorkerEvent.READY, now)
+        self._fleet.step(worker, WorkerEvent.READY, now)
         worker.sends_ahead = sends_ahead
-        self.failed_starts = 0
-        self.broken = None
-        self._after_change(worker, now, effects)
+        self._advance(worker, now, effects)
         self._place(now, effects)
         return self._flush(effects)
 
@@ -228,23 +219,15 @@ class Scheduler:
     ) -> list[Effect]:
         """A worker has died or could not start. Told again of the same worker, it does nothing."""
         effects: list[Effect] = []
-        worker = self._workers.pop(worker_id, None)
+        worker = self._workers.get(worker_id)
         if worker is None:
             return effects
+        heir = self._fleet.lose(worker, reason, now)
         self.counters.deaths += 1
-        was_starting = worker.state is WorkerState.STARTING
-        was_healthy = not was_starting and now - worker.since >= HEALTHY_AFTER
-        was_retiring = worker.state is WorkerState.RETIRING
-        worker.step(WorkerEvent.LOST, now)
-        self._placement.update(worker)
-        heir = None
-        if self.heals and not was_retiring:
-            heir = self._add_worker(now, failures=0 if was_healthy else worker.failures + 1, is_replacement=True)
-        self._settle_calls(worker, reason, heir, now, effects)
-        if was_starting:
-            self.failed_starts += 1
-            self.last_failure = reason
-        self._check_broken(reason, cause, now, effects)
+        self._settle(worker, reason, heir, now, effects)
+        if self._fleet.judge(self.size, reason, cause):
+            for call in self._waiting.calls(self.members()):
+                self._refuse(call, self._fleet.broken_error(), effects)
         self._place(now, effects)
         return self._flush(effects)
 
@@ -258,58 +241,61 @@ class Scheduler:
         """Ask for another number of workers. Those over it finish what they hold, the least busy ones first."""
         effects: list[Effect] = []
         self.size = size
-        active = self.members()
-        for _ in range(size - len(active)):
-            self._add_worker(now)
-        surplus = sorted(active, key=lambda worker: (worker.state, worker.lease is not None, worker.load, -worker.id))
-        for worker in surplus[: max(0, len(active) - size)]:
+        for _ in range(size - len(self.members())):
+            self._fleet.add(now)
+        for worker in self._fleet.surplus(size):
             self._retire(worker, now, effects)
         self._start_due(now, effects)
         self._place(now, effects)
         return self._flush(effects)
 
     def tick(self, now: float) -> list[Effect]:
-        """Time has passed: expire calls, start workers whose backoff is over, ask back what is stuck, kill what overran."""
+        """Time has passed: expire calls, kill what overran, start what is due, ask back what is stuck."""
         effects: list[Effect] = []
-        for call in self._deadlines.pop_expired(now):
-            self._expire(call, now, effects)
+        for call in self._deadlines.pop_due(now):
+            self._expire(call, effects)
+        for call in self._overruns.pop_due(now):
+            self._kill_for(call, effects)
         self._start_due(now, effects)
-        while self._overruns and self._overruns[0][0] <= now:
-            self._kill_for(heapq.heappop(self._overruns)[2], effects)
-        self._recall_overdue(now, effects)
+        self._recall_overdue(now)
         self._place(now, effects)
         return self._flush(effects)
 
     def next_tick(self) -> float:
         """When `tick` is due next, `math.inf` if nothing waits for time to pass."""
-        times = [self._deadlines.next(), self._next_overdue()]
-        times += [queue[0][0] for queue in (self._starts, self._overruns) if queue]
-        return min((time for time in times if time is not None), default=math.inf)
+        return min(self._deadlines.next(), self._overruns.next(), self._fleet.next_start(), self._next_overdue())
 
     def close(self, now: float, *, reject_waiting: bool) -> list[Effect]:
-        """Accept nothing more; reject what waits if so told, else let it finish."""
+        """Accept nothing more; if so told refuse what has not begun, else let it finish."""
         effects: list[Effect] = []
         self.is_closed = True
         if reject_waiting:
-            for call in self._waiting_calls():
-                self._reject(call, PoolClosed("the pool was closed before the call could start; it has not run"), effects)
+            self._refuse_waiting(effects)
+            for worker in self._workers.values():
+                self._recall(worker, worker.ahead.values())
             self._place(now, effects)
         return self._flush(effects)
 
     def stop(self, now: float) -> list[Effect]:
         """Give up every worker; what is still on them ends as lost."""
-        effects = self.close(now, reject_waiting=True)
-        self.heals = False
-        for worker_id in list(self._workers):
-            effects += self.worker_lost(worker_id, "the pool was closed", now)
-            effects.append(Kill(worker_id, "the pool was closed"))
+        effects: list[Effect] = []
+        self.is_closed = True
+        self._fleet.heals = False
+        self._refuse_waiting(effects)
+        for worker in list(self._workers.values()):
+            if worker.state is not WorkerState.PENDING:
+                effects.append(Kill(worker.id, "the pool was closed"))
+            self._fleet.step(worker, WorkerEvent.STOP, now)
+            for call in worker.take_calls():  # any of them may have begun: nobody asks the worker any more
+                self._end_held(call, WorkerLost(worker.id, "the pool was closed"), effects)
+            self._settle(worker, "the pool was closed", None, now, effects)
         return effects
 
     # ---------------------------------------------------------------- looking
 
     def members(self) -> list[WorkerRecord]:
         """The workers that count towards the size: all but those that retire."""
-        return [worker for worker in self._workers.values() if worker.state is not WorkerState.RETIRING]
+        return self._fleet.members()
 
     def is_starting(self, worker_id: WorkerId) -> bool:
         """Whether this worker is wanted and has not started yet."""
@@ -319,110 +305,112 @@ class Scheduler:
     @property
     def ready_workers(self) -> int:
         """How many workers have started."""
-        return sum(worker.state is WorkerState.READY for worker in self._workers.values())
+        return len(self._fleet.ready)
+
+    @property
+    def failed_starts(self) -> int:
+        """How many starts have failed in a row, since a worker was last ready."""
+        return self._fleet.failed_starts
+
+    @property
+    def last_failure(self) -> str | None:
+        """Why the last start that failed did so."""
+        return self._fleet.last_failure
+
+    @property
+    def broken(self) -> PoolBroken | None:
+        """Why no worker can start, until one does."""
+        return self._fleet.broken
+
+    def broken_error(self) -> PoolBroken:
+        """A new error for each caller, so that none shares a traceback."""
+        return self._fleet.broken_error()
 
     @property
     def is_idle(self) -> bool:
         """Whether every accepted call has had its outcome and no lease is held."""
-        return (
-            not self._backlog
-            and not self._parked
-            and all(
-                (worker.lease is None or not worker.lease.is_lease)
-                and not worker.claim
-                and not worker.pinned_queue
-                and not worker.leased_queue
-                and all(
-                    call.state is CallState.ABANDONED
-                    for held in (worker.running, worker.ahead)
-                    for call in held.values()
-                )
-                for worker in self._workers.values()
-            )
-        )
+        return self.counters.unsettled == 0
 
     @property
     def retry_after(self) -> float:
         """Seconds in which the backlog shrinks by a tenth at the recent pace, and at least 10 ms."""
         slots = max(1, self.ready_workers * self.slots)
         service_time = 0.1 if self.pace.overall is None else self.pace.overall
-        return max(0.01, len(self._backlog) / 10 * service_time / slots)
+        return max(0.01, len(self._waiting.backlog) / 10 * service_time / slots)
 
     def stats(self, now: float) -> Stats:
         """A snapshot."""
-        workers = tuple(
-            WorkerStats(
-                id=worker.id,
-                state=worker.state.name.lower(),
-                running=len(worker.running),
-                ahead=len(worker.ahead),
-                slots=worker.slots,
-                leased=worker.lease is not None and worker.lease.is_lease,
-                finished=worker.finished,
-                age=max(0.0, now - worker.since),
-            )
-            for worker in self._workers.values()
-        )
-        held = [call for w in self._workers.values() for calls in (w.running, w.ahead) for call in calls.values()]
-        states = [call.state for call in held]
-        counters = {name: getattr(self.counters, name) for name in Counters.__slots__}
+        records = list(self._workers.values())
+        workers = tuple(WorkerStats.of(worker, now) for worker in records)
+        states = [call.state for w in records for calls in (w.running, w.ahead) for call in calls.values()]
+        waiting = self._waiting
         return Stats(
             size=self.size,
             ready=self.ready_workers,
-            starting=sum(w.state in (WorkerState.PENDING, WorkerState.STARTING) for w in self._workers.values()),
-            waiting=len(self._waiting_calls()) - len(self._parked),
-            parked=len(self._parked),
+            starting=sum(w.state is WorkerState.PENDING or w.state is WorkerState.STARTING for w in records),
+            waiting=len(waiting.backlog) + len(waiting.claims) + sum(w.waiting for w in records),
+            parked=len(waiting.parked),
             running=states.count(CallState.RUNNING),
             ahead=states.count(CallState.AHEAD),
             abandoned=states.count(CallState.ABANDONED),
-            free_slots=sum(w.free_slots for w in self._workers.values() if w.is_open),
+            free_slots=sum(w.free_slots for w in records if w.is_open),
             leased=sum(w.leased for w in workers),
             service_time=self.pace.overall,
             wait_time=self._wait_time,
             workers=workers,
-            **counters,
+            **self.counters.as_dict(),
         )
 
     # ---------------------------------------------------------------- granting
 
-    def _can_start_at_once(self, call: CallRecord, now: float) -> bool:
-        """Give the call to a worker without going through the backlog, if nobody waits before it."""
-        if self._backlog or self._parked or call.is_lease:
-            return False
-        worker = self._placement.free_worker() or self._placement.roomy_worker(call, self.pace, now)
-        if worker is None:
-            return False
-        self._grant(call, worker, now)
-        return True
+    def _first(self) -> CallRecord | None:
+        """The call that is next for any worker."""
+        return self._waiting.backlog.first() or self._waiting.parked.first()
+
+    def _worker_for(self, call: CallRecord, now: float) -> WorkerRecord | None:
+        """The worker that takes this new call at once, or None if it must wait, as others do before it."""
+        if call.deadline <= now:
+            return None
+        if (bound := call.bound_for) is not None:
+            if bound.state is WorkerState.GONE:
+                raise WorkerLost(bound.id, "it was gone when the call was submitted")
+            is_its_turn = bound.is_serving and bound.lease is call.lease and not bound.queue
+            return bound if is_its_turn and bound.free_slots > 0 else None
+        if self._first() is not None:
+            return None
+        return self._placement.empty_worker() if call.is_lease else self._any_worker_for(call, now)
+
+    def _any_worker_for(self, call: CallRecord, now: float) -> WorkerRecord | None:
+        """A worker with a free slot, else one to which the call can be sent ahead."""
+        return self._placement.free_worker() or self._placement.roomy_worker(call, self.pace, now)
 
     def _place(self, now: float, effects: list[Effect]) -> None:
         """Give waiting calls to workers for as long as the next one in the order can be given to one."""
-        placement = self._placement
-        while (call := self._backlog.first() or self._parked.first()) is not None:
+        if self._waiting.claims:
+            self._move_claims(now, effects)
+        while (call := self._first()) is not None:
+            if call.deadline <= now:
+                self._expire(call, effects)
+                continue
             if call.needs_whole_worker:
-                worker = placement.empty_worker()
-                if worker is None:
-                    if not self._claim_worker(call, effects):
-                        return
+                worker = self._placement.empty_worker()
+                if worker is None and self._claim_worker(call):
                     continue
             else:
-                worker = placement.free_worker() or placement.roomy_worker(call, self.pace, now)
-                if worker is None:
-                    return
-            self._unqueue(call)
+                worker = self._any_worker_for(call, now)
+            if worker is None:
+                return
+            self._waiting.take_out(call)
             self._grant(call, worker, now)
-        self._recall_for_idle(effects)
+        self._recall_for_idle()
 
     def _grant(self, call: CallRecord, worker: WorkerRecord, now: float) -> None:
         """Record that the worker holds the call, and have it sent."""
         call.worker = worker
-        call.bound_for = None
         if call.is_lease:
             call.step(CallEvent.GRANT)
             worker.lease = call
-            if call.deadline != math.inf:
-                call.deadline = math.inf  # its timeout was for getting the worker
-                self._deadlines.forget()
+            self._deadlines.forget(call)  # its timeout was for getting the worker
         elif worker.free_slots > 0:
             call.step(CallEvent.GRANT)
             if not worker.running:
@@ -444,7 +432,7 @@ class Scheduler:
         self._wait_time = seconds if known is None else known + _WAIT_WEIGHT * (seconds - known)
 
     def _flush(self, effects: list[Effect]) -> list[Effect]:
-        """Add what was granted in this step, one `Send` for each worker."""
+        """Add what was granted in this step, one `Send` for each worker, and what was recalled."""
         for worker_id, calls in self._sends.items():
             if calls[0].is_lease:
                 effects.append(Lease(calls[0], worker_id))
@@ -452,106 +440,99 @@ class Scheduler:
                 effects.append(Send(worker_id, calls))
         if self._sends:
             self._sends = {}
+        if self._recalls:
+            effects += self._recalls
+            self._recalls = []
         return effects
 
-    def _after_change(self, worker: WorkerRecord, now: float, effects: list[Effect]) -> None:
+    def _advance(self, worker: WorkerRecord, now: float, effects: list[Effect]) -> None:
         """A worker's calls or state have changed: bring what follows from that up to date, its own calls first."""
-        running = worker.running
-        while worker.ahead and len(running) < worker.slots:
-            call = worker.ahead.pop(next(iter(worker.ahead)))
+        running, ahead = worker.running, worker.ahead
+        while ahead and len(running) < worker.slots:
+            call = ahead.pop(next(iter(ahead)))
             running[call.id] = call
             call.attempts += not call.is_announced
             if call.state is CallState.AHEAD:
                 call.step(CallEvent.BEGIN)
-        if worker.state is WorkerState.READY or worker.state is WorkerState.RETIRING:
-            queue = worker.pinned_queue if worker.lease is None else worker.leased_queue
-            while worker.free_slots > 0 and not worker.is_killed and (call := queue.first()) is not None:
-                queue.discard(call)
-                self._grant(call, worker, now)
-            if worker.claim is not None and worker.is_empty and not worker.is_killed:
-                claim, worker.claim = worker.claim, None
-                self._grant(claim, worker, now)
+        if worker.is_serving:
+            while worker.free_slots > 0 and (bound := worker.queue.first()) is not None:
+                self._start_or_expire(bound, worker, now, effects)
+            if worker.claim is not None and worker.is_empty:
+                self._start_or_expire(worker.claim, worker, now, effects)
             if worker.state is WorkerState.RETIRING and worker.is_empty and worker.lease is None:
-                worker.step(WorkerEvent.LOST, now)
-                del self._workers[worker.id]
+                self._fleet.step(worker, WorkerEvent.LOST, now)
                 effects.append(Kill(worker.id, "retired"))
+                self._placement.forget(worker)
+                return
         self._placement.update(worker)
 
-    def _claim_worker(self, call: CallRecord, effects: list[Effect]) -> bool:
+    def _start_or_expire(self, call: CallRecord, worker: WorkerRecord, now: float, effects: list[Effect]) -> None:
+        """Grant a call that waited for this worker, unless its time has passed (G6)."""
+        if call.deadline <= now:
+            self._expire(call, effects)
+        else:
+            self._take_out(call)
+            self._grant(call, worker, now)
+
+    # ---------------------------------------------------------------- claims
+
+    def _claim_worker(self, call: CallRecord) -> bool:
         """Reserve a worker with several slots for a call that needs all of it; it is granted when the worker is empty.
 
         A worker with one slot needs no claim: the call waits at the head, and the next free worker is an empty one.
         """
-        if self.slots == 1:
+        worker = self._placement.least_loaded()
+        if self.slots == 1 or worker is None:
             return False
-        open_workers = [worker for worker in self._workers.values() if worker.is_open]
-        if not open_workers:
-            return False
-        worker = min(open_workers, key=lambda worker: worker.load)
-        self._unqueue(call)
-        call.bound_for = worker
-        worker.claim = call
-        self._recall(worker, list(worker.ahead.values()), effects)
+        self._waiting.claim(call, worker)
+        self._recall(worker, worker.ahead.values())
         self._placement.update(worker)
         return True
 
+    def _move_claims(self, now: float, effects: list[Effect]) -> None:
+        """Let calls that claimed a worker have another that was empty sooner (G4)."""
+        for claimed in list(self._waiting.claims.values()):
+            worker = self._placement.empty_worker()
+            if worker is None:
+                return
+            assert claimed.claim is not None
+            self._start_or_expire(claimed.claim, worker, now, effects)
+
     # ---------------------------------------------------------------- waiting
 
-    def _submit_bound(self, call: CallRecord, now: float) -> None:
-        """Queue a call for its one worker."""
-        if call.lease is not None:
-            call.bound_for = call.lease.worker
-        worker = call.bound_for
-        if worker is None or (call.lease is not None and worker.lease is not call.lease):
-            is_lost = worker is not None and worker.state is WorkerState.GONE
-            raise LeaseExpired(-1 if worker is None else worker.id, "lost" if is_lost else "released")
-        queue = worker.pinned_queue if call.lease is None else worker.leased_queue
-        if len(queue) >= self.limit and worker.free_slots == 0:
-            self.counters.rejected += 1
-            raise Overloaded(len(queue), int(self.limit), self.retry_after)
-        queue.add(call)
-        self._after_change(worker, now, [])
+    def _take_out(self, call: CallRecord) -> None:
+        """Take a call out of wherever it waits."""
+        claimed = self._waiting.claims.get(call.id)
+        self._waiting.take_out(call)
+        if claimed is not None:
+            self._placement.update(claimed)
 
-    def _unqueue(self, call: CallRecord) -> None:
-        """Take a call out of wherever it waits, and admit who was waiting for its room."""
-        worker = call.bound_for
-        if call.state is CallState.PARKED:
-            self._parked.discard(call)
-            call.step(CallEvent.ADMIT)
-        elif worker is not None:
-            if worker.claim is call:
-                worker.claim = None
-                self._placement.update(worker)
-            else:
-                (worker.pinned_queue if call.lease is None else worker.leased_queue).discard(call)
-            call.bound_for = None
-        else:
-            self._backlog.discard(call)
-        while len(self._backlog) < self.limit and (parked := self._parked.first()) is not None:
-            self._parked.discard(parked)
-            parked.step(CallEvent.ADMIT)
-            self._backlog.add(parked)
-
-    def _requeue(self, call: CallRecord, worker: WorkerRecord, now: float) -> None:
-        """Put a call that will get another attempt back to its place in the order."""
+    def _put_back(self, call: CallRecord, worker: WorkerRecord, now: float, effects: list[Effect]) -> None:
+        """Let a call that this worker held wait again, at its place in the order, if there still is one for it."""
         call.step(CallEvent.RETURN)
         call.worker = None
         call.is_announced = False
         call.since = now
-        if call.lease is not None and worker.lease is call.lease:
-            call.bound_for = worker
-            worker.leased_queue.add(call)
+        if self._refuses:
+            self._finish(call, _not_run_error(), effects)
+        elif call.lease is not None and call.lease.state is CallState.DONE:
+            self._finish(call, LeaseExpired(worker.id, "released"), effects)
+        elif self._fleet.broken is not None:
+            self._finish(call, self._fleet.broken_error(), effects)
         else:
-            self._backlog.add(call)
+            self._waiting.put_back(call)
 
-    def _waiting_calls(self) -> list[CallRecord]:
-        """Every call that has not been given to a worker."""
-        waiting = [*self._backlog, *self._parked]
-        for worker in self._workers.values():
-            waiting += [*worker.pinned_queue, *worker.leased_queue]
-            if worker.claim is not None:
-                waiting.append(worker.claim)
-        return waiting
+    def _may_retry(self, call: CallRecord) -> bool:
+        """Whether a call that may have begun is given another attempt (G2)."""
+        if call.retries <= 0 or self._refuses or self._fleet.broken is not None:
+            return False
+        return call.state is not CallState.ABANDONED and (call.lease is None or call.lease.state is not CallState.DONE)
+
+    def _retry(self, call: CallRecord, worker: WorkerRecord, now: float, effects: list[Effect]) -> None:
+        """Let a call that may have begun wait for another attempt."""
+        call.retries -= 1
+        self.counters.retried += 1
+        self._put_back(call, worker, now, effects)
 
     # ---------------------------------------------------------------- endings
 
@@ -562,224 +543,171 @@ class Scheduler:
         if worker.lease is call:
             worker.lease = None  # a suspect that ran alone
         ending = ended.ending
-        if ending is not Ending.NOT_BEGUN:
+        if ending is Ending.NOT_BEGUN:
+            call.attempts -= call.may_have_begun
+        else:
+            call.attempts += not call.may_have_begun  # it began and ended between two answers
             worker.finished += 1
             self.pace.record(call.function, ended.service_time)
         if call.state is CallState.ABANDONED:
-            call.step(CallEvent.END)
-            call.worker = None
+            self._end_abandoned(call)
         elif ending is Ending.NOT_BEGUN:
-            call.attempts -= call.may_have_begun
-            self._requeue(call, worker, now)
-        elif ending is Ending.RETRYABLE and call.retries > 0:
-            call.retries -= 1
-            self.counters.retried += 1
-            self._requeue(call, worker, now)
+            self._put_back(call, worker, now, effects)
+        elif ending is Ending.RETRYABLE and self._may_retry(call):
+            self._retry(call, worker, now, effects)
         else:
-            call.step(CallEvent.END)
-            call.worker = None
-            if call.deadline != math.inf:
-                self._deadlines.forget()
+            self._end(call)
             self.counters.completed += 1
             self.counters.failed += ending is not Ending.ANSWERED
             effects.append(Resolve(call, ended.outcome))
 
-    def _settle_calls(
+    def _settle(
         self, worker: WorkerRecord, reason: str, heir: WorkerRecord | None, now: float, effects: list[Effect]
     ) -> None:
         """A worker is gone: end or move everything that it held or that waited for it."""
-        held = [*worker.running.values(), *worker.ahead.values()]
-        worker.running.clear()
-        worker.ahead.clear()
-        lease = worker.lease
-        if worker.claim is not None:
-            call, worker.claim = worker.claim, None
-            call.bound_for = None
-            self._backlog.add(call)
-        if lease is not None and lease.is_lease:
-            self._end_lease(worker, "lost", effects)
+        held = worker.take_calls()
+        self._waiting.drop_claim(worker)
+        if worker.lease is not None and worker.lease.is_lease:
+            self.counters.lost += 1
+            worker.lease.deaths += 1
+            self._end_lease(worker, worker.lease, "lost", effects)
         worker.lease = None
         for call in held:
-            self._settle_call(call, worker, reason, now, effects)
+            self._settle_held(call, worker, reason, now, effects)
         for call in list(worker.pinned_queue):
             worker.pinned_queue.discard(call)
             if heir is None:
-                call.bound_for = None
-                self._finish(call, effects, WorkerLost(worker.id, reason))
+                self._finish(call, WorkerLost(worker.id, reason), effects)
             else:
                 call.bound_for = heir
                 heir.pinned_queue.add(call)
+        self._placement.forget(worker)
 
-    def _settle_call(
-        self,
-        call: CallRecord,
-        worker: WorkerRecord,
-        reason: str,
-        now: float,
-        effects: list[Effect],
+    def _settle_held(
+        self, call: CallRecord, worker: WorkerRecord, reason: str, now: float, effects: list[Effect]
     ) -> None:
         """End or move one call that was on a worker when that died."""
-        if call.state is CallState.ABANDONED:
-            call.step(CallEvent.END)
-            call.worker = None
+        if call.state is CallState.AHEAD and not call.is_announced:  # so it is bound for no worker
+            self._put_back(call, worker, now, effects)
             return
-        is_bound_to_lease = call.lease is not None
-        if not call.may_have_begun and not is_bound_to_lease:
-            self._requeue(call, worker, now)
-            return
-        call.deaths += call.may_have_begun
-        if not is_bound_to_lease and call.retries > 0 and call.deaths < self.poison_after:
-            call.retries -= 1
-            self.counters.retried += 1
-            self._requeue(call, worker, now)
-            return
-        error: WorkerLost | LeaseExpired
-        if not call.may_have_begun:
-            error = LeaseExpired(worker.id, "lost")
-        elif call.deaths > 1:
-            error = PoisonCall(worker.id, reason, call.deaths, call.name)
+        call.deaths += 1
+        if call.bound_for is None and call.deaths < self.poison_after and self._may_retry(call):
+            self._retry(call, worker, now, effects)
+        elif call.deaths > 1 or call.deaths >= self.poison_after:
+            self._end_held(call, PoisonCall(worker.id, reason, call.deaths, call.name), effects)
         else:
-            error = WorkerLost(worker.id, reason)
-        call.worker = None
-        self._finish(call, effects, error)
+            self._end_held(call, WorkerLost(worker.id, reason), effects)
 
-    def _finish(self, call: CallRecord, effects: list[Effect], error: Any) -> None:
-        """End a call with an error of the pool's own."""
+    def _end(self, call: CallRecord) -> None:
+        """The call is over: keep nothing of it, and let it keep nothing of ours."""
         call.step(CallEvent.END)
-        if call.deadline != math.inf:
-            self._deadlines.forget()
+        call.worker = None
+        call.bound_for = None
+        self._deadlines.forget(call)
+
+    def _end_abandoned(self, call: CallRecord) -> None:
+        """A call whose caller is gone has left its worker."""
+        self._end(call)
+        self._overruns.forget(call)
+
+    def _end_held(self, call: CallRecord, error: PoiseError, effects: list[Effect]) -> None:
+        """End a call whose worker is gone."""
+        if call.state is CallState.ABANDONED:
+            self._end_abandoned(call)
+        else:
+            self._finish(call, error, effects)
+
+    def _finish(self, call: CallRecord, error: PoiseError, effects: list[Effect]) -> None:
+        """End a call with an error of the pool's own."""
+        self._end(call)
         self.counters.lost += 1
         effects.append(Reject(call, error))
 
-    def _reject(self, call: CallRecord, error: Any, effects: list[Effect]) -> None:
+    def _refuse(self, call: CallRecord, error: PoiseError, effects: list[Effect]) -> None:
         """End a call that waits."""
-        self._unqueue(call)
-        self._finish(call, effects, error)
+        self._take_out(call)
+        self._finish(call, error, effects)
 
-    def _leave(self, call: CallRecord, now: float, effects: list[Effect]) -> None:
+    def _refuse_waiting(self, effects: list[Effect]) -> None:
+        """End everything that waits, now and from now on."""
+        self._refuses = True
+        for call in self._waiting.calls(self._workers.values()):
+            self._refuse(call, _not_run_error(), effects)
+
+    def _leave(self, call: CallRecord, effects: list[Effect]) -> None:
         """The caller no longer waits: forget a call that waits, abandon one that a worker holds."""
-        worker = call.worker
-        if worker is None:
-            self._unqueue(call)
-            call.step(CallEvent.END)
-            self._place(now, effects)
-        elif call.is_lease:
-            self._end_lease(worker, "released", effects)
-            self._after_change(worker, now, effects)
-            self._place(now, effects)
+        if call.worker is None:
+            self._take_out(call)
+            self._end(call)
         else:
             call.step(CallEvent.ABANDON)
-            effects.append(Cancel(worker.id, call.id))
+            self._deadlines.forget(call)
+            effects.append(Cancel(call.worker.id, call.id))
 
-    def _expire(self, call: CallRecord, now: float, effects: list[Effect]) -> None:
+    def _expire(self, call: CallRecord, effects: list[Effect]) -> None:
         """The deadline has passed: the caller is answered now; a worker that holds the call has `kill_after` more."""
         self.counters.expired += 1
         started = call.worker is not None or call.attempts > 0
-        self._leave(call, now, effects)
+        self._leave(call, effects)
         effects.append(Reject(call, DeadlineExceeded(call.timeout, started=started)))
         if call.worker is not None and self.kill_after is not None:
-            heapq.heappush(self._overruns, (call.deadline + self.kill_after, call.id, call))
+            self._overruns.add(call, call.deadline + self.kill_after)
 
-    def _end_lease(self, worker: WorkerRecord, cause: Any, effects: list[Effect]) -> None:
+    def _end_lease(
+        self, worker: WorkerRecord, lease: CallRecord, cause: Literal["released", "lost"], effects: list[Effect]
+    ) -> None:
         """End the lease on this worker and refuse the calls that still wait under it."""
-        lease = worker.lease
-        if lease is None:
-            return
+        for call in list(worker.leased_queue):
+            self._refuse(call, LeaseExpired(worker.id, cause), effects)
         worker.lease = None
         lease.step(CallEvent.END)
-        for call in list(worker.leased_queue):
-            worker.leased_queue.discard(call)
-            call.bound_for = None
-            self._finish(call, effects, LeaseExpired(worker.id, cause))
 
     # ---------------------------------------------------------------- recalling
 
-    def _recall(self, worker: WorkerRecord, calls: Sequence[CallRecord], effects: list[Effect]) -> bool:
+    def _recall(self, worker: WorkerRecord, calls: Iterable[CallRecord]) -> bool:
         """Ask for those of the calls that have not begun as far as is known; one recall at a time for each worker."""
+        if worker.is_recalling:
+            return False
         wanted = [call.id for call in calls if call.state is CallState.AHEAD and not call.is_announced]
-        if not wanted or worker.is_recalling:
+        if not wanted:
             return False
         worker.is_recalling = True
         self._placement.update(worker)
-        effects.append(Recall(worker.id, wanted))
+        self._recalls.append(Recall(worker.id, wanted))
         return True
 
-    def _recall_for_idle(self, effects: list[Effect]) -> None:
+    def _recall_for_idle(self) -> None:
         """Nothing waits: a worker with a free slot takes the older half of what another was sent ahead (G4)."""
-        if self._placement.free_worker() is None:
-            return
-        for worker in list(self._placement.stuck_workers()):
+        while self._placement.wants_recall and (worker := self._placement.stuck_worker()) is not None:
             ahead = list(worker.ahead.values())
-            if self._recall(worker, ahead[: (len(ahead) + 1) // 2], effects):
-                return
+            if not self._recall(worker, ahead[: (len(ahead) + 1) // 2]):
+                self._placement.not_stuck(worker)
 
-    def _recall_overdue(self, now: float, effects: list[Effect]) -> None:
+    def _recall_overdue(self, now: float) -> None:
         """Ask back what was sent ahead to a worker that does not get on, for the others to do."""
-        while (due := self._next_overdue()) is not None and due <= now:
-            worker = next(iter(self._placement.stuck_workers()))
-            if not self._recall(worker, list(worker.ahead.values()), effects):
-                self._placement.progressed(worker, now)  # nothing left to ask for: look again later
+        while self._next_overdue() <= now and (worker := self._placement.stuck_worker()) is not None:
+            if not self._recall(worker, worker.ahead.values()):
+                self._placement.not_stuck(worker)
 
-    def _next_overdue(self) -> float | None:
-        return self._placement.next_overdue() if len(self._workers) > 1 else None
+    def _next_overdue(self) -> float:
+        return self._placement.next_overdue() if len(self._workers) > 1 else math.inf
 
-    # ---------------------------------------------------------------- healing
-
-    def _add_worker(self, now: float, *, failures: int = 0, is_replacement: bool = False) -> WorkerRecord:
-        """Record a worker that is wanted, to be started when its backoff has passed."""
-        delay = 0.0
-        if is_replacement:
-            delay = min(BACKOFF_MOST, BACKOFF_FIRST * 2.0 ** min(20, max(0, failures - 1))) * self._jitter()
-        worker = WorkerRecord(self._next_worker_id, self.slots, now + delay, failures)
-        self._next_worker_id += 1
-        self._workers[worker.id] = worker
-        heapq.heappush(self._starts, (worker.start_at, worker.id))
-        return worker
+    # ---------------------------------------------------------------- starting and ending workers
 
     def _start_due(self, now: float, effects: list[Effect]) -> None:
-        while self._starts and self._starts[0][0] <= now:
-            worker = self._workers.get(heapq.heappop(self._starts)[1])
-            if worker is not None:
-                worker.step(WorkerEvent.START, now)
-                effects.append(Start(worker.id))
+        effects += [Start(worker.id) for worker in self._fleet.start_due(now)]
 
     def _retire(self, worker: WorkerRecord, now: float, effects: list[Effect]) -> None:
         """Take a worker out of the pool: at once if it has not started, else when it has finished what it holds."""
-        was_starting = worker.state is WorkerState.STARTING
-        worker.step(WorkerEvent.RETIRE, now)
+        if worker.state is WorkerState.STARTING:
+            effects.append(Kill(worker.id, "retired"))
+        self._fleet.step(worker, WorkerEvent.RETIRE, now)
         if worker.state is WorkerState.GONE:
-            del self._workers[worker.id]
-            if was_starting:
-                effects.append(Kill(worker.id, "retired"))
-            self._settle_calls(worker, "retired before it had started", None, now, effects)
-            return
-        self._recall(worker, list(worker.ahead.values()), effects)
-        if worker.claim is not None:
-            call, worker.claim = worker.claim, None
-            call.bound_for = None
-            self._backlog.add(call)
-        self._after_change(worker, now, effects)
-
-    def _check_broken(
-        self, reason: str, cause: BaseException | None, now: float, effects: list[Effect]
-    ) -> None:
-        """Decide whether any worker can still be hoped for, and if not, fail everything that waits (G8)."""
-        if any(worker.state in (WorkerState.READY, WorkerState.RETIRING) for worker in self._workers.values()):
-            return
-        gave_up = self.heals and self.failed_starts >= max(3, self.size)
-        died_out = not self.heals and not self._workers
-        if gave_up or died_out:
-            self.broken = PoolBroken(reason, self.failed_starts)
-            self.broken.__cause__ = cause
-            for call in self._waiting_calls():
-                self._reject(call, self.broken_error(), effects)
-
-    def broken_error(self) -> PoolBroken:
-        """A new error for each caller, so that none shares a traceback."""
-        assert self.broken is not None
-        error = PoolBroken(self.broken.reason, self.broken.failures)
-        error.__cause__ = self.broken.__cause__
-        return error
+            self._settle(worker, "retired before it had started", None, now, effects)
+        else:
+            self._waiting.drop_claim(worker)
+            self._recall(worker, worker.ahead.values())
+            self._advance(worker, now, effects)
 
     def _kill_for(self, call: CallRecord, effects: list[Effect]) -> None:
         """A call that expired still runs: its worker is stuck."""
@@ -788,7 +716,6 @@ class Scheduler:
             return
         worker.is_killed = True
         self._placement.update(worker)
-        self._recall(worker, list(worker.ahead.values()), effects)
         overrun = f"killed: {call.name} still ran {self.kill_after:g} s after its timeout of {call.timeout:g} s"
         effects.append(Kill(worker.id, overrun))
 
@@ -797,37 +724,40 @@ class Scheduler:
     def check_invariants(self) -> None:
         """Check what is stated at the fields; for tests, after every step."""
         assert not self._sends
-        assert not self._parked or len(self._backlog) >= self.limit
-        if self.heals:
-            assert len(self.members()) == self.size
-        for call in self._backlog:
-            assert call.state is CallState.WAITING, call
-            assert call.worker is None, call
-            assert call.bound_for is None, call
-        assert all(call.state is CallState.PARKED for call in self._parked)
+        assert not self._recalls
+        assert not self._fleet.heals or len(self.members()) == self.size
+        self._fleet.check_invariants()
+        self._waiting.check_invariants()
+        self._placement.check_invariants(self._workers.values())
         for worker in self._workers.values():
-            self._check_worker(worker)
-        if not self._backlog and not self._parked:
-            return
-        head = self._backlog.first() or self._parked.first()
-        assert head is not None
-        free = self._placement.free_worker()
-        assert free is None or (head.needs_whole_worker and free.running), f"{head} waits beside idle {free}"  # G4
+            worker.check_invariants()
+        head, free = self._first(), self._placement.free_worker()
+        if head is not None and free is not None:
+            raise AssertionError(f"{head} waits beside {free}")  # G4
+        self._check_counts()
 
-    def _check_worker(self, worker: WorkerRecord) -> None:
-        assert worker.state is not WorkerState.GONE, worker
-        assert len(worker.running) <= worker.slots, worker  # G3
-        assert not worker.ahead or len(worker.running) == worker.slots, worker
-        for call in worker.running.values():
-            assert call.worker is worker, call
-            assert call.state in (CallState.RUNNING, CallState.ABANDONED), call
-        for call in worker.ahead.values():
-            assert call.worker is worker, call
-            assert call.state in (CallState.AHEAD, CallState.ABANDONED), call
-        if worker.lease is not None and worker.lease.is_lease:
-            assert worker.lease.state is CallState.RUNNING, worker.lease
-            held = (*worker.running.values(), *worker.ahead.values())
-            assert all(call.lease is worker.lease or call.state is CallState.ABANDONED for call in held), worker
-        for call in (*worker.pinned_queue, *worker.leased_queue):
-            assert call.state is CallState.WAITING, call
-            assert call.bound_for is worker, call
+    def _check_counts(self) -> None:
+        held = [call for w in self._workers.values() for calls in (w.running, w.ahead) for call in calls.values()]
+        leases = [w.lease for w in self._workers.values() if w.lease is not None and w.lease.is_lease]
+        waiting = self._waiting.calls(self._workers.values())
+        live = waiting + leases + [call for call in held if call.state is not CallState.ABANDONED]
+        assert self.counters.unsettled == len(live), (self.counters, live)
+        timed = [call for call in live if call.deadline != math.inf and not (call.is_lease and call.worker)]
+        assert len(self._deadlines) == len(timed)
+
+
+def _holder_of(lease: CallRecord) -> WorkerRecord:
+    """The worker that this lease holds.
+
+    Raises:
+        LeaseExpired: it holds none any more.
+    """
+    worker = lease.worker
+    assert worker is not None, "a lease is used once it is granted"
+    if worker.lease is not lease:
+        raise LeaseExpired(worker.id, "lost" if lease.deaths else "released")
+    return worker
+
+
+def _not_run_error() -> PoolClosed:
+    return PoolClosed("the pool was closed before the call could start; it has not run")

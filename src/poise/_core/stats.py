@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from poise._core.worker import WorkerRecord
 
 
 @dataclass(slots=True)
@@ -11,17 +15,26 @@ class Counters:
 
     submitted: int = 0
     completed: int = 0
-    """Answered with a result or with the user's exception."""
+    """Answered with a result or with the user's exception; a lease: given back."""
     failed: int = 0
     """Of those, answered with an exception."""
     cancelled: int = 0
     expired: int = 0
     rejected: int = 0
     lost: int = 0
-    """Ended by the death of a worker, or because no worker can start."""
+    """Ended without an answer: the worker died, no worker can start, the pool was closed, or the lease had ended."""
     retried: int = 0
     deaths: int = 0
     """Workers that died, or failed to start."""
+
+    @property
+    def unsettled(self) -> int:
+        """Accepted calls that have not had their outcome, and leases that are held."""
+        return self.submitted - self.completed - self.cancelled - self.expired - self.lost
+
+    def as_dict(self) -> dict[str, int]:
+        """Every number by its name."""
+        return {name: getattr(self, name) for name in self.__slots__}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +57,20 @@ class WorkerStats:
     pid: int | None = None
     node: str | None = None
     lane: str = ""
+
+    @classmethod
+    def of(cls, worker: WorkerRecord, now: float) -> WorkerStats:
+        """Describe this worker as it is now."""
+        return cls(
+            id=worker.id,
+            state=worker.state.name.lower(),
+            running=len(worker.running),
+            ahead=len(worker.ahead),
+            slots=worker.slots,
+            leased=worker.lease is not None and worker.lease.is_lease,
+            finished=worker.finished,
+            age=max(0.0, now - worker.since),
+        )
 
     @property
     def load(self) -> float:

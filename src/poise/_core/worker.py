@@ -6,7 +6,7 @@ import enum
 from typing import TYPE_CHECKING
 
 from poise._core.backlog import Backlog
-from poise._core.call import IllegalTransitionError
+from poise._core.call import CallState, IllegalTransitionError
 
 if TYPE_CHECKING:
     from poise._core.call import CallId, CallRecord
@@ -33,17 +33,22 @@ class WorkerEvent(enum.IntEnum):
     READY = enum.auto()
     RETIRE = enum.auto()
     LOST = enum.auto()
+    STOP = enum.auto()
 
 
 TRANSITIONS: dict[tuple[WorkerState, WorkerEvent], WorkerState] = {
     (WorkerState.PENDING, WorkerEvent.START): WorkerState.STARTING,
     (WorkerState.PENDING, WorkerEvent.RETIRE): WorkerState.GONE,
+    (WorkerState.PENDING, WorkerEvent.STOP): WorkerState.GONE,
     (WorkerState.STARTING, WorkerEvent.READY): WorkerState.READY,
     (WorkerState.STARTING, WorkerEvent.RETIRE): WorkerState.GONE,
     (WorkerState.STARTING, WorkerEvent.LOST): WorkerState.GONE,
+    (WorkerState.STARTING, WorkerEvent.STOP): WorkerState.GONE,
     (WorkerState.READY, WorkerEvent.RETIRE): WorkerState.RETIRING,
     (WorkerState.READY, WorkerEvent.LOST): WorkerState.GONE,
+    (WorkerState.READY, WorkerEvent.STOP): WorkerState.GONE,
     (WorkerState.RETIRING, WorkerEvent.LOST): WorkerState.GONE,
+    (WorkerState.RETIRING, WorkerEvent.STOP): WorkerState.GONE,
 }
 
 
@@ -86,15 +91,18 @@ class WorkerRecord:
         self.ahead: dict[CallId, CallRecord] = {}
         """Sent beyond the slots, oldest first. Invariant: empty unless every slot is held."""
         self.claim: CallRecord | None = None
-        """A call that waits for this worker to be empty. Nothing else is granted meanwhile."""
+        """A call that waits for this worker to be empty. Nothing is granted from the backlog meanwhile."""
         self.lease: CallRecord | None = None
         """Its exclusive holder: a lease, or a suspect that runs alone."""
         self.leased_queue = Backlog()
         """Calls of the holder of the lease that wait for a slot."""
         self.pinned_queue = Backlog()
         """Calls of a broadcast that wait for a slot."""
+        """Invariant: while the worker serves and is not leased, empty unless every slot is held."""
         self.is_recalling = False
+        """Whether it has a recall to answer."""
         self.is_killed = False
+        """Whether its end was asked for: it is given nothing more, and its death will be told."""
         self.progress_at = start_at
         """When it last answered, or was last given a first call: how long its sent-ahead calls have been stuck."""
         self.finished = 0
@@ -112,11 +120,6 @@ class WorkerRecord:
         self.since = now
 
     @property
-    def load(self) -> int:
-        """Calls that it holds."""
-        return len(self.running) + len(self.ahead)
-
-    @property
     def free_slots(self) -> int:
         """Calls that it could begin at once."""
         return self.slots - len(self.running)
@@ -131,6 +134,56 @@ class WorkerRecord:
         """Whether a call from the backlog may be given to it."""
         return self.state is WorkerState.READY and self.claim is None and self.lease is None and not self.is_killed
 
+    @property
+    def is_serving(self) -> bool:
+        """Whether it may be given the calls that are bound for it."""
+        return (self.state is WorkerState.READY or self.state is WorkerState.RETIRING) and not self.is_killed
+
+    @property
+    def queue(self) -> Backlog:
+        """The calls bound for it whose turn it is."""
+        return self.pinned_queue if self.lease is None else self.leased_queue
+
+    @property
+    def waiting(self) -> int:
+        """Calls that wait for it alone."""
+        return len(self.pinned_queue) + len(self.leased_queue)
+
+    def take_calls(self) -> list[CallRecord]:
+        """Take away every call that it holds, in the order in which they were sent."""
+        held = [*self.running.values(), *self.ahead.values()]
+        self.running.clear()
+        self.ahead.clear()
+        return held
+
     def __repr__(self) -> str:
         """Give the number, the state and what it holds."""
-        return f"<worker {self.id} {self.state.name.lower()} running={len(self.running)}/{self.slots} ahead={len(self.ahead)}>"
+        load = f"running={len(self.running)}/{self.slots} ahead={len(self.ahead)}"
+        return f"<worker {self.id} {self.state.name.lower()} {load}>"
+
+    def check_invariants(self) -> None:
+        """Check what is stated at the fields; for tests."""
+        assert self.state is not WorkerState.GONE, self
+        assert len(self.running) <= self.slots, self  # G3
+        assert not self.ahead or len(self.running) == self.slots, self
+        for calls, state in ((self.running, CallState.RUNNING), (self.ahead, CallState.AHEAD)):
+            for call in calls.values():
+                assert call.worker is self, call
+                assert call.state in (state, CallState.ABANDONED), call
+        for queue in (self.pinned_queue, self.leased_queue):
+            queue.check_invariants()
+            for call in queue:
+                assert call.state is CallState.WAITING, call
+                assert call.bound_for is self, call
+        held = [*self.running.values(), *self.ahead.values()]
+        if self.lease is None:
+            assert not self.leased_queue, self
+            assert not self.pinned_queue or not self.is_serving or not self.free_slots, self
+        elif self.lease.is_lease:
+            assert self.lease.state is CallState.RUNNING, self.lease
+            assert self.lease.worker is self, self.lease
+            assert all(call.lease is self.lease for call in held), self
+        else:
+            assert held == [self.lease], self
+        assert self.claim is None or (self.state is WorkerState.READY and self.lease is None), self
+        assert self.claim is None or self.is_killed or not self.is_empty, self

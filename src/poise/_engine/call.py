@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections import deque
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -52,7 +53,12 @@ class Call(asyncio.Future[R]):
 
         Returns:
             False if the call had its outcome already.
+
+        Raises:
+            WrongLoop: cancelled from another loop or thread than the pool's own while that runs.
         """
+        if self._dispatcher.loop.is_running():  # when it does not, asyncio is cancelling what is left
+            self._dispatcher.check_loop()
         if not super().cancel(msg):
             return False
         self._dispatcher.cancel(self)
@@ -67,6 +73,11 @@ class Call(asyncio.Future[R]):
         """Let the stream's producer send so many more items."""
         self._dispatcher.grant(self, items)
 
+    def drop(self) -> None:
+        """Cancel the call, or take note of its outcome: nobody will ask for it."""
+        if not self.cancel() and not self.cancelled():
+            self.exception()  # keeps asyncio from reporting an error that was never retrieved
+
     def release(self) -> None:
         """Let go of what the call no longer needs, so that a kept future keeps no argument alive."""
         self.args = ()
@@ -80,7 +91,7 @@ class Call(asyncio.Future[R]):
         number = "" if record is None else f" {record.id}"
         place = ""
         if self.done():
-            state = "cancelled" if self.cancelled() else "failed" if self.exception() is not None else "done"
+            state = "cancelled" if self.cancelled() else "failed" if self._exception is not None else "done"
         elif record is None:
             state = "new"
         else:
@@ -93,7 +104,10 @@ def name_of(function: Callable[..., Any] | str) -> str:
     """What to call a function in messages."""
     if isinstance(function, str):
         return function
-    return getattr(function, "__qualname__", None) or repr(function)
+    while isinstance(function, functools.partial):
+        function = function.func
+    name = getattr(function, "__qualname__", None)
+    return name if isinstance(name, str) else type(function).__qualname__  # not its repr, which may fail or be huge
 
 
 def pace_key(function: Callable[..., Any] | str) -> object:
@@ -165,12 +179,16 @@ class Stream(Generic[R_co]):
                 self._is_done = True
                 call.result()
                 raise StopAsyncIteration
+            if buffer.arrived is not None:
+                raise RuntimeError("the stream is being iterated by somebody else already")
             buffer.arrived = call.get_loop().create_future()
             try:
                 await buffer.arrived
             except asyncio.CancelledError:
                 self._cancel()
                 raise
+            finally:
+                buffer.arrived = None
         item: R_co = buffer.items.popleft()
         buffer.owed += 1
         if buffer.owed * 2 >= buffer.window and not call.done():
@@ -184,16 +202,17 @@ class Stream(Generic[R_co]):
 
     def _cancel(self) -> None:
         self._is_done = True
-        if self._call is not None and not self._call.done():
-            self._call.cancel()
+        if self._call is not None:
+            self._call.drop()
+            self._buffer.items.clear()
 
     def __del__(self) -> None:
         """Stop the producer of a stream that was broken out of; the collector may run on any thread."""
         call = self._call
-        if call is not None and not call.done():
+        if call is not None and not self._is_done:
             loop = call.get_loop()
             if not loop.is_closed():
-                loop.call_soon_threadsafe(call.cancel)
+                loop.call_soon_threadsafe(call.drop)
 
     def __repr__(self) -> str:
         """Give the call behind the stream."""

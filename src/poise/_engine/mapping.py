@@ -92,8 +92,11 @@ class _Source:
 
     async def aclose(self) -> None:
         """Stop waiting for an item."""
-        if self._fetch is not None and not self._fetch.cancel():
-            self._fetch.exception()  # it had failed meanwhile, and nobody takes it any more
+        if self._fetch is not None:
+            self._fetch.cancel()
+            await asyncio.wait({self._fetch})
+            if not self._fetch.cancelled():
+                self._fetch.exception()  # it had failed meanwhile, and nobody takes it any more
 
 
 async def _next(source: AsyncIterator[Any]) -> Any:
@@ -134,8 +137,7 @@ class _Window(Generic[R]):
 
     def cancel(self) -> None:
         for call in self._calls:
-            if not call.cancel() and not call.cancelled():
-                call.exception()  # nobody will take it: keep asyncio from reporting it as forgotten
+            call.drop()
 
     def _on_done(self, call: Any) -> None:
         if not self._is_ordered and call in self._calls:

@@ -93,6 +93,8 @@ class Supervisor:
         launch = self._owner.loop.create_task(self._launcher.launch(worker_id))
         try:
             done, _ = await asyncio.wait({launch}, timeout=self._start_timeout)
+            if launch.cancelled():
+                raise StartFailed("its start was cancelled")
             if done:
                 return launch.result()
             reason = f"it was not ready after start_timeout={self._start_timeout:g} s"
@@ -100,10 +102,12 @@ class Supervisor:
             if shortage:
                 self._warn(shortage)
             raise StartFailed(f"{reason}: {shortage}" if shortage else reason)
-        finally:
-            if not launch.done():
-                launch.cancel()
-                await asyncio.wait({launch})
+        except BaseException:
+            launch.cancel()
+            await asyncio.wait({launch})
+            if not launch.cancelled() and launch.exception() is None:
+                await launch.result().kill()  # it was ready at the very moment of giving it up
+            raise
 
     async def _end(self, worker_id: int, lane: Lane, reason: str) -> None:
         await lane.kill()

@@ -330,12 +330,17 @@ def unpack_exception(packed: Packed) -> Exception:
         try:
             error = unpack(Payload(data, (), nested) if nested else data)
             if isinstance(error, Exception) and not isinstance(error, StopIteration | StopAsyncIteration):
-                error.__cause__ = RemoteTraceback(trace)
+                set_cause(error, trace)
                 return error
             why = f"it was unpickled as {type_name(error)}"
         except BaseException as failure:  # noqa: BLE001 - a user's __setstate__ may raise anything
             why = f"it could not be unpickled: {describe(failure)}"
     return RemoteError(name, text, trace, why)
+
+
+def set_cause(error: BaseException, traceback_text: str) -> None:
+    """Attach a remote traceback, also to an exception that refuses attributes, such as a frozen dataclass."""
+    BaseException.__dict__["__cause__"].__set__(error, RemoteTraceback(traceback_text))
 
 
 def describe(error: BaseException) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -72,4 +74,25 @@ async def in_thread(function: Callable[..., R], *args: Any) -> R:
             return
 
     threading.Thread(target=run, name="poise-blocking", daemon=True).start()
+    return await done
+
+
+async def outcome_of(ref: Any) -> Any:
+    """Wait for a Ray call. Cancelling leaves it running, as `await ref` would too, but without Ray's complaint."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[Any] = loop.create_future()
+
+    def settle(future: concurrent.futures.Future[Any]) -> None:
+        if not done.done():
+            error = future.exception()
+            if error is None:
+                done.set_result(future.result())
+            else:
+                done.set_exception(error)
+
+    def on_ray_done(future: concurrent.futures.Future[Any]) -> None:  # runs on Ray's thread
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(settle, future)
+
+    ref.future().add_done_callback(on_ray_done)
     return await done

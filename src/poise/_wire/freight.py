@@ -8,29 +8,411 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from functools import partial
 from typing import Any, Final
 
 import ray
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import RayError
 
-from poise._wire.answers import answer_of, end_of_ray_call
-from poise._wire.codec import Packed, Payload, describe, pack_arguments, pack_in_band, unpack_exception, unpack_result
-from poise._wire.death import Pulse, last_words
-from poise._wire.door import Door, in_thread
+from poise._wire.answers import answer_of, start_failed, unpack_items
+from poise._wire.codec import Packed, Payload, describe, pack, pack_arguments
+from poise._wire.death import ProcessWatch
+from poise._wire.door import Door, in_thread, outcome_of
 from poise._wire.functions import FunctionBook
-from poise._wire.lane import Answer, Kind, Listener, Origin, Parcel, StartFailed, Verdict
-from poise._wire.ray_options import check_ray_options, room_for, shortage_of, unwrap_factory
+from poise._wire.lane import Answer, Kind, Lane, Listener, Origin, Parcel, StartFailed, Verdict
+from poise._wire.ray_errors import answer_of_failure, last_words
+from poise._wire.ray_options import check_ray_options, label_of, needs_of, room_for, shortage_of, unwrap_factory
 from poise._wire.ray_start import RaySession
 from poise._worker.host import Crate, Host, crate, uncrate
-from poise.errors import PayloadError
+from poise.errors import ConfigError, PayloadError
 
 _log = logging.getLogger("poise")
 
 SPARE_THREADS: Final = 2
-"""Freight threads of a host beyond its slots: an ended stream's last `pull` may still wait to be answered."""
+"""Freight threads of a host beyond its slots: the last `pull` of a stream may still be answered when its slot is free."""
 
 DEPOSITED: Final = 100_000
 """Bytes of a pickled factory from which on it is put into Ray's object store once, and not into each start."""
+
+TOLD_BY_RAY: Final = 0.5
+"""Seconds after the end of a process in which Ray may still say why."""
+
+KILLED_BY_RAY: Final = 2.0
+"""Seconds after which a process that Ray was to kill is killed directly."""
+
+
+class FreightLauncher:
+    """Starts host actors and reaches them by Ray calls."""
+
+    replaces: Final = True
+
+    def __init__(
+        self,
+        factory: Callable[[], Any] | Any | None,
+        *,
+        concurrency: int = 1,
+        ray_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Start nothing yet.
+
+        Args:
+            factory: makes the instance, in the worker; also a class decorated with `@ray.remote`. None for workers that
+                run plain functions.
+            concurrency: how many calls each worker runs at once.
+            ray_options: for Ray's `.options()`, unchanged.
+
+        Raises:
+            ConfigError: `factory` cannot be called, or `ray_options` has what Ray does not know or the pool sets itself.
+        """
+        check_ray_options(ray_options or {})
+        self._factory, defaults = (None, {}) if factory is None else unwrap_factory(factory)
+        self._options = {**defaults, **(ray_options or {})}
+        self._concurrency = concurrency
+        self._label = label_of(self._factory)
+        groups = {"control": 2, "freight": concurrency + SPARE_THREADS}
+        try:
+            actor_class: Any = ray.remote(concurrency_groups=groups)(Host)
+            self._actor_class = actor_class.options(**self._options, max_restarts=0, max_task_retries=0)
+        except (ValueError, TypeError) as error:
+            raise ConfigError("ray_options", dict(ray_options or {}), str(error)) from error
+        self._session = RaySession()
+        self._listener: Listener | None = None
+        self._packed: Any = None  # the factory, or an ObjectRef to it
+        self._node = ""
+        self._placing: set[int] = set()
+
+    def __repr__(self) -> str:
+        return self._label if self._factory is not None else "functions"
+
+    async def open(self, listener: Listener) -> None:
+        """Join or start Ray, and pack the factory.
+
+        Raises:
+            PoiseError: there is no Ray to be had, or the factory cannot be pickled.
+        """
+        self._listener = listener
+        await self._session.open()
+        try:
+            self._packed, self._node = await in_thread(self._prepare)
+        except BaseException:
+            await self.aclose()
+            raise
+
+    async def default_size(self) -> int:
+        """How many workers Ray has room for at most."""
+        return room_for(needs_of(self._options), await in_thread(ray.cluster_resources))
+
+    async def launch(self, worker_id: int) -> Lane:
+        """Start one worker and return when its instance is constructed.
+
+        Raises:
+            StartFailed: the worker could not be started. Nothing of it is left.
+
+        Cancelling ends the half-started worker and leaves nothing.
+        """
+        assert self._listener is not None
+        creation = asyncio.ensure_future(in_thread(self._create))
+        self._placing.add(worker_id)
+        try:
+            host, serving = await asyncio.shield(creation)
+        except asyncio.CancelledError:
+            self._placing.discard(worker_id)
+            with contextlib.suppress(Exception):
+                host, serving = await creation
+                await FreightLane(worker_id, self._listener, host, serving).kill()
+            raise
+        except Exception as error:
+            self._placing.discard(worker_id)
+            raise StartFailed(describe(error)) from error
+        lane = FreightLane(worker_id, self._listener, host, serving)
+        try:
+            await lane.start(self._node, placed=lambda: self._placing.discard(worker_id))
+        except BaseException:
+            await lane.kill()
+            raise
+        finally:
+            self._placing.discard(worker_id)
+        return lane
+
+    async def shortage(self) -> str | None:
+        """Say which resource the launches under way wait for a place with, or None if none waits for one."""
+        if not self._placing:
+            return None
+        free, total = await in_thread(lambda: (ray.available_resources(), ray.cluster_resources()))
+        return shortage_of(needs_of(self._options), free, total)
+
+    async def aclose(self) -> None:
+        """Let go of Ray."""
+        self._packed = None
+        await self._session.aclose()
+
+    def _prepare(self) -> tuple[Any, str]:
+        packed: Any = None
+        if self._factory is not None:
+            packed = pack(self._factory, "the factory")
+            if _size(packed) > DEPOSITED:
+                packed = ray.put(packed)
+        return packed, ray.get_runtime_context().get_node_id()
+
+    def _create(self) -> tuple[Any, Any]:
+        if not ray.is_initialized():
+            raise RuntimeError("Ray has been shut down")  # to create an actor would start another one
+        host = self._actor_class.remote(self._label)
+        return host, host.serve.remote(self._packed, self._concurrency)
+
+
+class FreightLane:
+    """The way to one host actor."""
+
+    sends_ahead: Final = False
+
+    def __init__(self, worker_id: int, listener: Listener, host: Any, serving: Any) -> None:
+        """Reach a host.
+
+        Args:
+            worker_id: the worker's number in the pool.
+            listener: the engine's ear.
+            host: the handle of the actor.
+            serving: the reference of its `serve` call, which fails when the actor dies.
+        """
+        self.origin = Origin(lane="freight")
+        self._worker_id = worker_id
+        self._listener = listener
+        self._loop = asyncio.get_running_loop()
+        self._door: Door[tuple[int | None, Future[Any]]] = Door(self._loop, self._deliver)
+        self._failures: Door[Answer] = Door(self._loop, partial(listener.on_answers, worker_id))
+        self._host = host
+        self._book = FunctionBook(())
+        self._streams: dict[int, _Stream] = {}
+        self._refs: dict[int | None, Any] = {}  # a reference that is dropped never answers
+        self._process: ProcessWatch | None = None
+        self._dead = asyncio.Event()
+        self._is_lost = False
+        self._killing: asyncio.Task[None] | None = None
+        self._listen(None, serving)
+
+    async def start(self, node: str, placed: Callable[[], None]) -> None:
+        """Wait until the instance is constructed.
+
+        Args:
+            node: Ray's id of the node that this process is on.
+            placed: called when the actor's process is there.
+
+        Raises:
+            StartFailed: it will not be.
+        """
+        ready = self._host.ready.remote()
+        try:
+            pid, where = await outcome_of(self._host.hello.remote())
+            placed()
+            self.origin = Origin(pid, where, "freight")
+            if where == node:
+                with contextlib.suppress(OSError, NotImplementedError):
+                    self._process = ProcessWatch(pid, self._loop, self._on_exit)
+            classes, failure = await outcome_of(ready)
+        except RayError as error:
+            raise StartFailed(f"the worker died while it started: {last_words(error)}") from None
+        if failure is not None:
+            raise start_failed(failure)
+        self._book = FunctionBook(classes)
+
+    def send(self, parcels: Sequence[Parcel]) -> None:
+        """Give the worker these calls."""
+        for parcel in parcels:
+            try:
+                crated = self._pack(parcel)
+            except PayloadError as error:
+                self._failures.put(Answer(parcel.call_id, Verdict.RAISED, error))
+                continue
+            if parcel.kind is Kind.STREAM:
+                self._streams[parcel.call_id] = _Stream(parcel.credit)
+            self._call(parcel.call_id, "perform", crated)
+
+    def recall(self, call_ids: Sequence[int]) -> None:  # noqa: ARG002 - nothing is sent ahead, so nothing comes back
+        """Give nothing back: on this lane every call that was sent may have begun."""
+        self._loop.call_soon(self._listener.on_recall_done, self._worker_id)
+
+    def cancel(self, call_id: int) -> None:
+        """Drop the call if it has not begun; stop it if it is a coroutine or a stream."""
+        self._tell("cancel", call_id)
+        stream = self._streams.get(call_id)
+        if stream is not None:
+            stream.is_cancelled = True
+            self._pull(call_id, stream)
+
+    def grant(self, call_id: int, items: int) -> None:
+        """Let the stream send this many more items."""
+        stream = self._streams.get(call_id)
+        if stream is None:
+            return
+        stream.owed += items
+        if stream.is_asked:
+            self._tell("grant", call_id, items)
+        else:
+            self._pull(call_id, stream, items)
+
+    async def kill(self) -> None:
+        """End the worker at once and return when it is gone. Safe to call again, and after the worker's death."""
+        if self._killing is None:
+            self._killing = asyncio.ensure_future(self._kill())
+        await asyncio.shield(self._killing)
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # To the host
+
+    def _pack(self, parcel: Parcel) -> Crate:
+        target: Any = self._book.target(parcel.function)
+        arguments = pack_arguments(parcel.args, parcel.kwargs)
+        plain = type(arguments) is bytes
+        if type(target) is not str:
+            plain = plain and type(target.packed) is bytes
+            target = tuple(target)
+        return crate(parcel.call_id, target, arguments, parcel.credit if parcel.kind is Kind.STREAM else None, plain=plain)
+
+    def _pull(self, call_id: int, stream: _Stream, credit: int = 0) -> None:
+        if not stream.is_asked:
+            stream.is_asked = True
+            self._call(call_id, "pull", call_id, credit)
+
+    def _call(self, call_id: int, method: str, *args: Any) -> None:
+        """Call the host and hear of the outcome."""
+        if self._host is None:
+            return
+        try:
+            ref = getattr(self._host, method).remote(*args)
+        except Exception as error:  # noqa: BLE001 - Ray has been shut down, or what else keeps it from the worker
+            self._loop.call_soon(self._lose, f"it cannot be called: {describe(error)}")
+            return
+        self._listen(call_id, ref)
+
+    def _tell(self, method: str, *args: Any) -> None:
+        """Call the host; if it does not hear it, it is dead, and that is heard elsewhere."""
+        if self._host is not None:
+            with contextlib.suppress(Exception):
+                getattr(self._host, method).remote(*args)
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # From the host
+
+    def _listen(self, call_id: int | None, ref: Any) -> None:
+        self._refs[call_id] = ref
+        door = self._door
+
+        def on_ray_done(future: Future[Any]) -> None:  # runs on Ray's thread
+            door.put((call_id, future))
+
+        ref.future().add_done_callback(on_ray_done)
+
+    def _deliver(self, events: list[tuple[int | None, Future[Any]]]) -> None:
+        if self._is_lost:
+            return
+        answers: list[Answer] = []
+        loss: BaseException | None = None
+        for call_id, future in events:
+            self._refs.pop(call_id, None)
+            error = future.exception()
+            if call_id is None:  # the serve call, which ends by itself only when the constructor has failed
+                loss = error
+            elif error is not None:
+                answer = answer_of_failure(call_id, error)
+                if answer is None:
+                    loss = error
+                else:
+                    self._streams.pop(call_id, None)
+                    answers.append(answer)
+            elif call_id in self._streams:
+                self._unload(call_id, uncrate(future.result()), answers)
+            else:
+                answers.append(answer_of(uncrate(future.result())))
+        if answers:
+            self._listener.on_answers(self._worker_id, answers)
+        if loss is not None:
+            self._lose(last_words(loss))
+
+    def _unload(self, call_id: int, contents: Any, answers: list[Answer]) -> None:
+        """Pass a stream's items on, then its end or the next question."""
+        packed, end = contents
+        stream = self._streams[call_id]
+        stream.is_asked = False
+        stream.owed -= len(packed)
+        items, failure = ([], None) if stream.failure is not None else unpack_items(packed)
+        if items:
+            self._listener.on_items(self._worker_id, call_id, items)
+        if failure is not None:
+            stream.failure = failure
+            self.cancel(call_id)
+        if end is not None:
+            self._streams.pop(call_id, None)
+            answer = answer_of(end)
+            if stream.failure is not None:
+                answer = Answer(call_id, Verdict.RAISED, stream.failure, answer.service_time)
+            answers.append(answer)
+        elif stream.owed > 0 or stream.is_cancelled:
+            self._pull(call_id, stream)
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # Death
+
+    def _on_exit(self) -> None:
+        """The process has ended. Ray hears of it a moment later, and may know why."""
+        self._process = None
+        self._dead.set()
+        self._loop.call_later(TOLD_BY_RAY, self._lose, "its process ended")
+
+    def _lose(self, reason: str) -> None:
+        if self._process is None:
+            self._dead.set()
+        if not self._is_lost:
+            self._is_lost = True
+            if self._killing is None:
+                self._listener.on_lost(self._worker_id, reason)
+
+    async def _kill(self) -> None:
+        host, self._host = self._host, None
+        await in_thread(_kill_actor, host)
+        if not await self._is_gone_within(KILLED_BY_RAY) and self._process is not None:
+            self._process.kill()
+            await self._is_gone_within(KILLED_BY_RAY)
+        if not self._dead.is_set():
+            _log.warning("worker %d (process %s) was killed and has not ended yet", self._worker_id, self.origin.pid)
+        self._is_lost = True
+        self._streams.clear()
+        self._refs.clear()
+        if self._process is not None:
+            self._process.close()
+            self._process = None
+
+    async def _is_gone_within(self, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._dead.wait()
+        except TimeoutError:
+            return False
+        return True
+
+
+class _Stream:
+    """A stream on its way."""
+
+    __slots__ = ("failure", "is_asked", "is_cancelled", "owed")
+
+    def __init__(self, credit: int) -> None:
+        self.owed = credit  # items that were granted and have not come
+        self.is_asked = True  # whether a call to the host is under way that brings the next items
+        self.is_cancelled = False
+        self.failure: PayloadError | None = None
+
+
+def _kill_actor(host: Any) -> None:
+    if ray.is_initialized():
+        with contextlib.suppress(Exception):  # it is dead already, or Ray is
+            ray.kill(host, no_restart=True)
+
+
+def _size(packed: Packed) -> int:
+    if isinstance(packed, Payload):
+        return len(packed.data) + sum(memoryview(buffer).nbytes for buffer in packed.buffers)
+    return len(packed)

@@ -17,16 +17,19 @@ from poise._worker.outlet import Outlet, check_iterable, pack_item, pack_result
 class Coroutines:
     """The asynchronous half of a runner."""
 
-    def __init__(self, outlet: Outlet, end: Callable[[Arrival, int, Packed | None, float], None]) -> None:
+    def __init__(
+        self, outlet: Outlet, end: Callable[[Arrival, int, Packed | None, float], None], thread_name: str
+    ) -> None:
         """Start nothing yet.
 
         Args:
             outlet: takes stream items.
             end: called on the loop's thread when a call has ended, with its verdict, packed value and beginning.
+            thread_name: the name of the loop's thread.
         """
         self._item = outlet.item
         self._end = end
-        self._loop = LoopThread()
+        self._loop = LoopThread(thread_name)
         self._tasks: set[asyncio.Task[None]] = set()  # the loop itself keeps only weak references
 
     def start(self, call: Arrival, coroutine: Coroutine[Any, Any, Any], began: float) -> None:

@@ -10,10 +10,9 @@ import os
 import pickle
 import threading
 from queue import SimpleQueue
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 import ray
-from ray.exceptions import RayTaskError
 
 from poise._wire.codec import (
     NOT_BEGUN,
@@ -21,13 +20,13 @@ from poise._wire.codec import (
     RAISED,
     Packed,
     Payload,
-    RemoteTraceback,
     Reply,
     describe,
     pack_exception,
     unpack,
 )
 from poise._wire.functions import Absent, FunctionShelf, PickledFunction, Target, TypeNames, type_names
+from poise._wire.ray_errors import own_error
 from poise._worker.inbox import Arrival, Inbox
 from poise._worker.runner import Runner
 from poise.errors import PayloadError
@@ -170,7 +169,7 @@ class Host:
             awaited.extend(ray.get(ref) for ref in arguments.awaited)
         except BaseException as error:  # noqa: BLE001 - the error of the user's own task may be anything
             self._fetching.discard(call_id)
-            return call_id, RAISED, pack_exception(_own_error(error), skip_frames=1), 0.0
+            return call_id, RAISED, pack_exception(own_error(error), skip_frames=1), 0.0
         if call_id not in self._fetching:
             return call_id, NOT_BEGUN, None, 0.0
         self._fetching.discard(call_id)
@@ -224,12 +223,3 @@ def _crate_reply(reply: Reply) -> Crate:
 def _crate_stream(items: list[Packed], end: Reply | None) -> Crate:
     packed = [*items, end[2]] if end is not None else items
     return crate(items, end, plain=not any(type(each) is Payload for each in packed))
-
-
-def _own_error(error: BaseException) -> BaseException:
-    """The exception that the user's own task raised, out of Ray's wrapping."""
-    cause = error.cause if isinstance(error, RayTaskError) else None
-    if not isinstance(cause, BaseException):
-        return error
-    cause.__cause__ = RemoteTraceback(cast("RayTaskError", error).traceback_str)
-    return cause

@@ -12,8 +12,9 @@ from typing import Any
 class LoopThread:
     """An asyncio loop in a thread of its own."""
 
-    def __init__(self) -> None:
-        """Start nothing yet."""
+    def __init__(self, name: str) -> None:
+        """Start nothing yet; the thread will have this name."""
+        self._name = name
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
@@ -42,7 +43,7 @@ class LoopThread:
         with self._lock:
             if self._loop is None and not self._closed:
                 self._loop = asyncio.new_event_loop()
-                threading.Thread(target=self._run, args=(self._loop,), name="poise-loop", daemon=True).start()
+                threading.Thread(target=self._run, args=(self._loop,), name=self._name, daemon=True).start()
             return self._loop
 
     def _run(self, loop: asyncio.AbstractEventLoop) -> None:

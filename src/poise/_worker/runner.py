@@ -30,7 +30,9 @@ _NEVER_AWAITED: Final = frozenset({int, float, str, bytes, bool, type(None), lis
 class Runner:
     """Takes calls from an inbox and runs them on an instance."""
 
-    def __init__(self, inbox: Inbox, shelf: FunctionShelf, outlet: Outlet, concurrency: int = 1) -> None:
+    def __init__(
+        self, inbox: Inbox, shelf: FunctionShelf, outlet: Outlet, concurrency: int = 1, name: str = "poise-runner"
+    ) -> None:
         """Run nothing yet; see `run`.
 
         Args:
@@ -38,13 +40,15 @@ class Runner:
             shelf: finds what a call is to run.
             outlet: takes results, errors and stream items.
             concurrency: how many calls may run at once.
+            name: how the names of its own threads begin.
         """
         self._inbox = inbox
         self._find = shelf.find
         self._outlet = outlet
         self._reply = outlet.reply
         self._concurrency = concurrency
-        self._coroutines = Coroutines(outlet, self._end_coroutine)
+        self._name = name
+        self._coroutines = Coroutines(outlet, self._end_coroutine, f"{name}-loop")
         # Invariant: tokens here + threads that hold a slot + coroutines that run == concurrency.
         self._slots: SimpleQueue[None] = SimpleQueue()
         for _ in range(concurrency - 1):
@@ -92,7 +96,7 @@ class Runner:
                 return
             self._threads += 1
             self._idle += 1
-            name = f"poise-runner-{self._threads}"
+            name = f"{self._name}-{self._threads}"
         try:
             threading.Thread(target=self._follow, name=name, daemon=True).start()
         except RuntimeError as error:  # the system gives no more threads: fewer calls run at once

@@ -1,0 +1,60 @@
+"""`python -m examples.digits demo` plays the demo; `python -m examples.digits serve` runs the service."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import socket
+import sys
+
+from examples.digits.demo import DemoFailed, demo
+from examples.digits.serve import listen, serve
+
+
+def main() -> int:
+    """Do what the command line says; returns the exit status."""
+    options = _parser().parse_args()
+    try:
+        return _demo(options) if options.command == "demo" else _serve(options)
+    except KeyboardInterrupt:
+        print("\ninterrupted; everything is closed", file=sys.stderr)
+        return 130
+
+
+def _demo(options: argparse.Namespace) -> int:
+    try:
+        return asyncio.run(demo(workers=options.workers, seconds=options.seconds))
+    except DemoFailed as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+def _serve(options: argparse.Namespace) -> int:
+    if options.fd is not None:
+        return serve(socket.socket(fileno=options.fd), workers=options.workers, until_stdin_ends=True)
+    try:
+        taken = listen(options.host, options.port)
+    except OSError as error:
+        print(f"cannot listen on {options.host}:{options.port}: {error.strerror}; try another --port", file=sys.stderr)
+        return 1
+    return serve(taken, workers=options.workers)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m examples.digits", description="Handwritten digits on a poise pool."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="demo | serve")
+    playing = commands.add_parser("demo", help="replay recorded traffic, kill a worker, report")
+    playing.add_argument("--seconds", type=float, default=20.0, help="how long the traffic lasts (%(default)s)")
+    serving = commands.add_parser("serve", help="run the service until interrupted")
+    serving.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
+    serving.add_argument("--port", type=int, default=8000, help="port to listen on, 0 for a free one (%(default)s)")
+    serving.add_argument("--fd", type=int, help=argparse.SUPPRESS)  # a socket that the demo has made
+    for command in (playing, serving):
+        command.add_argument("--workers", type=int, default=2, help="workers of the pool (%(default)s)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,83 @@
+"""Runs the service on a socket until it is told to stop."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+
+import uvicorn
+
+from examples.digits.classifier import unseen
+from examples.digits.service import create_app
+
+KEEP_ALIVE = 30
+"""Seconds for which an idle connection is kept: longer than any client keeps it, so that none is cut in mid-request."""
+
+INK = " ░▒▓█"
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Take an address; port 0 takes a free one.
+
+    Raises:
+        OSError: it is taken, or not ours.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    taken = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind((host, port))
+    except OSError:
+        taken.close()
+        raise
+    return taken
+
+
+def serve(taken: socket.socket, *, workers: int, until_stdin_ends: bool = False) -> int:
+    """Serve on this socket until interrupted, or until standard input ends; returns the exit status."""
+    print(f"starting Ray and {workers} workers, each of which trains its classifier ...", flush=True)
+    config = uvicorn.Config(create_app(workers=workers), log_level="warning", timeout_keep_alive=KEEP_ALIVE)
+    server = _Server(config)
+    if until_stdin_ends:
+        threading.Thread(target=_stop_when_stdin_ends, args=[server], daemon=True).start()
+    try:
+        server.run([taken])
+    except KeyboardInterrupt:  # uvicorn raises it again once everything is closed
+        print("\nstopped", flush=True)
+    return 0 if server.started else 1
+
+
+def _stop_when_stdin_ends(server: uvicorn.Server) -> None:
+    while os.read(0, 1024):  # not sys.stdin, whose lock would be held when Python shuts down
+        pass
+    server.should_exit = True
+
+
+class _Server(uvicorn.Server):
+    """A server that says how to call it when it can be called."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if sockets and self.started:
+            host, port = sockets[0].getsockname()[:2]
+            print(_welcome(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"), flush=True)
+
+
+def _welcome(url: str) -> str:
+    (image,), (digit,) = unseen(1)
+    picture = "\n".join("    " + "".join(2 * INK[ink // 4] for ink in row) for row in image)
+    body = json.dumps({"pixels": image}, separators=(",", ":"))
+    return f"""
+serving on {url}, until Ctrl-C. Here is a {digit}:
+
+{picture}
+
+Is it seen as one? Paste this into another terminal:
+
+  curl {url}/classify -H 'Content-Type: application/json' -d '{body}'
+
+What the pool is doing: curl {url}/stats
+All of the API:         {url}/docs
+"""

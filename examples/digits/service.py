@@ -1,0 +1,96 @@
+"""A web service that classifies handwritten digits on a pool of workers.
+
+All that it needs to say about the pool is here: opened and closed with the application, one line for a call, and an
+HTTP status for each way in which a call can fail to be answered.
+"""
+
+import dataclasses
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Annotated, Any, cast
+
+from fastapi import Depends, FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+
+import poise
+from examples.digits.classifier import SIDE, Answer, Classifier
+
+Ink = Annotated[int, Field(ge=0, le=16)]
+Row = Annotated[list[Ink], Field(min_length=SIDE, max_length=SIDE)]
+
+
+class Scan(BaseModel):
+    """An image: 8 rows of 8 pixels, from 0 (paper) to 16 (ink)."""
+
+    pixels: Annotated[list[Row], Field(min_length=SIDE, max_length=SIDE)]
+
+
+def create_app(*, workers: int = 2, timeout: float = 5.0, backlog: int = 500) -> FastAPI:
+    """Make the service.
+
+    Args:
+        workers: how many processes classify, each with a classifier of its own.
+        timeout: seconds within which a call is answered, or refused with 504.
+        backlog: the most calls that may wait for a worker; one more is refused with 503.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with poise.Pool(Classifier, size=workers, backlog=backlog) as pool:
+            app.state.pool = pool
+            # To classify twice does no harm, so a call whose worker dies is run again on another.
+            app.state.view = pool.options(timeout=timeout, retries=2)
+            yield
+
+    app = FastAPI(title="Handwritten digits", lifespan=lifespan)
+    app.post("/classify")(classify)
+    app.get("/stats")(stats)
+    app.get("/healthz")(healthz)
+    for kind, status in STATUS.items():
+        app.add_exception_handler(kind, _refusal(status))
+    return app
+
+
+def _pool(request: Request) -> poise.Pool[Classifier]:
+    return cast("poise.Pool[Classifier]", request.app.state.pool)
+
+
+def _view(request: Request) -> poise.View[Classifier]:
+    return cast("poise.View[Classifier]", request.app.state.view)
+
+
+async def classify(scan: Scan, view: Annotated[poise.View[Classifier], Depends(_view)]) -> Answer:
+    """Say which digit an image shows."""
+    # `submit` and not `run`, which waits for room: when the backlog is full, a service had better refuse at once.
+    return await view.submit(Classifier.classify, scan.pixels)
+
+
+async def stats(pool: Annotated[poise.Pool[Classifier], Depends(_pool)]) -> dict[str, Any]:
+    """Say what the pool is doing."""
+    return dataclasses.asdict(pool.stats())
+
+
+async def healthz(pool: Annotated[poise.Pool[Classifier], Depends(_pool)], response: Response) -> dict[str, int]:
+    """Say whether any worker is ready (200) or none (503)."""
+    ready = pool.stats().ready
+    response.status_code = 200 if ready else 503
+    return {"ready": ready}
+
+
+STATUS = {
+    poise.Overloaded: 503,  # never sent, so come back: with Retry-After
+    poise.DeadlineExceeded: 504,
+    poise.WorkerLost: 502,  # on a worker at its death three times over
+    poise.PoolBroken: 500,
+    poise.PoolClosed: 500,
+}
+
+
+def _refusal(status: int) -> Callable[[Request, Exception], Awaitable[Response]]:
+    async def refuse(request: Request, error: Exception) -> Response:  # noqa: ARG001 (as Starlette calls it)
+        headers = {"Retry-After": str(math.ceil(error.retry_after))} if isinstance(error, poise.Overloaded) else None
+        return JSONResponse({"error": type(error).__name__, "detail": str(error)}, status, headers)
+
+    return refuse

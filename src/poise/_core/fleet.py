@@ -1,0 +1,152 @@
+"""The workers: how many are wanted, when each is started, and whether any can still be hoped for."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from typing import TYPE_CHECKING, Final
+
+from poise._core.worker import WorkerEvent, WorkerRecord, WorkerState
+from poise.errors import PoolBroken
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from poise._core.worker import WorkerId
+
+BACKOFF_FIRST: Final = 0.1
+BACKOFF_MOST: Final = 30.0
+HEALTHY_AFTER: Final = 10.0
+"""Seconds for which a worker must have been ready for its death to count as the first in a row."""
+
+
+class Fleet:
+    """Adds, starts, replaces and removes the records of workers; which calls they hold is not its concern."""
+
+    __slots__ = (
+        "_jitter",
+        "_next_id",
+        "_slots",
+        "_starts",
+        "broken",
+        "failed_starts",
+        "heals",
+        "last_failure",
+        "ready",
+        "workers",
+    )
+
+    def __init__(self, slots: int, *, heals: bool, jitter: Callable[[], float]) -> None:
+        self.workers: dict[WorkerId, WorkerRecord] = {}
+        """Every worker that is not GONE."""
+        self.ready: dict[WorkerId, WorkerRecord] = {}
+        """Invariant: those of `workers` that are READY."""
+        self.heals = heals
+        """Whether lost workers are replaced."""
+        self.failed_starts = 0
+        """In a row, since a worker was last ready: one that dies may leave the room that the others lacked."""
+        self.last_failure: str | None = None
+        """Why the last of them failed."""
+        self.broken: PoolBroken | None = None
+        """Why no worker can start. Ends when one does."""
+        self._slots = slots
+        self._jitter = jitter
+        self._next_id: WorkerId = 0
+        self._starts: list[tuple[float, WorkerId]] = []
+        """A heap of when each PENDING worker is due; those retired meanwhile are skipped."""
+
+    def members(self) -> list[WorkerRecord]:
+        """The workers that count towards the size: all but those that retire."""
+        return [worker for worker in self.workers.values() if worker.state is not WorkerState.RETIRING]
+
+    def surplus(self, size: int) -> list[WorkerRecord]:
+        """The members over this size: those that have not started, then the least busy, leased ones last."""
+        members = self.members()
+        members.sort(key=lambda worker: (worker.state, worker.lease is not None, len(worker.running), -worker.id))
+        return members[: max(0, len(members) - size)]
+
+    def add(self, now: float, *, failures: int = 0) -> WorkerRecord:
+        """Record a worker that is wanted, to be started when the backoff after so many failures has passed."""
+        delay = 0.0
+        if failures:
+            delay = min(BACKOFF_MOST, BACKOFF_FIRST * 2.0 ** min(20, failures - 1)) * self._jitter()
+        worker = WorkerRecord(self._next_id, self._slots, now + delay, failures)
+        self._next_id += 1
+        self.workers[worker.id] = worker
+        heapq.heappush(self._starts, (worker.start_at, worker.id))
+        return worker
+
+    def step(self, worker: WorkerRecord, event: WorkerEvent, now: float) -> None:
+        """Move a worker to its next state.
+
+        Raises:
+            IllegalTransitionError: its state does not allow the event. Nothing was changed.
+        """
+        worker.step(event, now)
+        if worker.state is WorkerState.READY:
+            self.ready[worker.id] = worker
+            self.failed_starts = 0
+            self.broken = None
+        else:
+            self.ready.pop(worker.id, None)
+        if worker.state is WorkerState.GONE:
+            del self.workers[worker.id]
+
+    def next_start(self) -> float:
+        """When the next worker is due to be started, `math.inf` if none waits for that."""
+        while self._starts and self._starts[0][1] not in self.workers:
+            heapq.heappop(self._starts)
+        return self._starts[0][0] if self._starts else math.inf
+
+    def start_due(self, now: float) -> list[WorkerRecord]:
+        """The workers whose start is due, which have moved to STARTING."""
+        due: list[WorkerRecord] = []
+        while self.next_start() <= now:
+            worker = self.workers[heapq.heappop(self._starts)[1]]
+            self.step(worker, WorkerEvent.START, now)
+            due.append(worker)
+        return due
+
+    def lose(self, worker: WorkerRecord, reason: str, now: float) -> WorkerRecord | None:
+        """A worker has died or could not start: record its heir, if it is to have one.
+
+        Raises:
+            IllegalTransitionError: the worker was never asked to start.
+        """
+        state, age = worker.state, now - worker.since
+        self.step(worker, WorkerEvent.LOST, now)
+        if state is WorkerState.STARTING:
+            self.failed_starts += 1
+            self.last_failure = reason
+        elif state is WorkerState.READY:
+            self.failed_starts = 0
+        if not self.heals or state is WorkerState.RETIRING:
+            return None
+        was_healthy = state is WorkerState.READY and age >= HEALTHY_AFTER
+        return self.add(now, failures=1 if was_healthy else worker.failures + 1)
+
+    def judge(self, size: int, reason: str, cause: BaseException | None) -> bool:
+        """Decide whether any worker can still be hoped for (G8); if not, say so and why in `broken`."""
+        if self.ready:
+            return False
+        gave_up = self.heals and self.failed_starts >= max(3, size)
+        died_out = not self.heals and not self.members()
+        if gave_up or died_out:
+            self.broken = PoolBroken(reason, self.failed_starts)
+            self.broken.__cause__ = cause
+        return self.broken is not None
+
+    def broken_error(self) -> PoolBroken:
+        """A new error for each caller, so that none shares a traceback."""
+        assert self.broken is not None
+        error = PoolBroken(self.broken.reason, self.broken.failures)
+        error.__cause__ = self.broken.__cause__
+        return error
+
+    def check_invariants(self) -> None:
+        """Check what is stated at the fields; for tests."""
+        assert list(self.ready) == [w.id for w in self.ready.values() if w.state is WorkerState.READY]
+        assert self.ready.keys() == {w.id for w in self.workers.values() if w.state is WorkerState.READY}
+        pending = {w.id for w in self.workers.values() if w.state is WorkerState.PENDING}
+        assert pending == {worker_id for _, worker_id in self._starts if worker_id in self.workers}
+        assert self.broken is None or not self.ready

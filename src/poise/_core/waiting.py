@@ -1,0 +1,115 @@
+"""Every call that waits, whatever it waits for."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from poise._core.backlog import Backlog
+from poise._core.call import CallEvent, CallState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from poise._core.call import CallId, CallRecord
+    from poise._core.worker import WorkerRecord
+
+
+class Waiting:
+    """Admission, and where each waiting call stands.
+
+    A call waits in the backlog for any worker, parked for room in the backlog, in a worker's own queue for that worker
+    alone, or with a claim on a worker until that is empty.
+    """
+
+    __slots__ = ("backlog", "claims", "limit", "parked")
+
+    def __init__(self, limit: int | None) -> None:
+        self.limit = math.inf if limit is None else limit
+        self.backlog = Backlog()
+        """Invariant: its calls are WAITING and bound for no worker. More than `limit` only by those that came back."""
+        self.parked = Backlog()
+        """Invariant: its calls are PARKED; empty unless the backlog is full."""
+        self.claims: dict[CallId, WorkerRecord] = {}
+        """The worker of each claim, the oldest claim first."""
+
+    def admit(self, call: CallRecord, *, may_park: bool) -> bool:
+        """Let a new call wait, if there is room for it or it may wait for that too."""
+        if call.bound_for is not None:
+            queue = call.bound_for.pinned_queue if call.lease is None else call.bound_for.leased_queue
+            if len(queue) >= self.limit and not may_park:
+                return False
+            queue.add(call)
+        elif len(self.backlog) < self.limit:
+            self.backlog.add(call)
+        elif may_park:
+            call.state = CallState.PARKED
+            self.parked.add(call)
+        else:
+            return False
+        return True
+
+    def put_back(self, call: CallRecord) -> None:
+        """Put a call that waits again at its place in the order, whether there is room or not."""
+        if call.bound_for is None:
+            self.backlog.add(call)
+        elif call.lease is None:
+            call.bound_for.pinned_queue.add(call)
+        else:
+            call.bound_for.leased_queue.add(call)
+
+    def take_out(self, call: CallRecord) -> None:
+        """Take a call out of wherever it waits, and admit who was waiting for its room."""
+        if call.state is CallState.PARKED:
+            self.parked.discard(call)
+            call.step(CallEvent.ADMIT)
+        elif call.bound_for is not None:
+            (call.bound_for.pinned_queue if call.lease is None else call.bound_for.leased_queue).discard(call)
+        elif self.claims and call.id in self.claims:
+            self.claims.pop(call.id).claim = None
+        else:
+            self.backlog.discard(call)
+            while self.parked and len(self.backlog) < self.limit:
+                self._admit_parked()
+
+    def _admit_parked(self) -> None:
+        call = self.parked.first()
+        assert call is not None
+        self.parked.discard(call)
+        call.step(CallEvent.ADMIT)
+        self.backlog.add(call)
+
+    def claim(self, call: CallRecord, worker: WorkerRecord) -> None:
+        """Let a call wait for this worker to be empty."""
+        self.take_out(call)
+        worker.claim = call
+        self.claims[call.id] = worker
+
+    def drop_claim(self, worker: WorkerRecord) -> None:
+        """Let the call that claimed this worker, if there is one, wait for any worker again."""
+        if worker.claim is not None:
+            self.backlog.add(worker.claim)
+            del self.claims[worker.claim.id]
+            worker.claim = None
+
+    def calls(self, workers: Iterable[WorkerRecord]) -> list[CallRecord]:
+        """Every call that waits for any worker, or for one of these."""
+        waiting = [*self.backlog, *self.parked]
+        for worker in workers:
+            waiting += [*worker.pinned_queue, *worker.leased_queue]
+            if worker.claim is not None:
+                waiting.append(worker.claim)
+        return waiting
+
+    def check_invariants(self) -> None:
+        """Check what is stated at the fields; for tests."""
+        self.backlog.check_invariants()
+        self.parked.check_invariants()
+        assert not self.parked or len(self.backlog) >= self.limit
+        assert all(call.state is CallState.PARKED for call in self.parked)
+        claims = [worker.claim for worker in self.claims.values() if worker.claim is not None]
+        assert [call.id for call in claims] == list(self.claims)
+        for call in (*self.backlog, *claims):
+            assert call.state is CallState.WAITING, call
+            assert call.worker is None, call
+            assert call.bound_for is None, call

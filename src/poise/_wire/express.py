@@ -1,0 +1,434 @@
+"""The express lane: a socket from the caller's loop straight into the actor's process.
+
+Same node: a Unix socket in a directory that only this user can enter, and the kernel's word on who is at the other end.
+Other node: TCP with mutual TLS 1.3. What only Ray can carry (ObjectRefs, values above `DEPOSIT` bytes) goes by freight to
+the same inbox, so that the scheduler's order holds for all of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from ray.exceptions import RayError
+
+from poise._wire.answers import answer_of, unpack_items
+from poise._wire.codec import describe, pack_arguments
+from poise._wire.door import Door, outcome_of
+from poise._wire.frames import FrameError, FrameReader, pack_frame
+from poise._wire.freight import FreightLane, FreightLauncher
+from poise._wire.lane import Answer, Kind, Parcel, StartFailed, Verdict
+from poise._wire.liveness import keep_alive
+from poise._wire.messages import (
+    BEGUN,
+    CALL,
+    CANCEL,
+    COLLECT,
+    COLLECT_ITEM,
+    DEFINE,
+    GRANT,
+    ITEM,
+    RECALL,
+    RECALL_DONE,
+    REPLY,
+    is_express,
+    load,
+    unload,
+)
+from poise._wire.peer import peer_uid
+from poise._worker.host import uncrate
+from poise.errors import PayloadError
+
+if TYPE_CHECKING:
+    from poise._wire.certificates import Authority
+
+_log = logging.getLogger("poise")
+
+CONNECT_TIMEOUT: Final = 10.0
+"""Seconds that the connection to a started worker may take before freight serves it."""
+LAST_WORDS: Final = 2.0
+"""Seconds that the end of the connection to a dead worker is waited for, so that everything it said has been read."""
+DEFINED: Final = 512
+"""Functions that are taken to be known to the worker; it keeps twice as many."""
+_CALLER: Final = "caller.poise.invalid"
+
+
+class Unreachable(Exception):
+    """The express lane cannot reach this worker; the text says why."""
+
+
+class ExpressLauncher(FreightLauncher):
+    """Starts host actors and reaches them by sockets of their own."""
+
+    def __init__(
+        self,
+        factory: Callable[[], Any] | Any | None,
+        *,
+        is_required: bool = False,
+        link_timeout: float = 5.0,
+        always_tls: bool = False,
+        **options: Any,
+    ) -> None:
+        """Start nothing yet.
+
+        Args:
+            factory: as `FreightLauncher` takes it.
+            is_required: whether a worker that the express lane cannot reach has failed to start; else freight serves it.
+            link_timeout: seconds after which a dead host or a cut link between nodes is noticed.
+            always_tls: whether to use TLS on this node too.
+            options: as `FreightLauncher` takes them.
+        """
+        super().__init__(factory, **options)
+        self._is_required = is_required
+        self._link_timeout = link_timeout
+        self._always_tls = always_tls
+        self._authority: Authority | None = None
+        self._reported: set[str] = set()
+
+    def _reach(self, worker_id: int, host: Any, serving: Any) -> FreightLane:
+        assert self._listener is not None
+        return ExpressLane(worker_id, self._listener, host, serving)
+
+    async def _start(self, lane: FreightLane, placed: Callable[[], None]) -> None:
+        await super()._start(lane, placed)
+        assert isinstance(lane, ExpressLane)
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                if lane.origin.node == self._node and not self._always_tls:
+                    await lane.connect_unix()
+                else:
+                    await lane.connect_tls(self._certify(), self._link_timeout)
+        except (Unreachable, OSError, TimeoutError) as error:
+            reason = describe(error) if not isinstance(error, Unreachable) else str(error)
+            if self._is_required:
+                raise StartFailed(f"the express lane cannot reach it: {reason}") from None
+            if reason not in self._reported:
+                self._reported.add(reason)
+                _log.warning("worker %d is served by freight, which is slower: %s", lane.worker_id, reason)
+        except RayError as error:
+            raise StartFailed(f"the worker died while it started: {describe(error)}") from None
+
+    def _certify(self) -> Authority:
+        if self._authority is None:
+            try:
+                from poise._wire.certificates import Authority  # noqa: PLC0415 (needed only between nodes)
+            except ImportError:
+                raise Unreachable("TLS between nodes needs cryptography: pip install 'poise[tls]'") from None
+            self._authority = Authority()
+        return self._authority
+
+
+class ExpressLane(FreightLane):
+    """The way to one host actor by a socket, and by freight for what a socket cannot carry."""
+
+    def __init__(self, worker_id: int, listener: Any, host: Any, serving: Any) -> None:
+        """Reach a host; `connect_unix` or `connect_tls` makes it express."""
+        super().__init__(worker_id, listener, host, serving)
+        self._link: _Link | None = None
+        self._messages: list[Sequence[Any]] = []
+        self._buffers: list[Any] = []
+        self._is_flushing = False
+        self._defined: set[bytes] = set()
+        self._behind: dict[int, deque[_Slot | Answer | Any]] = {}
+        """What streams have produced since an item that Ray still brings, by call."""
+        self._failures_of_streams: dict[int, PayloadError] = {}
+        self._items_by_ray: Door[tuple[_Slot, Future[Any]]] = Door(self._loop, self._deliver_items)
+        self._last_words: str | None = None
+        self._unlinked = asyncio.Event()
+
+    async def connect_unix(self) -> None:
+        """Connect on this node.
+
+        Raises:
+            Unreachable: whoever listens there is not of this user.
+            OSError: nobody is reached.
+        """
+        path = await outcome_of(self._host.listen_unix.remote())
+        _, link = await self._loop.create_unix_connection(lambda: _Link(self), path)
+        uid = peer_uid(link.socket)
+        if uid is not None and uid != os.geteuid():
+            link.transport.abort()
+            raise Unreachable(f"the worker's socket belongs to user {uid}, and this is user {os.geteuid()}")
+        self._use(link)
+
+    async def connect_tls(self, authority: Authority, link_timeout: float) -> None:
+        """Connect to another node.
+
+        Raises:
+            OSError: nobody is reached, or the peer is not of this pool.
+        """
+        from poise._wire.certificates import tls_context  # noqa: PLC0415 (needed only between nodes)
+
+        name = f"worker-{self.worker_id}.poise.invalid"
+        host, port = await outcome_of(self._host.listen_tls.remote(tuple(authority.issue(name)), link_timeout))
+        context = tls_context(authority.issue(_CALLER), is_server=False)
+        _, link = await self._loop.create_connection(
+            lambda: _Link(self), host, port, ssl=context, server_hostname=name, family=socket.AF_UNSPEC
+        )
+        keep_alive(link.socket, link_timeout)
+        self._use(link)
+
+    def _use(self, link: _Link) -> None:
+        self._link = link
+        self.sends_ahead = True
+        self.origin = self.origin._replace(lane="express")
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # To the worker
+
+    def send(self, parcels: Sequence[Parcel]) -> None:
+        """Give the worker these calls."""
+        if self._link is None:
+            super().send(parcels)
+            return
+        for parcel in parcels:
+            try:
+                target = self._book.target(parcel.function)
+                arguments = pack_arguments(parcel.args, parcel.kwargs)
+            except PayloadError as error:
+                self._failures.put(Answer(parcel.call_id, Verdict.RAISED, error))
+                continue
+            if type(target) is not str:
+                if not (target.digest and is_express(arguments) and is_express(target.packed)):
+                    super().send([parcel])
+                    continue
+                target = self._define(target)
+            elif not is_express(arguments):
+                super().send([parcel])
+                continue
+            credit = parcel.credit if parcel.kind is Kind.STREAM else None
+            self._tell_worker((CALL, parcel.call_id, target, arguments, credit, parcel.is_ahead))
+
+    def _define(self, function: Any) -> bytes:
+        """Send a function that travels by value, once."""
+        if function.digest not in self._defined:
+            if len(self._defined) >= DEFINED:
+                self._defined.clear()
+            self._defined.add(function.digest)
+            self._tell_worker((DEFINE, function.digest, function.packed))
+        digest: bytes = function.digest
+        return digest
+
+    def recall(self, call_ids: Sequence[int]) -> None:
+        """Ask for these calls back."""
+        if self._link is None:
+            super().recall(call_ids)
+        else:
+            self._tell_worker((RECALL, list(call_ids)))
+
+    def cancel(self, call_id: int) -> None:
+        """Drop the call if it has not begun; stop it if it is a coroutine or a stream."""
+        if self._link is None or call_id in self._refs or call_id in self._streams:
+            super().cancel(call_id)
+        else:
+            self._tell_worker((CANCEL, call_id))
+
+    def grant(self, call_id: int, items: int) -> None:
+        """Let the stream send this many more items."""
+        if self._link is None or call_id in self._streams:
+            super().grant(call_id, items)
+        else:
+            self._tell_worker((GRANT, call_id, items))
+
+    def _tell_worker(self, message: Sequence[Any]) -> None:
+        """Write the message with whatever else is said in this turn of the loop."""
+        self._messages.append(unload(message, self._buffers))
+        if not self._is_flushing:
+            self._is_flushing = True
+            self._loop.call_soon(self.flush)
+
+    def flush(self) -> None:
+        """Write what was said, unless the worker does not read: then it waits until it does."""
+        self._is_flushing = False
+        link = self._link
+        if link is None or link.is_paused or not self._messages:
+            return
+        messages, self._messages = self._messages, []
+        buffers, self._buffers = self._buffers, []
+        for piece in pack_frame(messages, buffers):
+            link.transport.write(piece)
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # From the worker
+
+    def hear(self, frames: Sequence[tuple[list[Any], list[Any]]]) -> None:
+        """Take in what the worker said, in its order."""
+        answers: list[Answer] = []
+        try:
+            for messages, buffers in frames:
+                rest = iter(buffers)
+                for message in messages:
+                    if message[0] == REPLY and not self._behind:
+                        answers.append(self._answer(message, rest))
+                    else:
+                        self._hand_over(answers)
+                        answers = []
+                        self._hear_other(message, rest)
+        except (IndexError, TypeError, ValueError, KeyError) as error:
+            raise FrameError(f"this is no message of a worker's: {type(error).__name__}: {error}") from error
+        finally:
+            self._hand_over(answers)
+
+    def _hand_over(self, answers: list[Answer]) -> None:
+        if answers:
+            self._listener.on_answers(self.worker_id, answers)
+
+    def _answer(self, message: list[Any], buffers: Iterator[Any]) -> Answer:
+        _, call_id, code, packed, service_time = message
+        packed = None if packed is None else load(packed, buffers)
+        answer = answer_of((call_id, code, packed, service_time))
+        if self._failures_of_streams and (failure := self._failures_of_streams.pop(call_id, None)) is not None:
+            return Answer(call_id, Verdict.RAISED, failure, service_time)
+        return answer
+
+    def _hear_other(self, message: list[Any], buffers: Iterator[Any]) -> None:
+        operation = message[0]
+        if operation == BEGUN:
+            self._listener.on_begun(self.worker_id, message[1])
+        elif operation == RECALL_DONE:
+            self._listener.on_recall_done(self.worker_id)
+        elif operation == ITEM:
+            self._pass_on(message[1], load(message[2], buffers))
+        elif operation == REPLY:
+            self._pass_on(message[1], self._answer(message, buffers))
+        elif operation == COLLECT:
+            self._call(message[1], "collect", message[1])
+        elif operation == COLLECT_ITEM:
+            self._collect_item(message[1])
+        else:
+            raise ValueError(f"operation {operation!r}")
+
+    def _pass_on(self, call_id: int, news: Answer | Any) -> None:
+        """Tell the engine of an item or an answer, in its turn if Ray still brings an item before it."""
+        if (behind := self._behind.get(call_id)) is not None:
+            behind.append(news)
+        elif isinstance(news, Answer):
+            self._hand_over([news])
+        else:
+            self._hear_item(call_id, news)
+
+    def _collect_item(self, call_id: int) -> None:
+        slot = _Slot(call_id)
+        self._behind.setdefault(call_id, deque()).append(slot)
+        ref = self._host.collect_item.remote(call_id)
+        slot.ref = ref  # a reference that is dropped never answers
+        door = self._items_by_ray
+
+        def on_ray_done(future: Future[Any]) -> None:  # runs on Ray's thread
+            door.put((slot, future))
+
+        ref.future().add_done_callback(on_ray_done)
+
+    def _deliver_items(self, events: list[tuple[_Slot, Future[Any]]]) -> None:
+        for slot, future in events:
+            if future.exception() is not None:
+                continue  # the worker is lost, or about to be
+            (slot.item,) = uncrate(future.result())
+            behind = self._behind.get(slot.call_id, deque())
+            while behind and not (isinstance(behind[0], _Slot) and behind[0].item is None):
+                news = behind.popleft()
+                if isinstance(news, Answer):
+                    self._hand_over([news])
+                else:
+                    self._hear_item(slot.call_id, news.item if isinstance(news, _Slot) else news)
+            if not behind:
+                self._behind.pop(slot.call_id, None)
+
+    def _hear_item(self, call_id: int, packed: Any) -> None:
+        items, failure = unpack_items([packed])
+        if failure is not None:
+            self._failures_of_streams.setdefault(call_id, failure)
+            self.cancel(call_id)
+        elif call_id not in self._failures_of_streams:
+            self._listener.on_items(self.worker_id, call_id, items)
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # Death
+
+    def unlink(self, error: Exception | None) -> None:
+        """The connection has ended, and everything that came over it has been heard."""
+        self._link = None
+        self._unlinked.set()
+        if error is None:
+            reason = self._last_words or "its process ended (the connection to it was closed)"
+            super()._lose(reason)
+        else:
+            self._lose_in_doubt(f"the connection to it was lost: {describe(error)}")
+
+    def _lose(self, reason: str) -> None:
+        """Ray, or the kernel, says that the worker is dead: what it said before is still to be read."""
+        if self._link is None:
+            super()._lose(reason)
+        elif self._last_words is None:
+            self._last_words = reason
+            self._loop.call_later(LAST_WORDS, self._give_up)
+
+    def _give_up(self) -> None:
+        if self._link is not None:
+            self._link.transport.abort()
+
+    async def _kill(self) -> None:
+        await super()._kill()
+        if self._link is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LAST_WORDS):
+                    await self._unlinked.wait()
+            self._give_up()
+            await self._unlinked.wait()
+
+
+class _Slot:
+    """The place of a stream item that Ray brings."""
+
+    __slots__ = ("call_id", "item", "ref")
+
+    def __init__(self, call_id: int) -> None:
+        self.call_id = call_id
+        self.ref: Any = None
+        self.item: Any = None
+
+
+class _Link(asyncio.BufferedProtocol):
+    """The caller's end of the connection."""
+
+    def __init__(self, lane: ExpressLane) -> None:
+        self._lane = lane
+        self._reader = FrameReader()
+        self.is_paused = False
+        self.transport: asyncio.Transport
+
+    @property
+    def socket(self) -> socket.socket:
+        return cast("socket.socket", self.transport.get_extra_info("socket"))
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 (asyncio's shape)
+        return self._reader.buffer()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        try:
+            frames = self._reader.received(nbytes)
+            if frames:
+                self._lane.hear(frames)
+        except FrameError as error:
+            _log.error("a worker sent what cannot be understood, and is given up: %s", error)
+            self.transport.abort()
+
+    def pause_writing(self) -> None:
+        self.is_paused = True
+
+    def resume_writing(self) -> None:
+        self.is_paused = False
+        self._lane.flush()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._lane.unlink(exc)

@@ -1,0 +1,276 @@
+"""The lane to actors that somebody else has made: ordinary Ray calls of their own methods.
+
+Nothing of ours runs there. Ray resolves arguments and orders the calls; a call that has been sent cannot be stopped; and
+the actors are not killed when the pool closes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Sequence
+from functools import partial
+from time import perf_counter
+from typing import Any, Final
+
+import ray
+from ray.exceptions import RayActorError, RayError, RayTaskError
+
+from poise._wire.codec import describe, type_name
+from poise._wire.door import Door, outcome_of
+from poise._wire.functions import method_name
+from poise._wire.lane import Answer, Kind, Lane, Listener, Origin, Parcel, StartFailed, Verdict
+from poise._wire.ray_errors import last_words, own_error, remote_text
+from poise._wire.ray_start import RaySession
+from poise.errors import ConfigError, PayloadError, RemoteError
+
+
+class ForeignLauncher:
+    """Makes workers of existing actors, each of one."""
+
+    replaces: Final = False
+
+    def __init__(self, handles: Sequence[Any]) -> None:
+        """Take the actors' handles.
+
+        Raises:
+            ConfigError: there is none, one is no handle, or one is given twice.
+        """
+        self._handles = list(handles)
+        if not self._handles:
+            raise ConfigError("handles", handles, "at least one actor handle")
+        for handle in self._handles:
+            if not isinstance(handle, ray.actor.ActorHandle):
+                raise ConfigError("handles", handle, "actor handles, as `Actor.remote()` returns them")
+        if len({_actor_id(handle) for handle in self._handles}) < len(self._handles):
+            raise ConfigError("handles", handles, "each actor once, or two calls would run on one at once")
+        self._free = list(self._handles)
+        self._session = RaySession()
+        self._listener: Listener | None = None
+
+    def __repr__(self) -> str:
+        return f"{len(self._handles)} actors"
+
+    async def open(self, listener: Listener) -> None:
+        """Join Ray."""
+        self._listener = listener
+        await self._session.open()
+
+    async def default_size(self) -> int:
+        """As many workers as there are actors."""
+        return len(self._handles)
+
+    async def launch(self, worker_id: int) -> Lane:
+        """Wait until the next actor answers.
+
+        Raises:
+            StartFailed: it is dead, or there are no more.
+        """
+        assert self._listener is not None
+        if not self._free:
+            raise StartFailed(f"the pool has {len(self._handles)} actors and makes no others")
+        handle = self._free.pop(0)
+        try:
+            await outcome_of(handle.__ray_ready__.remote())
+        except RayError as error:
+            raise StartFailed(f"the actor is dead: {last_words(error)}") from None
+        except BaseException:
+            self._free.append(handle)
+            raise
+        return ForeignLane(worker_id, self._listener, handle)
+
+    async def shortage(self) -> str | None:
+        """Nothing is lacking: the actors are there."""
+        return None
+
+    async def aclose(self) -> None:
+        """Let go of Ray, not of the actors."""
+        await self._session.aclose()
+
+
+class ForeignLane:
+    """The way to one existing actor."""
+
+    sends_ahead: Final = False
+
+    def __init__(self, worker_id: int, listener: Listener, handle: Any) -> None:
+        """Reach the actor through its handle."""
+        self.origin = Origin(lane="foreign")
+        self._worker_id = worker_id
+        self._listener = listener
+        self._loop = asyncio.get_running_loop()
+        self._door: Door[tuple[int, float, Any]] = Door(self._loop, self._deliver)
+        self._handle = handle
+        self._actor_id = _actor_id(handle)
+        self._refs: dict[int, Any] = {}
+        self._streams: dict[int, _Stream] = {}
+        self._is_lost = False
+
+    def send(self, parcels: Sequence[Parcel]) -> None:
+        """Give the actor these calls."""
+        for parcel in parcels:
+            try:
+                began = perf_counter()
+                method = self._method(parcel.function)
+                if parcel.kind is Kind.STREAM:
+                    self._start_stream(parcel, method)
+                else:
+                    self._listen(parcel.call_id, began, method.remote(*parcel.args, **parcel.kwargs))
+            except RayActorError as error:
+                self._loop.call_soon(self._lose, last_words(error))
+            except BaseException as error:  # noqa: BLE001 - Ray pickles the arguments here, with the user's own code
+                self._door.put((parcel.call_id, 0.0, _submission_error(error)))
+
+    def recall(self, call_ids: Sequence[int]) -> None:  # noqa: ARG002 - nothing is sent ahead, so nothing comes back
+        """Give nothing back: on this lane every call that was sent may have begun."""
+        self._loop.call_soon(self._listener.on_recall_done, self._worker_id)
+
+    def cancel(self, call_id: int) -> None:
+        """Leave a call alone; ask Ray to stop a stream, and read it to its end."""
+        stream = self._streams.get(call_id)
+        if stream is not None:
+            stream.cancel()
+
+    def grant(self, call_id: int, items: int) -> None:
+        """Read this many more items of the stream."""
+        stream = self._streams.get(call_id)
+        if stream is not None:
+            stream.grant(items)
+
+    async def kill(self) -> None:
+        """Let go of the actor, which lives on."""
+        self._is_lost = True
+        self._refs.clear()
+        streams = [stream.task for stream in self._streams.values()]
+        self._streams.clear()
+        for task in streams:
+            task.cancel()
+        if streams:
+            await asyncio.wait(streams)
+        self._handle = None
+
+    def _method(self, function: Callable[..., Any] | str) -> Any:
+        name = function if isinstance(function, str) else method_name(function)
+        if name is None:
+            shown = getattr(function, "__qualname__", None) or type_name(function)
+            raise PayloadError(
+                f"the function {shown}",
+                "actors that exist already run only their own methods; give a method's name or an unbound method",
+                started=False,
+            )
+        return getattr(self._handle, name)
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # Calls with one result
+
+    def _listen(self, call_id: int, began: float, ref: Any) -> None:
+        self._refs[call_id] = ref
+        ref.future().add_done_callback(partial(self._on_ray_done, call_id, began))
+
+    def _on_ray_done(self, call_id: int, began: float, future: Any) -> None:  # runs on Ray's thread
+        self._door.put((call_id, perf_counter() - began, future))
+
+    def _deliver(self, events: list[tuple[int, float, Any]]) -> None:
+        if self._is_lost:
+            return
+        answers: list[Answer] = []
+        reason: str | None = None
+        for call_id, service_time, outcome in events:
+            self._refs.pop(call_id, None)
+            error = outcome if isinstance(outcome, BaseException) else outcome.exception()
+            if error is None:
+                answers.append(Answer(call_id, Verdict.RETURNED, outcome.result(), service_time))
+            elif self._is_loss(error):
+                reason = last_words(error)
+            else:
+                answers.append(Answer(call_id, Verdict.RAISED, _own_error(error), service_time))
+        if answers:
+            self._listener.on_answers(self._worker_id, answers)
+        if reason is not None:
+            self._lose(reason)
+
+    def _is_loss(self, error: BaseException) -> bool:
+        """Whether this actor is dead, and not another that was to produce an argument."""
+        return isinstance(error, RayActorError) and error.actor_id in {self._actor_id, None}
+
+    def _lose(self, reason: str) -> None:
+        if not self._is_lost:
+            self._is_lost = True
+            self._listener.on_lost(self._worker_id, reason)
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # Streams
+
+    def _start_stream(self, parcel: Parcel, method: Any) -> None:
+        items = method.options(num_returns="streaming").remote(*parcel.args, **parcel.kwargs)
+        stream = self._streams[parcel.call_id] = _Stream(items, parcel.credit)
+        stream.task = self._loop.create_task(self._read(parcel.call_id, stream))
+
+    async def _read(self, call_id: int, stream: _Stream) -> None:
+        began = perf_counter()
+        answer = Answer(call_id, Verdict.RETURNED)
+        try:
+            async for ref in stream.items:
+                if not await stream.may_pass():
+                    continue  # the consumer has gone: read on, since only the end frees the actor
+                self._listener.on_items(self._worker_id, call_id, [await ref])
+        except Exception as error:  # noqa: BLE001 - the user's own, or Ray's
+            if self._is_loss(error):
+                self._lose(last_words(error))
+                return
+            answer = Answer(call_id, Verdict.RAISED, _own_error(error))
+        self._streams.pop(call_id, None)
+        answer.service_time = perf_counter() - began
+        if not self._is_lost:
+            self._listener.on_answers(self._worker_id, [answer])
+
+
+class _Stream:
+    """A stream that is read item by item as its consumer asks for more."""
+
+    __slots__ = ("_changed", "_credit", "_is_cancelled", "items", "task")
+
+    def __init__(self, items: Any, credit: int) -> None:
+        self.items = items
+        self.task: asyncio.Task[None]
+        self._credit = credit
+        self._is_cancelled = False
+        self._changed = asyncio.Event()
+
+    def grant(self, items: int) -> None:
+        self._credit += items
+        self._changed.set()
+
+    def cancel(self) -> None:
+        if not self._is_cancelled:
+            self._is_cancelled = True
+            self._changed.set()
+            with contextlib.suppress(Exception):  # it has ended, or it cannot be stopped
+                ray.cancel(self.items, recursive=False)
+
+    async def may_pass(self) -> bool:
+        """Wait until one more item may go to the consumer; False if it has gone."""
+        while not self._credit and not self._is_cancelled:
+            self._changed.clear()
+            await self._changed.wait()
+        self._credit -= 1
+        return not self._is_cancelled
+
+
+def _actor_id(handle: Any) -> str:
+    return str(handle._actor_id.hex())  # noqa: SLF001 - Ray has no public name for it
+
+
+def _submission_error(error: BaseException) -> Exception:
+    """Why a call could not even be submitted."""
+    if isinstance(error, PayloadError | AttributeError):
+        return error
+    return PayloadError("the arguments", describe(error), started=False)
+
+
+def _own_error(error: BaseException) -> Exception:
+    """What the caller is to see."""
+    own = own_error(error)
+    if isinstance(own, Exception) and not isinstance(own, RayTaskError | StopIteration | StopAsyncIteration):
+        return own
+    return RemoteError(type_name(own), str(own), remote_text(error))

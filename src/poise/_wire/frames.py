@@ -1,0 +1,175 @@
+"""Framing: messages and big buffers as bytes on a stream, and back. No I/O.
+
+```
+frame   = magic "P1" | buffers u16 | body length u32 | a u64 length for each buffer | body | buffers
+body    = msgpack of a list of messages
+```
+
+Small frames are cut out of one window; a part of a frame that is larger than `DIRECT` is received straight into a buffer
+of its own, so that a big array is copied once. Numbers are big-endian.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import msgpack
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from typing_extensions import Buffer
+
+MAGIC: Final = b"P1"
+MOST_BUFFERS: Final = 4096
+"""So that the head of a frame always fits into the window."""
+MOST_BODY: Final = 1 << 30
+MOST_BYTES: Final = 1 << 31
+"""The most that one frame may hold: a peer that claims more is refused before anything is allocated."""
+WINDOW: Final = 256 * 1024
+DIRECT: Final = 64 * 1024
+
+_HEAD: Final = struct.Struct("!2sHI")
+_LENGTH: Final = struct.Struct("!Q")
+
+
+Frame: TypeAlias = tuple[list[Any], list[bytes | bytearray]]
+"""Messages, and the buffers that they refer to."""
+
+
+class FrameError(Exception):
+    """The peer sent what is no frame. The connection cannot be used any more."""
+
+
+def pack_frame(messages: Sequence[Any], buffers: Sequence[Buffer] = ()) -> list[Buffer]:
+    """Make one frame, as pieces to be written one after the other; the buffers are not copied.
+
+    Raises:
+        FrameError: it is too large.
+    """
+    body: bytes = msgpack.packb(messages)
+    if not buffers:
+        return [b"%b%b" % (_HEAD.pack(MAGIC, 0, len(body)), body)]
+    views = [memoryview(buffer).cast("B") for buffer in buffers]
+    if len(views) > MOST_BUFFERS or len(body) > MOST_BODY:
+        raise FrameError(f"a frame of {len(views)} buffers and {len(body)} bytes is too large")
+    head = _HEAD.pack(MAGIC, len(views), len(body)) + b"".join(_LENGTH.pack(view.nbytes) for view in views)
+    return [head + body, *views]
+
+
+class FrameReader:
+    """Turns received bytes into frames, whatever the pieces in which they come.
+
+    `buffer` says where to put the next bytes and `received` how many were put there.
+    """
+
+    def __init__(self, most_bytes: int = MOST_BYTES) -> None:
+        """Expect the beginning of a frame; refuse frames of more than `most_bytes`."""
+        self._most_bytes = most_bytes
+        self._window = bytearray(WINDOW)
+        self._view = memoryview(self._window)
+        self._start = 0
+        self._end = 0
+        # Invariant: the window holds, from `_start` to `_end`, what was received and not yet taken.
+        self._direct: bytearray | None = None
+        """The large part that is being received, past the window. Invariant: the window is empty meanwhile."""
+        self._filled = 0
+        self._lengths: list[int] | None = None
+        """What is left to be received of the current frame: the body first, then each buffer. None before its head."""
+        self._parts: list[bytes | bytearray] = []
+        """What was received of the current frame."""
+
+    def buffer(self) -> memoryview:
+        """Where the next bytes belong; never empty."""
+        if self._direct is not None:
+            return memoryview(self._direct)[self._filled :]
+        if self._start == self._end:
+            self._start = self._end = 0
+        elif self._start > WINDOW - DIRECT:
+            rest = self._window[self._start : self._end]
+            self._window[: len(rest)] = rest
+            self._start, self._end = 0, len(rest)
+        return self._view[self._end :]
+
+    def received(self, count: int) -> list[Frame]:
+        """Take note of `count` more bytes.
+
+        Returns:
+            The frames that are complete now, each as its messages and its buffers.
+
+        Raises:
+            FrameError: this is no frame.
+        """
+        if self._direct is not None:
+            self._filled += count
+            if self._filled < len(self._direct):
+                return []
+            self._parts.append(self._direct)
+            self._direct = None
+        else:
+            self._end += count
+        frames: list[Frame] = []
+        while self._take_parts():
+            body, *buffers = self._parts
+            self._parts = []
+            self._lengths = None
+            frames.append((_unpack_body(body), buffers))
+        return frames
+
+    @property
+    def is_between_frames(self) -> bool:
+        """Whether nothing of a frame is left over: the end of the stream may come here and nowhere else."""
+        return self._start == self._end and self._lengths is None
+
+    def _take_parts(self) -> bool:
+        """Take what the window holds of the current frame; True if the frame is complete."""
+        if self._lengths is None and not self._take_head():
+            return False
+        lengths = self._lengths
+        assert lengths is not None
+        while len(self._parts) < len(lengths):
+            length = lengths[len(self._parts)]
+            held = self._end - self._start
+            if held >= length:
+                self._parts.append(bytes(self._view[self._start : self._start + length]))
+                self._start += length
+            elif length <= DIRECT:
+                return False
+            else:
+                self._direct = bytearray(length)
+                self._direct[:held] = self._view[self._start : self._end]
+                self._filled = held
+                self._start = self._end = 0
+                return False
+        return True
+
+    def _take_head(self) -> bool:
+        held = self._end - self._start
+        if held < _HEAD.size:
+            return False
+        magic, buffers, body = _HEAD.unpack_from(self._window, self._start)
+        if magic != MAGIC:
+            raise FrameError(f"a frame begins with {MAGIC!r}, and this peer sent {magic!r}")
+        head = _HEAD.size + buffers * _LENGTH.size
+        if buffers > MOST_BUFFERS:
+            raise FrameError(f"a frame of {buffers} buffers is too large; {MOST_BUFFERS} are allowed")
+        if held < head:
+            return False
+        sizes = struct.unpack_from(f"!{buffers}Q", self._window, self._start + _HEAD.size)
+        total = body + sum(sizes)
+        if body > MOST_BODY or total > self._most_bytes:
+            raise FrameError(f"a frame of {total} bytes is too large; {self._most_bytes} are allowed")
+        self._start += head
+        self._lengths = [body, *sizes]
+        return True
+
+
+def _unpack_body(body: bytes | bytearray) -> list[Any]:
+    try:
+        messages = msgpack.unpackb(body, strict_map_key=False)
+    except (ValueError, RecursionError, msgpack.UnpackException) as error:
+        raise FrameError(f"the body of a frame is not msgpack: {type(error).__name__}: {error}") from error
+    if type(messages) is not list:
+        raise FrameError(f"the body of a frame is a list of messages, and this is {type(messages).__name__}")
+    return messages

@@ -1,0 +1,84 @@
+"""The messages of the express lane, as the lists that frames carry: an operation, then its fields.
+
+| operation | fields | from |
+|---|---|---|
+| CALL | call id, method name or digest, arguments, stream credit or None, whether it was sent ahead | caller |
+| DEFINE | digest, pickled function | caller |
+| RECALL | call ids | caller |
+| CANCEL | call id | caller |
+| GRANT | call id, stream items | caller |
+| REPLY | call id, verdict, value or exception or None, seconds of service | worker |
+| ITEM | call id, item | worker |
+| BEGUN | call ids that may begin from now on | worker |
+| RECALL_DONE | | worker |
+| COLLECT | call id whose reply waits in the worker for a Ray call | worker |
+| COLLECT_ITEM | call id whose next item waits there | worker |
+
+A packed value is bytes, or `[pickle, number of buffers]` with the buffers following in the frame, in order.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from poise._wire.codec import Packed, Payload
+from poise._wire.frames import MOST_BUFFERS, FrameError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+CALL: Final = 0
+DEFINE: Final = 1
+RECALL: Final = 2
+CANCEL: Final = 3
+GRANT: Final = 4
+REPLY: Final = 5
+ITEM: Final = 6
+BEGUN: Final = 7
+RECALL_DONE: Final = 8
+COLLECT: Final = 9
+COLLECT_ITEM: Final = 10
+
+DEPOSIT: Final = 32 << 20
+"""Bytes above which a value goes through Ray's object store: there it is not copied on arrival (see docs/design.md)."""
+
+_PACKED_AT: Final = {CALL: 3, REPLY: 3, ITEM: 2}
+"""Where the packed value of a message stands."""
+
+
+def is_express(packed: Packed) -> bool:
+    """Whether a frame can carry the value: it holds no Ray object and is not too large."""
+    if type(packed) is bytes:
+        return len(packed) <= DEPOSIT
+    payload = cast("Payload", packed)
+    if payload.nested or payload.awaited or len(payload.buffers) > MOST_BUFFERS // 2:
+        return False
+    return len(payload.data) + sum(memoryview(buffer).nbytes for buffer in payload.buffers) <= DEPOSIT
+
+
+def unload(message: Sequence[Any], buffers: list[Any]) -> Sequence[Any]:
+    """Take the buffers of a message's packed value out of it."""
+    position = _PACKED_AT.get(message[0])
+    if position is None or type(message[position]) is not Payload:
+        return message
+    payload = message[position]
+    buffers.extend(payload.buffers)
+    return [*message[:position], [payload.data, len(payload.buffers)], *message[position + 1 :]]
+
+
+def load(packed: Any, buffers: Iterator[bytes | bytearray]) -> Packed:
+    """Put a packed value together again.
+
+    Raises:
+        FrameError: it is not one.
+    """
+    if type(packed) is bytes:
+        return packed
+    try:
+        data, count = packed
+        payload = Payload(data, [next(buffers) for _ in range(count)])
+    except (TypeError, ValueError, StopIteration, RuntimeError):
+        raise FrameError("a packed value is bytes, or a pickle and the number of its buffers") from None
+    if type(data) is not bytes:
+        raise FrameError("a pickle is bytes")
+    return payload

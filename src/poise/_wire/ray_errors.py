@@ -1,0 +1,52 @@
+"""Ray's errors, in the words of this library."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from ray.exceptions import ObjectLostError, OutOfDiskError, RayTaskError
+
+from poise._wire.codec import describe, set_cause, type_name
+from poise._wire.lane import Answer, Verdict
+from poise.errors import PayloadError, RemoteError
+
+_UNINFORMATIVE: Final = re.compile(
+    r"^(The actor died unexpectedly before finishing this task\.|\s*(class_name|actor_id|pid|name|namespace|ip): .*)$"
+)
+
+
+def own_error(error: BaseException) -> BaseException:
+    """The exception that the user's own task or method raised, out of Ray's wrapping, if that is what it is."""
+    cause = getattr(error, "cause", None) if isinstance(error, RayTaskError) else None
+    if not isinstance(cause, BaseException):
+        return error
+    set_cause(cause, remote_text(error))
+    return cause
+
+
+def remote_text(error: BaseException) -> str:
+    """The remote traceback that an error of Ray's carries."""
+    # Ray raises a class made of RayTaskError and the user's exception, which has the text only as its `str()`.
+    return str(getattr(error, "traceback_str", None) or error)
+
+
+def last_words(error: BaseException) -> str:
+    """Why Ray says that an actor died, without what says nothing."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and not _UNINFORMATIVE.match(line)]
+    # Ray goes on with a list of what might have been; it is in Ray's own log too.
+    return " ".join(lines).partition(" Some common causes include")[0] or type(error).__name__
+
+
+_UNREACHABLE_RESULT: Final = (ObjectLostError, OutOfDiskError)
+
+
+def answer_of_failure(call_id: int, error: BaseException) -> Answer | None:
+    """What a failed Ray call to a host means for its call; None if it means that the worker is lost."""
+    if isinstance(error, RayTaskError):  # the host itself failed, for example to store a result
+        cause = own_error(error)
+        why = "raised in the worker while the answer was on its way"
+        return Answer(call_id, Verdict.RAISED, RemoteError(type_name(cause), describe(cause), remote_text(error), why))
+    if isinstance(error, _UNREACHABLE_RESULT):
+        return Answer(call_id, Verdict.RAISED, PayloadError("the result", describe(error), started=True))
+    return None

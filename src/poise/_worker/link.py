@@ -1,0 +1,173 @@
+"""The worker's end of the express lane: one connection, a thread that reads it, and runners that write to it.
+
+The reading thread puts calls into the inbox and answers recalls and cancellations while user code runs. Replies are
+collected and written together: when the inbox is empty, after a call that was not short, with the next announcement, and
+whenever the caller asks for something.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final
+
+from poise._wire.codec import NOT_BEGUN, Packed, Payload, Reply
+from poise._wire.messages import (
+    BEGUN,
+    CALL,
+    CANCEL,
+    COLLECT,
+    COLLECT_ITEM,
+    DEFINE,
+    GRANT,
+    ITEM,
+    RECALL,
+    RECALL_DONE,
+    REPLY,
+    is_express,
+    load,
+    unload,
+)
+from poise._wire.frames import FrameError, FrameReader, pack_frame
+from poise._wire.functions import FunctionShelf, PickledFunction
+from poise._worker.entrance import Connection
+from poise._worker.inbox import Arrival, Inbox
+
+_log = logging.getLogger("poise")
+
+SHORT: Final = 100e-6
+"""Seconds: the reply of a longer call is not kept back for company."""
+
+
+class Link:
+    """One connection with the pool's caller."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        inbox: Inbox,
+        shelf: FunctionShelf,
+        settle: Callable[[Reply], None],
+    ) -> None:
+        """Serve this connection.
+
+        Args:
+            connection: an authenticated peer.
+            inbox: where its calls go.
+            shelf: where its functions go.
+            settle: ends a call, whichever way it came.
+        """
+        self._connection = connection
+        self._inbox = inbox
+        self._settle = settle
+        self.kept: dict[int, Reply] = {}
+        """Replies that only Ray can carry, until the caller collects them."""
+        self.kept_items: dict[int, deque[Packed]] = {}
+        """Stream items, likewise."""
+        self._out: deque[tuple[Any, ...]] = deque()
+        """Messages to be written. Appended to by any thread, emptied under the lock."""
+        self._writing = threading.Lock()
+        self._is_open = True
+        self._shelf = shelf
+
+    # Runner threads
+
+    def reply(self, reply: Reply) -> None:
+        """An attempt has ended."""
+        packed = reply[2]
+        if packed is not None and not is_express(packed):
+            self.kept[reply[0]] = reply
+            self._out.append((COLLECT, reply[0]))
+        else:
+            self._out.append((REPLY, *reply))
+        if reply[3] > SHORT or not len(self._inbox):
+            self.flush()
+
+    def item(self, call_id: int, item: Packed) -> None:
+        """A stream has produced an item."""
+        if is_express(item):
+            self._out.append((ITEM, call_id, item))
+        else:
+            self.kept_items.setdefault(call_id, deque()).append(item)
+            self._out.append((COLLECT_ITEM, call_id))
+        self.flush()
+
+    def announce(self, call_ids: Sequence[int]) -> None:
+        """These calls may begin once this has been written."""
+        self._out.append((BEGUN, list(call_ids)))
+        self.flush()
+
+    def flush(self) -> None:
+        """Write what was collected; waits for as long as the caller does not read."""
+        with self._writing:
+            messages: list[tuple[Any, ...]] = []
+            buffers: list[Any] = []
+            while self._out:
+                messages.append(unload(self._out.popleft(), buffers))
+            if not messages or not self._is_open:
+                return
+            try:
+                self._connection.send([memoryview(piece).cast("B") for piece in pack_frame(messages, buffers)])
+            except OSError:
+                self._is_open = False  # the reading thread hears of it too
+
+    # The reading thread
+
+    def run(self) -> None:
+        """Read until the caller is gone; then nothing more begins here."""
+        reader = FrameReader()
+        try:
+            while count := self._connection.receive_into(reader.buffer()):
+                for messages, buffers in reader.received(count):
+                    self._take(messages, iter(buffers))
+        except (OSError, FrameError) as error:
+            _log.info("the connection to the caller is lost: %s", error)
+        finally:
+            self._is_open = False
+            self._inbox.close()
+            self._connection.close()
+
+    def _take(self, messages: list[Any], buffers: Iterator[bytes | bytearray]) -> None:
+        arrivals: list[Arrival] = []
+        try:
+            for message in messages:
+                if message[0] == CALL:
+                    arrivals.append(_arrival(message, buffers))
+                else:
+                    self._inbox.put(arrivals)  # first: a recall may ask for them
+                    arrivals = []
+                    self._obey(message)
+        except (IndexError, TypeError, ValueError, KeyError) as error:
+            raise FrameError(f"this is no message of the caller's: {type(error).__name__}: {error}") from error
+        self._inbox.put(arrivals)
+
+    def _obey(self, message: list[Any]) -> None:
+        operation = message[0]
+        if operation == DEFINE:
+            self._shelf.define(PickledFunction(message[1], message[2]))
+        elif operation == RECALL:
+            self._give_back(self._inbox.recall(message[1]))
+            self._out.append((RECALL_DONE,))
+            self.flush()
+        elif operation == CANCEL:
+            if self._inbox.cancel(message[1]):
+                self._give_back([message[1]])
+            self.flush()
+        elif operation == GRANT:
+            self._inbox.credit(message[1], message[2])
+        else:
+            raise ValueError(f"operation {operation!r}")
+
+    def _give_back(self, call_ids: Sequence[int]) -> None:
+        for call_id in call_ids:
+            self._settle((call_id, NOT_BEGUN, None, 0.0))
+
+
+def _arrival(message: list[Any], buffers: Iterator[bytes | bytearray]) -> Arrival:
+    _, call_id, target, arguments, credit, is_ahead = message
+    function = target if type(target) is str else PickledFunction(target, b"")
+    call = Arrival(call_id, function, load(arguments, buffers), credit)
+    call.announced = not is_ahead  # the caller takes what it gave a slot to have begun
+    return call

@@ -1,0 +1,45 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.gate import Gate
+
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray warns of a change of its own to come
+
+ROOM = 2.0
+"""Of the custom resource "room" in the shared Ray: what tests of shortage compete for."""
+
+
+@pytest.fixture(scope="session")
+def shared_ray() -> Iterator[None]:
+    """One Ray for the whole run, joined by every pool that is opened meanwhile."""
+    import ray
+
+    was_there = ray.is_initialized()
+    if not was_there:
+        ray.init(
+            num_cpus=4, resources={"room": ROOM}, include_dashboard=False, log_to_driver=False, logging_level="ERROR"
+        )
+    yield
+    if not was_there:
+        ray.shutdown()
+
+
+@pytest.fixture
+def make_gate(tmp_path: Path) -> Callable[[str], Gate]:
+    """Make a gate of that name."""
+    return lambda name: Gate(tmp_path / name)
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Iterator[Gate]:
+    """A gate, which is opened at the end of the test at the latest so that no thread of a worker stays behind."""
+    gate = Gate(tmp_path / "gate")
+    yield gate
+    gate.open()

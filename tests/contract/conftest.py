@@ -1,0 +1,128 @@
+"""The contract: the same cases over every lane."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from tempfile import gettempdir
+from typing import Any, Protocol, TypeVar, overload
+
+import psutil
+import pytest
+import pytest_asyncio
+
+import poise
+from poise.testing import LocalPool
+from tests.contract.desk import Desk
+
+T = TypeVar("T")
+
+RAYS_OWN = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent")
+
+LANES = ["local", "freight"]  # "express" and "tls" join here; a param for uvloop belongs beside `lane`
+
+
+class OpenPool(Protocol):
+    """Makes a pool on the lane under test."""
+
+    @overload
+    def __call__(self, factory: None = None, /, **options: Any) -> poise.Pool[None]: ...
+    @overload
+    def __call__(self, factory: Callable[[], T], /, **options: Any) -> poise.Pool[T]: ...
+
+
+Crash = Callable[[poise.Pool[Any], int], None]
+"""Makes the worker of that number die."""
+
+
+@pytest.fixture(scope="module", params=LANES)
+def lane(request: pytest.FixtureRequest) -> str:
+    """The lane under test."""
+    name: str = request.param
+    if name != "local":
+        request.getfixturevalue("shared_ray")
+    return name
+
+
+@pytest.fixture(scope="module")
+def open_pool(lane: str) -> OpenPool:
+    """Make a pool on the lane under test; open it with `async with`."""
+
+    def make(factory: Any = None, /, **options: Any) -> poise.Pool[Any]:
+        options.setdefault("size", 2)
+        if lane == "local":
+            return LocalPool(factory, **options)
+        return poise.Pool(factory, lane=lane, **options)  # type: ignore[arg-type]
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def crash(lane: str) -> Crash:
+    """Make a worker die without warning."""
+
+    def crash_it(pool: poise.Pool[Any], worker_id: int) -> None:
+        if isinstance(pool, LocalPool):
+            pool.launcher.lanes[worker_id].crash()
+        else:
+            (pid,) = [worker.pid for worker in pool.stats().workers if worker.id == worker_id]
+            assert pid is not None
+            os.kill(pid, signal.SIGKILL)
+
+    return crash_it
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def desks(open_pool: OpenPool) -> AsyncIterator[poise.Pool[Desk]]:
+    """Two workers for the cases of one module: none of these hurts a worker, which is a part of what is tested."""
+    async with open_pool(Desk, size=2) as pool:
+        before = {worker.id for worker in pool.stats().workers}
+        yield pool
+        stats = pool.stats()
+        assert {worker.id for worker in stats.workers} == before, "a worker died"
+        assert stats.in_flight == 0
+        assert stats.waiting == 0
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# G12: nothing is left
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_left(lane: str) -> Iterator[None]:
+    """Compare processes, threads and files before and after each module."""
+    before = _belongings()
+    yield
+    deadline = time.monotonic() + 10
+    while (left := _belongings() - before) and time.monotonic() < deadline:
+        gc.collect()
+        time.sleep(0.05)
+    assert not left
+
+
+@pytest_asyncio.fixture(autouse=True)
+async def no_tasks_left(request: pytest.FixtureRequest) -> AsyncIterator[None]:
+    """Look for tasks after each test; those of a module's own loop are its shared pool's business."""
+    yield
+    left = {task for task in asyncio.all_tasks() if task is not asyncio.current_task()}
+    assert not left
+
+
+def _belongings() -> set[str]:
+    actors = set()
+    for process in psutil.Process().children(recursive=True):
+        try:
+            name = " ".join(process.cmdline()[:1])
+        except psutil.Error:
+            continue
+        if name.startswith("ray::") and not name.startswith(RAYS_OWN):
+            actors.add(f"process {process.pid} {name}")
+    threads = {f"thread {t.ident} {t.name}" for t in threading.enumerate() if t.name.startswith("poise")}
+    files = {str(path) for path in Path(gettempdir()).glob("*poise*")}
+    return actors | threads | files

@@ -1,0 +1,580 @@
+"""A world for the scheduler: simulated workers that lag behind, and checks of the guarantees from the outside.
+
+Nothing in here looks at the scheduler's private state: it performs effects, lets workers begin, answer and die, and
+holds what comes out against G1 to G7. `test_machine.py` drives it with hypothesis; for a long run by hand:
+
+    python -m tests.core.world 20000
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import sys
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from typing import Any
+
+from poise._core.call import CallRecord, CallState
+from poise._core.effects import Cancel, Effect, Kill, Lease, Recall, Reject, Resolve, Send, Start
+from poise._core.scheduler import Ended, Ending, Scheduler
+from poise.errors import DeadlineExceeded, LeaseExpired, Overloaded, PoolBroken, PoolClosed, WorkerLost
+
+SERVICE_TIMES = {"short": 0.00001, "middling": 0.0008, "long": 0.5}
+"""Seconds by function: the first two are sent ahead."""
+
+
+@dataclass
+class Actor:
+    """The other side of a worker: what it has been sent, has begun and has to say. It may be far behind the pool."""
+
+    id: int
+    slots: int
+    sends_ahead: bool
+    to_actor: deque[tuple[str, Any]] = field(default_factory=deque[tuple[str, Any]])
+    to_pool: deque[tuple[str, Any]] = field(default_factory=deque[tuple[str, Any]])
+    inbox: list[int] = field(default_factory=list[int])
+    begun: list[int] = field(default_factory=list[int])
+    unflushed: list[Ended] = field(default_factory=list[Ended])
+    outstanding: set[int] = field(default_factory=set[int])
+    """Sent by the pool and not yet answered, as the pool knows it."""
+    is_killed: bool = False
+
+    def receive(self) -> None:
+        """Take in the next message."""
+        kind, content = self.to_actor.popleft()
+        if kind == "send":
+            self.inbox += content
+            return
+        given_back = [call_id for call_id in content if call_id in self.inbox]
+        for call_id in given_back:
+            self.inbox.remove(call_id)
+            self.unflushed.append(Ended(call_id, Ending.NOT_BEGUN, 0.0, None))
+        if kind == "recall":
+            self.flush()
+            self.to_pool.append(("recalled", None))
+
+    def begin(self, *, announce: bool) -> int:
+        """Begin the next call. The pool hears of it first: by an announcement or by the answer that made room."""
+        call_id = self.inbox.pop(0)
+        if announce:
+            self.to_pool.append(("begun", [call_id]))
+        else:
+            self.flush()
+        self.begun.append(call_id)
+        return call_id
+
+    def flush(self) -> None:
+        if self.unflushed:
+            self.to_pool.append(("answers", self.unflushed))
+            self.unflushed = []
+
+
+@dataclass
+class Fate:
+    """What the outside knows of one call."""
+
+    call: CallRecord
+    retries: int
+    may_park: bool
+    outcomes: int = 0
+    begun: int = 0
+    reruns: int = 0
+    """Endings after which the pool may begin it again only by the caller's leave."""
+    sends: int = 0
+    is_cancelled: bool = False
+    holder: Actor | None = None
+    """The actor that it was last sent to, until that has answered or died."""
+    is_released: bool = False
+    """Of a lease: given back, or lost."""
+
+
+class World:
+    """One pool and everything around it."""
+
+    def __init__(
+        self,
+        *,
+        size: int,
+        slots: int,
+        backlog: int | None,
+        kill_after: float | None = 5.0,
+        heals: bool = True,
+        sends_ahead: bool = True,
+        poison_after: int = 3,
+    ) -> None:
+        self.now = 100.0
+        self.pool = Scheduler(
+            size=size, slots=slots, backlog=backlog, kill_after=kill_after, heals=heals, poison_after=poison_after
+        )
+        self.slots = slots
+        self.limit = math.inf if backlog is None else backlog
+        self.heals = heals
+        self.sends_ahead = sends_ahead
+        self.fates: dict[int, Fate] = {}
+        self.live: dict[int, Fate] = {}
+        """Calls without an outcome."""
+        self.leases: dict[int, Fate] = {}
+        """Leases that are held, by their worker."""
+        self.actors: dict[int, Actor] = {}
+        self.starting: list[int] = []
+        self.dying: list[int] = []
+        """Workers that the pool has had killed and whose death it does not know yet."""
+        self.retired: set[int] = set()
+        self.seen: Counter[str] = Counter()
+        self._next_id = 0
+        self._accepted: set[int] = set()
+        """Calls that were waiting, and not only parked, after the last step."""
+        self.perform(self.pool.open(self.now))
+
+    # ---------------------------------------------------------------- effects
+
+    def perform(self, effects: list[Effect]) -> None:
+        """Do what the scheduler decided, and check it."""
+        sent: list[CallRecord] = []
+        for effect in effects:
+            self.seen[type(effect).__name__] += 1
+            match effect:
+                case Send(worker_id, calls):
+                    for call in calls:
+                        self._check_send(self.actors[worker_id], call)
+                    self.actors[worker_id].to_actor.append(("send", [call.id for call in calls]))
+                    sent += calls
+                case Recall(worker_id, call_ids):
+                    assert set(call_ids) <= self.actors[worker_id].outstanding
+                    self.actors[worker_id].to_actor.append(("recall", call_ids))
+                case Cancel(worker_id, call_id):
+                    assert call_id in self.actors[worker_id].outstanding
+                    self.actors[worker_id].to_actor.append(("cancel", [call_id]))
+                case Resolve(call, _) | Reject(call, _):
+                    self._outcome(call, None if isinstance(effect, Resolve) else effect.error)
+                case Lease(call, worker_id):
+                    assert not self._others_on(worker_id), "a lease is exclusive"
+                    assert worker_id not in self.leases
+                    assert call.deadline > self.now  # G6
+                    self.leases[worker_id] = self.live[call.id]
+                case Start(worker_id):
+                    self.starting.append(worker_id)
+                case Kill(worker_id, _):
+                    self._killed(worker_id)
+        self._check_order(sent)
+        self._accepted = {f.call.id for f in self.live.values() if f.call.state is CallState.WAITING}
+        self.check()
+
+    def _check_send(self, actor: Actor, call: CallRecord) -> None:
+        fate = self.live[call.id]  # G1: it has had no outcome
+        assert not fate.is_cancelled
+        assert not actor.is_killed
+        assert fate.holder is None, "sent to two workers at once"  # G2
+        assert fate.reruns <= fate.retries  # G2
+        assert call.deadline > self.now  # G6
+        lease = self.leases.get(actor.id)
+        assert (None if lease is None else lease.call) is call.lease, "a lease is exclusive"
+        assert call.lease is None or not fate.is_released
+        fate.holder = actor
+        fate.sends += 1
+        actor.outstanding.add(call.id)
+        if not actor.sends_ahead or lease is not None:
+            assert len(actor.outstanding) <= self.slots  # G3
+        if call.deaths:
+            assert actor.outstanding == {call.id}, "a suspect runs alone"  # G9
+        else:
+            others = (self.fates[call_id].call for call_id in actor.outstanding)
+            assert not any(other.deaths for other in others), "a suspect runs alone"  # G9
+
+    def _check_order(self, sent: list[CallRecord]) -> None:
+        """G5, for calls that any worker may take and that were never sent before."""
+        if not sent:
+            return
+        left = [f.call for f in self.live.values() if f.sends == 0 and not f.is_cancelled and _is_ordinary(f.call)]
+        for call in sent:
+            if self.fates[call.id].sends == 1 and _is_ordinary(call):
+                for other in left:
+                    assert other.priority != call.priority or other.id > call.id, f"{call} overtook {other}"
+                    assert other.priority <= call.priority or other.id not in self._accepted, f"{call} over {other}"
+
+    def _outcome(self, call: CallRecord, error: Exception | None) -> None:
+        fate = self.live.pop(call.id)
+        fate.outcomes += 1
+        assert fate.outcomes == 1  # G1
+        assert not fate.is_cancelled
+        if error is not None:
+            self.seen[type(error).__name__] += 1
+        if isinstance(error, DeadlineExceeded):
+            assert call.deadline <= self.now
+            assert error.started or not fate.begun
+        if isinstance(error, (PoolClosed, LeaseExpired)):
+            assert not fate.begun or fate.retries > fate.call.retries or fate.reruns, "it has run"
+        if isinstance(error, WorkerLost) and call.bound_for is None and not fate.sends:
+            assert call.lease is None
+            self.seen["lost while pinned"] += 1
+
+    def _killed(self, worker_id: int) -> None:
+        if worker_id in self.starting:
+            self.starting.remove(worker_id)
+            return
+        actor = self.actors[worker_id]
+        if not any(worker.id == worker_id for worker in self.pool.stats(self.now).workers):
+            self._bury(worker_id)
+        else:
+            actor.is_killed = True
+            self.dying.append(worker_id)
+
+    def _bury(self, worker_id: int) -> None:
+        actor = self.actors.pop(worker_id)
+        if worker_id in self.dying:
+            self.dying.remove(worker_id)
+        for call_id in actor.outstanding:
+            self._left(actor, call_id)
+        if (lease := self.leases.pop(worker_id, None)) is not None:
+            lease.is_released = True
+            self.live.pop(lease.call.id, None)
+
+    def _left(self, actor: Actor, call_id: int) -> None:
+        fate = self.fates[call_id]
+        assert fate.holder is actor
+        fate.holder = None
+
+    def _others_on(self, worker_id: int) -> set[int]:
+        return self.actors[worker_id].outstanding
+
+    # ---------------------------------------------------------------- callers
+
+    def submit(
+        self,
+        *,
+        priority: int = 0,
+        timeout: float | None = None,
+        retries: int = 0,
+        function: str = "long",
+        may_park: bool = False,
+        is_lease: bool = False,
+        lease: Fate | None = None,
+        member: int | None = None,
+    ) -> Fate | None:
+        self._next_id += 1
+        call = CallRecord(
+            self._next_id,
+            function,
+            priority=priority,
+            deadline=math.inf if timeout is None else self.now + timeout,
+            timeout=math.inf if timeout is None else timeout,
+            retries=retries,
+            lease=None if lease is None else lease.call,
+            is_lease=is_lease,
+        )
+        if member is not None:
+            members = self.pool.members()
+            if not members:
+                return None
+            call.bound_for = members[member % len(members)]
+        depth = self._depth()
+        fate = self.fates[call.id] = self.live[call.id] = Fate(call, retries, may_park)
+        try:
+            effects = self.pool.submit(call, self.now, may_park=may_park)
+        except (Overloaded, PoolBroken, PoolClosed, LeaseExpired) as error:
+            self.seen[f"submit: {type(error).__name__}"] += 1
+            del self.live[call.id], self.fates[call.id]
+            if isinstance(error, Overloaded):
+                assert not may_park
+                assert call.bound_for is not None or depth >= self.limit
+            assert not isinstance(error, LeaseExpired) or (lease is not None and lease.is_released)
+            self.pool.check_invariants()
+            return None
+        assert lease is None or not lease.is_released
+        self.perform(effects)
+        if not may_park and call.bound_for is None and call.id in self.live:
+            whole = sum(f.call.needs_whole_worker and f.call.state is CallState.WAITING for f in self.live.values())
+            assert self._depth() <= max(self.limit + whole, depth)  # G7; a claim on a worker is not in the backlog
+        return fate
+
+    def _depth(self) -> int:
+        """Calls in the backlog, as the outside can tell."""
+        stats = self.pool.stats(self.now)
+        bound = sum(f.call.bound_for is not None and f.call.state is CallState.WAITING for f in self.live.values())
+        return stats.waiting - bound
+
+    def cancel(self, fate: Fate) -> None:
+        if fate.is_cancelled or fate.call.id not in self.live:
+            return
+        fate.is_cancelled = True
+        for worker_id, lease in list(self.leases.items()):
+            if lease is fate:
+                self._lease_ended(worker_id)
+        self.live.pop(fate.call.id, None)
+        self.perform(self.pool.cancel(fate.call, self.now))
+        assert self.pool.cancel(fate.call, self.now) == []
+
+    def release(self, worker_id: int) -> None:
+        lease = self._lease_ended(worker_id)
+        self.perform(self.pool.release(lease.call, self.now))
+        assert self.pool.release(lease.call, self.now) == []
+
+    def _lease_ended(self, worker_id: int) -> Fate:
+        lease = self.leases.pop(worker_id)
+        lease.is_released = True
+        del self.live[lease.call.id]
+        for fate in self.fates.values():
+            if fate.call.lease is lease.call:
+                fate.is_released = True
+        return lease
+
+    # ---------------------------------------------------------------- workers
+
+    def start_one(self, index: int, *, fails: bool) -> None:
+        worker_id = self.starting.pop(index % len(self.starting))
+        if fails:
+            self.perform(self.pool.worker_lost(worker_id, "it could not start", self.now))
+        else:
+            self.actors[worker_id] = Actor(worker_id, self.slots, self.sends_ahead)
+            self.perform(self.pool.worker_ready(worker_id, self.now, sends_ahead=self.sends_ahead))
+
+    def begin(self, actor: Actor, *, announce: bool) -> None:
+        if actor.inbox and len(actor.begun) < self.slots:
+            fate = self.fates[actor.begin(announce=announce)]
+            fate.begun += 1
+            assert fate.begun <= fate.retries + 1  # G2
+            assert fate.holder is actor
+
+    def end(self, actor: Actor, index: int, ending: Ending, *, flush: bool) -> None:
+        if not actor.begun:
+            return
+        call_id = actor.begun.pop(index % len(actor.begun))
+        fate = self.fates[call_id]
+        fate.reruns += ending is Ending.RETRYABLE
+        actor.unflushed.append(Ended(call_id, ending, SERVICE_TIMES[fate.call.function], "outcome"))  # type: ignore[index]
+        if flush:
+            actor.flush()
+
+    def deliver(self, actor: Actor) -> None:
+        """The pool hears the next thing that the actor has said."""
+        kind, content = actor.to_pool.popleft()
+        if kind == "answers":
+            for ended in content:
+                self._left(actor, ended.call_id)
+                actor.outstanding.remove(ended.call_id)
+            self.perform(self.pool.finished(actor.id, content, self.now))
+        elif kind == "begun":
+            self.pool.begun(actor.id, content)
+            self.check()
+        else:
+            self.perform(self.pool.recall_done(actor.id, self.now))
+
+    def die(self, actor: Actor) -> None:
+        """The actor's process ends. What it had said still arrives; what it had not said is lost."""
+        while actor.to_pool and actor.id in self.actors:
+            self.deliver(actor)
+        if actor.id not in self.actors:
+            return
+        for call_id in actor.begun:
+            self.fates[call_id].reruns += 1
+        for ended in actor.unflushed:
+            self.fates[ended.call_id].reruns += ended.ending in (Ending.ANSWERED, Ending.FAILED)
+        for fate in self.fates.values():
+            if (lease := self.leases.get(actor.id)) is not None and fate.call.lease is lease.call:
+                fate.is_released = True
+        self._bury(actor.id)
+        self.perform(self.pool.worker_lost(actor.id, "it died", self.now))
+        assert self.pool.worker_lost(actor.id, "it died", self.now) == []
+
+    # ---------------------------------------------------------------- time and size
+
+    def tick(self) -> None:
+        self.perform(self.pool.tick(self.now))
+        for fate in self.live.values():
+            assert fate.call.deadline > self.now or self._is_held(fate), fate  # G6
+        assert self.pool.next_tick() > self.now
+
+    def _is_held(self, fate: Fate) -> bool:
+        return fate in self.leases.values()
+
+    def resize(self, size: int) -> None:
+        if self.heals:
+            self.perform(self.pool.resize(size, self.now))
+
+    # ---------------------------------------------------------------- checks
+
+    def check(self) -> None:
+        self.pool.check_invariants()
+        for actor in self.actors.values():
+            assert len(actor.begun) <= self.slots  # G3
+        stats = self.pool.stats(self.now)
+        assert self.pool.is_idle == (not self.live)
+        assert stats.in_flight == sum(len(actor.outstanding) for actor in self.actors.values())
+        free = [w for w in stats.workers if self._is_free(w.id, w.state, w.running)]
+        if any(f.call.state in (CallState.WAITING, CallState.PARKED) and _is_ordinary(f.call) for f in self.live.values()):
+            assert not free or stats.free_slots == 0, "a call waits beside a free worker"  # G4
+
+    def _is_free(self, worker_id: int, state: str, running: int) -> bool:
+        return state == "ready" and running < self.slots and worker_id not in self.leases
+
+    def settle(self) -> None:
+        """Let every message arrive; afterwards no call waits behind another while a worker is idle (G4)."""
+        while any(actor.to_actor or actor.to_pool for actor in self.actors.values()):
+            for actor in list(self.actors.values()):
+                while actor.to_actor:
+                    actor.receive()
+                actor.flush()
+                while actor.to_pool and actor.id in self.actors:
+                    self.deliver(actor)
+        stats = self.pool.stats(self.now)
+        if stats.free_slots:
+            for actor in self.actors.values():
+                behind = [c for c in actor.inbox if self.fates[c].call.state is CallState.AHEAD]
+                assert not behind, f"{behind} wait behind others on {actor.id} beside a free worker"  # G4
+
+    def run_out(self) -> None:
+        """Finish everything: nothing may hang (G1)."""
+        for _ in range(10_000):
+            if not self.live and not self.dying:
+                return
+            for worker_id in list(self.leases):
+                self.release(worker_id)
+            for worker_id in list(self.dying):
+                self.die(self.actors[worker_id])
+            while self.starting:
+                self.start_one(0, fails=False)
+            for actor in list(self.actors.values()):
+                while actor.to_actor:
+                    actor.receive()
+                self.begin(actor, announce=True)
+                self.end(actor, 0, Ending.ANSWERED, flush=True)
+                actor.flush()
+                while actor.to_pool and actor.id in self.actors:
+                    self.deliver(actor)
+            self.now = max(self.now, min(self.pool.next_tick(), self.now + 60))
+            self.tick()
+        raise AssertionError(f"these hang: {self.live}")
+
+    def end_of_world(self, *, drains: bool, refuses: bool = False) -> None:
+        """Close the pool; afterwards no call is pending (G1)."""
+        if drains:
+            self.perform(self.pool.close(self.now, reject_waiting=refuses))
+            self.run_out()
+            assert self.pool.is_idle
+        for worker_id in list(self.leases):
+            self._lease_lost(worker_id)
+        effects = self.pool.stop(self.now)
+        for effect in effects:
+            assert isinstance(effect, (Kill, Reject))
+            if isinstance(effect, Reject):
+                self._outcome(effect.call, effect.error)
+        assert not self.live  # G1
+        assert self.pool.is_idle
+        assert self.pool.next_tick() == math.inf
+        assert self.pool.stats(self.now).workers == ()
+        self.pool.check_invariants()
+        assert all(fate.outcomes + fate.is_cancelled + fate.call.is_lease == 1 or fate.call.is_lease for fate in self.fates.values())
+        assert all(fate.call.state is CallState.DONE for fate in self.fates.values())
+
+    def _lease_lost(self, worker_id: int) -> None:
+        self._lease_ended(worker_id)
+
+
+def _is_ordinary(call: CallRecord) -> bool:
+    """Whether any worker may take the call, beside others."""
+    return not call.is_lease and call.lease is None and call.bound_for is None and not call.deaths
+
+
+def random_world(rng: random.Random) -> World:
+    return World(
+        size=rng.choice([1, 1, 2, 2, 3, 5]),
+        slots=rng.choice([1, 1, 1, 2, 3]),
+        backlog=rng.choice([0, 1, 3, None, None]),
+        kill_after=rng.choice([None, 0.0, 5.0]),
+        heals=rng.random() < 0.85,
+        sends_ahead=rng.random() < 0.7,
+        poison_after=rng.choice([1, 2, 3]),
+    )
+
+
+def random_step(world: World, rng: random.Random) -> None:  # noqa: C901, PLR0912 (a list of what can happen)
+    actors = list(world.actors.values())
+    actor = rng.choice(actors) if actors else None
+    match rng.choice(
+        ["submit"] * 6
+        + ["receive", "begin", "begin", "end", "end", "deliver", "deliver"] * 2
+        + ["start", "cancel", "tick", "advance", "lease", "leased", "release", "bound", "settle"]
+        + ["rare"]
+    ):
+        case "submit":
+            for _ in range(rng.choice([1, 1, 1, 4])):
+                world.submit(
+                    priority=rng.choice([0, 0, 0, 1, -1, 7]),
+                    timeout=rng.choice([None, None, None, 0.001, 0.02, 2.0, 30.0, 0.0]),
+                    retries=rng.choice([0, 0, 1, 3]),
+                    function=rng.choice(list(SERVICE_TIMES)),
+                    may_park=rng.random() < 0.4,
+                )
+        case "lease":
+            world.submit(is_lease=True, may_park=rng.random() < 0.8, timeout=rng.choice([None, None, 0.02, 2.0]))
+        case "leased":
+            leases = [f for f in world.fates.values() if f.call.is_lease and f.call.worker is not None]
+            if leases:
+                world.submit(lease=rng.choice(leases), may_park=rng.random() < 0.5, retries=rng.choice([0, 1]), timeout=rng.choice([None, 2.0]))
+        case "bound":
+            world.submit(member=rng.randrange(10), may_park=rng.random() < 0.5, retries=rng.choice([0, 1]), timeout=rng.choice([None, 2.0]))
+        case "release" if world.leases:
+            world.release(rng.choice(list(world.leases)))
+        case "cancel" if world.live:
+            world.cancel(rng.choice(list(world.live.values())))
+        case "receive" if actor is not None and actor.to_actor:
+            actor.receive()
+        case "begin" if actor is not None:
+            world.begin(actor, announce=rng.random() < 0.5)
+        case "end" if actor is not None:
+            ending = rng.choice([Ending.ANSWERED, Ending.ANSWERED, Ending.FAILED, Ending.RETRYABLE])
+            world.end(actor, rng.randrange(8), ending, flush=rng.random() < 0.7)
+        case "deliver" if actor is not None and actor.to_pool:
+            world.deliver(actor)
+        case "start" if world.starting:
+            world.start_one(rng.randrange(8), fails=rng.random() < 0.3)
+        case "tick":
+            world.tick()
+        case "advance":
+            world.now += rng.choice([0.0005, 0.004, 0.02, 0.2, 3.0, 12.0])
+            if rng.random() < 0.8:
+                world.tick()
+        case "settle":
+            world.settle()
+        case "rare":
+            match rng.choice(["die", "die", "dying", "resize", "resize"]):
+                case "die" if actor is not None:
+                    world.die(actor)
+                case "dying" if world.dying:
+                    world.die(world.actors[rng.choice(world.dying)])
+                case "resize":
+                    world.resize(rng.choice([1, 2, 3, 5]))
+                case _:
+                    pass
+        case _:
+            pass
+
+
+def run(seed: int, steps: int) -> Counter[str]:
+    rng = random.Random(seed)
+    world = random_world(rng)
+    if rng.random() < 0.8:
+        while world.starting:
+            world.start_one(0, fails=False)
+    for _ in range(rng.randrange(steps)):
+        random_step(world, rng)
+    world.end_of_world(drains=rng.random() < 0.7, refuses=rng.random() < 0.3)
+    return world.seen
+
+
+def main() -> None:
+    count = int(sys.argv[1])
+    first = int(sys.argv[2]) if len(sys.argv) > 2 else 0
+    seen: Counter[str] = Counter()
+    for seed in range(first, first + count):
+        try:
+            seen += run(seed, 150)
+        except BaseException:
+            print("seed", seed)  # noqa: T201
+            raise
+    print(seen)  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()
