@@ -94,8 +94,8 @@ class Visitor:
         self.tally = Tally()
         self._bodies = [{"pixels": image} for image in images]
         self._expected = expected
-        # The service keeps idle connections for longer, so that none is closed just as it is used again.
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=50, keepalive_expiry=5)
+        # Each request has a connection of its own, as if each came from somebody else.
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
         self._http = httpx.AsyncClient(base_url=url, limits=limits, timeout=PATIENCE, trust_env=False)
 
     async def aclose(self) -> None:

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 IMAGES = 300
 """Distinct images that are sent, over and over; a single process takes some seconds to know the answers beforehand."""
 
-LOAD = 0.4
-"""The part of what the workers can do that the traffic asks for on average; its bursts ask for several times as much."""
+LOAD = 0.35
+"""The part of what the workers can do that the traffic asks for on average; its bursts ask for far more."""
 
 KILL_FROM, KILL_BY = 0.35, 0.6
 """Between these parts of the replay a worker is killed, as soon as calls wait: it is then in the middle of one."""

@@ -34,9 +34,9 @@ def introduction(workers: int, seconds: float) -> Text:
     """What is about to be seen."""
     return Text.assemble(
         ("poise demo", "bold"),
-        f": a web service that reads handwritten digits, on a pool of {workers} workers. It gets {seconds:.0f} s of recorded "
-        "traffic over HTTP, in the middle of which a worker is killed with kill -9. Every answer is compared with the one "
-        "that a single process gives for that image.\n",
+        f": a web service that reads handwritten digits, on a pool of {workers} workers. It gets {seconds:.0f} s of "
+        "recorded traffic over HTTP, in the middle of which a worker is killed with kill -9. Every answer is compared "
+        "with the one that a single process gives for that image.\n",
     )
 
 
@@ -107,7 +107,7 @@ def line(progress: Progress) -> str:
 
 def summary(progress: Progress) -> RenderableType:
     """What it came to."""
-    return Group(_balance(progress), Text(), *_complaints(progress), _verdict(progress))
+    return Group(Text(), _balance(progress), Text(), *_complaints(progress), _verdict(progress))
 
 
 # ---------------------------------------------------------------- the live picture
@@ -118,7 +118,7 @@ def _heading(progress: Progress) -> Text:
     done = min(progress.now, plan.seconds)
     return Text.assemble(
         ("recorded traffic", "bold"),
-        f", {plan.speed:.0f} times as fast: {plan.rate:.0f} requests a second, in bursts   ",
+        f" {plan.speed:.0f} times as fast, {plan.rate:.0f} requests a second in bursts:  ",
         (f"{done:4.1f} of {plan.seconds:.0f} s", "bold cyan"),
     )
 
@@ -187,7 +187,7 @@ def _counts(progress: Progress) -> Text:
         count = tally.outcomes[outcome]
         text.append(f"   {outcome.value} ").append(f"{count:,}", _style(outcome, count))
     text.append(f"\nlatency   p50 {_seconds(tally.latency(0.5))}   p99 {_seconds(tally.latency(0.99))}")
-    return text.append("   from the moment a request was due until its answer", "dim")
+    return text.append("   from when a request is due to its answer", "dim")
 
 
 def _style(outcome: Outcome, count: int) -> str:
@@ -217,7 +217,7 @@ def _balance(progress: Progress) -> Table:
     table.add_column(style="dim")
     table.add_row("sent", f"{tally.sent:,}", f"real HTTP requests in {progress.plan.seconds:.0f} s")
     notes = {
-        Outcome.ANSWERED: "with the digit and the ten scores that a single process computed for that image",
+        Outcome.ANSWERED: "with the digit and the ten scores of a single process",
         Outcome.REFUSED: "with 503 or 504, as an overloaded service should",
         Outcome.WRONG: "an answer, but not the one for that image",
         Outcome.LOST: "another status, a broken connection, or no answer",
@@ -225,7 +225,9 @@ def _balance(progress: Progress) -> Table:
     for outcome, note in notes.items():
         count = tally.outcomes[outcome]
         table.add_row(outcome.value, Text(f"{count:,}", _style(outcome, count)), note)
-    table.add_row("deaths", f"{stats.deaths}", f"workers; {stats.retried} calls that died with one were run again")
+    table.add_row(
+        "deaths", f"{stats.deaths}", f"of workers; calls that were on one and were run again: {stats.retried}"
+    )
     if kill is not None:
         whole = "never" if kill.took is None else f"{kill.took:.1f} s"
         table.add_row("whole after", whole, f"from kill -9 until {stats.size} workers were ready again")

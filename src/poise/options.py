@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 from poise.errors import ConfigError
 
-LaneName = Literal["auto", "freight"]
+LaneName = Literal["auto", "express", "freight"]
 """How calls reach the workers."""
 
 

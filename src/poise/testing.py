@@ -10,7 +10,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 from poise._wire.answers import answer_of, start_failed, unpack_items
 from poise._wire.codec import (
@@ -30,8 +30,10 @@ from poise._wire.ray_options import unwrap_factory
 from poise._worker.inbox import Arrival, Inbox
 from poise._worker.runner import Runner
 from poise.errors import PayloadError
-from poise.options import PoolOptions
 from poise.pool import Pool, RemoteClass
+
+if TYPE_CHECKING:
+    from poise.options import PoolOptions
 
 _Event: TypeAlias = Callable[[], None]
 
@@ -121,7 +123,7 @@ class LocalLauncher:
         await self._wait_for_room()
         if self._refusals:
             raise StartFailed("refused by the test") from self._refusals.pop(0)
-        lane = LocalLane(worker_id, self._listener, self._sends_ahead, self._forget)
+        lane = LocalLane(worker_id, self._listener, self._forget, sends_ahead=self._sends_ahead)
         self.lanes[worker_id] = lane
         try:
             await lane.start(self._factory, self._concurrency)
@@ -173,7 +175,9 @@ class LocalLauncher:
 class LocalLane:
     """The way to one worker in this process."""
 
-    def __init__(self, worker_id: int, listener: Listener, sends_ahead: bool, forget: Callable[[int, LocalLane], None]) -> None:  # noqa: FBT001
+    def __init__(
+        self, worker_id: int, listener: Listener, forget: Callable[[int, LocalLane], None], *, sends_ahead: bool
+    ) -> None:
         """Reach a worker that `start` is to start."""
         self.origin = Origin(lane="local")
         self.sends_ahead = sends_ahead

@@ -77,3 +77,49 @@ class Kill:
 
 
 Effect = Send | Recall | Cancel | Resolve | Reject | Lease | Start | Kill
+
+
+class Outbox:
+    """What was decided in the current step, in the order in which it must be done."""
+
+    __slots__ = ("_effects", "_recalls", "_sends")
+
+    def __init__(self) -> None:
+        self._effects: list[Effect] = []
+        self._sends: dict[WorkerId, list[CallRecord]] = {}
+        """Granted in this step: one `Send` for each worker."""
+        self._recalls: list[Recall] = []
+        """These go out last, because they may ask for what was sent in the same step."""
+
+    def add(self, effect: Resolve | Reject | Lease | Start | Kill | Cancel) -> None:
+        """Have this done, after what was added before."""
+        self._effects.append(effect)
+
+    def send(self, worker_id: WorkerId, call: CallRecord) -> None:
+        """Have the call sent, together with the others that this worker is granted."""
+        calls = self._sends.get(worker_id)
+        if calls is None:
+            self._sends[worker_id] = [call]
+        else:
+            calls.append(call)
+
+    def recall(self, worker_id: WorkerId, call_ids: Sequence[CallId]) -> None:
+        """Have these calls asked back."""
+        self._recalls.append(Recall(worker_id, call_ids))
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to do: so it is between steps."""
+        return not self._effects and not self._sends and not self._recalls
+
+    def flush(self) -> list[Effect]:
+        """Everything that was decided; the next step begins with nothing."""
+        effects, self._effects = self._effects, []
+        if self._sends:
+            for worker_id, calls in self._sends.items():
+                effects.append(Send(worker_id, calls))  # noqa: PERF401 (`extend` with a generator is slower for one)
+            self._sends = {}
+        if self._recalls:
+            effects += self._recalls
+            self._recalls = []
+        return effects

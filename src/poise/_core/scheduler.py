@@ -215,13 +215,29 @@ class Scheduler:
         return self._flush(effects)
 
     def worker_lost(
-        self, worker_id: WorkerId, reason: str, now: float, *, cause: BaseException | None = None
+        self,
+        worker_id: WorkerId,
+        reason: str,
+        now: float,
+        *,
+        cause: BaseException | None = None,
+        all_in_doubt: bool = False,
     ) -> list[Effect]:
-        """A worker has died or could not start. Told again of the same worker, it does nothing."""
+        """A worker has died or could not start. Told again of the same worker, it does nothing.
+
+        Args:
+            worker_id: which.
+            reason: how, as text.
+            now: when.
+            cause: the constructor's exception, if that is why it could not start.
+            all_in_doubt: whether it may have begun calls sent ahead without having announced them.
+        """
         effects: list[Effect] = []
         worker = self._workers.get(worker_id)
         if worker is None:
             return effects
+        if all_in_doubt:
+            self.begun(worker_id, tuple(worker.ahead))
         heir = self._fleet.lose(worker, reason, now)
         self.counters.deaths += 1
         self._settle(worker, reason, heir, now, effects)
@@ -287,7 +303,10 @@ class Scheduler:
                 effects.append(Kill(worker.id, "the pool was closed"))
             self._fleet.step(worker, WorkerEvent.STOP, now)
             for call in worker.take_calls():  # any of them may have begun: nobody asks the worker any more
-                self._end_held(call, WorkerLost(worker.id, "the pool was closed"), effects)
+                if call.state is CallState.ABANDONED:
+                    self._end_abandoned(call)
+                else:
+                    self._finish(call, WorkerLost(worker.id, "the pool was closed"), effects)
             self._settle(worker, "the pool was closed", None, now, effects)
         return effects
 
@@ -526,7 +545,7 @@ class Scheduler:
         """Whether a call that may have begun is given another attempt (G2)."""
         if call.retries <= 0 or self._refuses or self._fleet.broken is not None:
             return False
-        return call.state is not CallState.ABANDONED and (call.lease is None or call.lease.state is not CallState.DONE)
+        return call.lease is None or call.lease.state is not CallState.DONE
 
     def _retry(self, call: CallRecord, worker: WorkerRecord, now: float, effects: list[Effect]) -> None:
         """Let a call that may have begun wait for another attempt."""
@@ -587,16 +606,19 @@ class Scheduler:
         self, call: CallRecord, worker: WorkerRecord, reason: str, now: float, effects: list[Effect]
     ) -> None:
         """End or move one call that was on a worker when that died."""
-        if call.state is CallState.AHEAD and not call.is_announced:  # so it is bound for no worker
+        if call.state is CallState.ABANDONED:
+            self._end_abandoned(call)
+            return
+        if not call.may_have_begun:  # so it was sent ahead, and is bound for no worker
             self._put_back(call, worker, now, effects)
             return
         call.deaths += 1
         if call.bound_for is None and call.deaths < self.poison_after and self._may_retry(call):
             self._retry(call, worker, now, effects)
         elif call.deaths > 1 or call.deaths >= self.poison_after:
-            self._end_held(call, PoisonCall(worker.id, reason, call.deaths, call.name), effects)
+            self._finish(call, PoisonCall(worker.id, reason, call.deaths, call.name), effects)
         else:
-            self._end_held(call, WorkerLost(worker.id, reason), effects)
+            self._finish(call, WorkerLost(worker.id, reason), effects)
 
     def _end(self, call: CallRecord) -> None:
         """The call is over: keep nothing of it, and let it keep nothing of ours."""
@@ -609,13 +631,6 @@ class Scheduler:
         """A call whose caller is gone has left its worker."""
         self._end(call)
         self._overruns.forget(call)
-
-    def _end_held(self, call: CallRecord, error: PoiseError, effects: list[Effect]) -> None:
-        """End a call whose worker is gone."""
-        if call.state is CallState.ABANDONED:
-            self._end_abandoned(call)
-        else:
-            self._finish(call, error, effects)
 
     def _finish(self, call: CallRecord, error: PoiseError, effects: list[Effect]) -> None:
         """End a call with an error of the pool's own."""

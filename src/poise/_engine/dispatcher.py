@@ -11,6 +11,7 @@ import math
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from poise._core.call import CallState
 from poise._core.effects import Cancel, Effect, Kill, Lease, Recall, Reject, Resolve, Send, Start
 from poise._core.scheduler import Ended, Ending, Scheduler
 from poise._engine.supervisor import Supervisor
@@ -147,10 +148,13 @@ class Dispatcher:
         self._perform(self.scheduler.worker_ready(worker_id, self.loop.time(), sends_ahead=lane.sends_ahead))
         return True
 
-    def worker_lost(self, worker_id: int, reason: str, cause: BaseException | None = None) -> None:
+    def worker_lost(
+        self, worker_id: int, reason: str, cause: BaseException | None = None, *, all_in_doubt: bool = False
+    ) -> None:
         """A worker is dead, or could not start."""
         self.lanes.pop(worker_id, None)
-        self._perform(self.scheduler.worker_lost(worker_id, reason, self.loop.time(), cause=cause))
+        now = self.loop.time()
+        self._perform(self.scheduler.worker_lost(worker_id, reason, now, cause=cause, all_in_doubt=all_in_doubt))
 
     # ---------------------------------------------------------------- the wire (Listener)
 
@@ -174,12 +178,12 @@ class Dispatcher:
             self.scheduler.forgo_retries(call.record)
             call.stream.put(items)
 
-    def on_lost(self, worker_id: int, reason: str) -> None:
+    def on_lost(self, worker_id: int, reason: str, *, all_in_doubt: bool = False) -> None:
         """A worker has died by itself."""
         lane = self.lanes.pop(worker_id, None)
         if lane is not None:
             self.supervisor.bury(lane)
-        self.worker_lost(worker_id, reason)
+        self.worker_lost(worker_id, reason, all_in_doubt=all_in_doubt)
 
     def _ending(self, answer: Answer) -> Ending:
         verdict = answer.verdict
@@ -243,7 +247,8 @@ class Dispatcher:
                 continue
             credit = 0 if call.stream is None else call.stream.window
             kind = Kind.VALUE if call.stream is None else Kind.STREAM
-            parcels.append(Parcel(record.id, call.function, call.args, call.kwargs, kind, credit))
+            is_ahead = record.state is CallState.AHEAD
+            parcels.append(Parcel(record.id, call.function, call.args, call.kwargs, kind, is_ahead, credit))
         if parcels:
             lane.send(parcels)
 

@@ -13,9 +13,18 @@ if TYPE_CHECKING:
 
 def own_launcher(factory: Callable[[], Any] | Any | None, options: PoolOptions) -> Launcher:
     """Start actors of our own, which hold what the factory makes."""
-    from poise._wire.freight import FreightLauncher
+    if options.lane == "freight":
+        from poise._wire.freight import FreightLauncher
 
-    return FreightLauncher(factory, concurrency=options.concurrency, ray_options=options.ray_options)
+        return FreightLauncher(factory, concurrency=options.concurrency, ray_options=options.ray_options)
+    from poise._wire.express import ExpressLauncher
+
+    return ExpressLauncher(
+        factory,
+        is_required=options.lane == "express",
+        concurrency=options.concurrency,
+        ray_options=options.ray_options,
+    )
 
 
 def foreign_launcher(handles: Sequence[Any]) -> Launcher:

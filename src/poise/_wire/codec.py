@@ -14,10 +14,12 @@ import io
 import pickle
 import sys
 import traceback
-from collections.abc import Callable, Sequence
-from typing import Any, Final, NamedTuple, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, cast
 
 from poise.errors import PayloadError, RemoteError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
 
 PROTOCOL: Final = 5
 FLAT_LIMIT: Final = 64
@@ -151,9 +153,8 @@ def unpack_result(packed: Packed, what: str = "the result") -> Any:
 
 def detach(packed: Packed) -> Packed:
     """Copy the out-of-band buffers, so that the sender may change its own afterwards."""
-    if type(packed) is bytes or not packed.buffers:
+    if isinstance(packed, bytes) or not packed.buffers:
         return packed
-    packed = cast("Payload", packed)
     return packed._replace(buffers=[bytes(buffer) for buffer in packed.buffers])
 
 
@@ -169,10 +170,7 @@ def _is_flat(kind: type[Any], value: Any) -> bool:
     if kind is dict:
         if len(value) > FLAT_LIMIT:
             return False
-        for key, item in value.items():
-            if type(key) not in _ATOMS or type(item) not in _ATOMS:
-                return False
-        return True
+        return all(not (type(key) not in _ATOMS or type(item) not in _ATOMS) for key, item in value.items())
     return False
 
 
@@ -266,23 +264,15 @@ def _deep_pickler() -> Callable[..., tuple[bytes, list[Any], list[Any]]]:
     from ray import cloudpickle
     from ray.actor import ActorHandle
 
-    # `reducer_override` and not `persistent_id`: pickle asks it about classes it does not know, not about every object.
-    class DeepPickler(cloudpickle.Pickler):  # type: ignore[misc, name-defined]
-        def __init__(self, file: io.BytesIO, *, in_band: bool) -> None:
-            self.buffers: list[Any] = []
-            self.nested: list[Any] = []
-            super().__init__(file, protocol=PROTOCOL, buffer_callback=None if in_band else self._take_buffer)
+    base: Any = cloudpickle.Pickler
+    lifted = (ray.ObjectRef, ActorHandle)
 
-        def _take_buffer(self, buffer: pickle.PickleBuffer) -> bool:
-            try:
-                buffer.raw()
-            except BufferError:  # not contiguous: it can only travel inside the pickle
-                return True
-            self.buffers.append(buffer)
-            return False
+    # `reducer_override` and not `persistent_id`: pickle asks it about classes it does not know, not about every object.
+    class DeepPickler(base):  # type: ignore[misc]
+        nested: list[Any]
 
         def reducer_override(self, obj: Any) -> Any:
-            if isinstance(obj, ray.ObjectRef | ActorHandle):
+            if isinstance(obj, lifted):
                 self.nested.append(obj)
                 return _nested, (len(self.nested) - 1,)
             if type(obj) is _Awaited:
@@ -291,9 +281,22 @@ def _deep_pickler() -> Callable[..., tuple[bytes, list[Any], list[Any]]]:
 
     def pickle_deep(value: Any, *, in_band: bool = False) -> tuple[bytes, list[Any], list[Any]]:
         file = io.BytesIO()
-        pickler = DeepPickler(file, in_band=in_band)
+        buffers: list[Any] = []
+
+        # Not a method: a pickler that holds itself would keep buffers and references until the next garbage collection.
+        def take_buffer(buffer: pickle.PickleBuffer) -> bool:
+            try:
+                buffer.raw()
+            except BufferError:  # not contiguous: it can only travel inside the pickle
+                return True
+            buffers.append(buffer)
+            return False
+
+        pickler: Any = DeepPickler(file, protocol=PROTOCOL, buffer_callback=None if in_band else take_buffer)
+        nested: list[Any] = []
+        pickler.nested = nested
         pickler.dump(value)
-        return file.getvalue(), pickler.buffers, pickler.nested
+        return file.getvalue(), buffers, nested
 
     return pickle_deep
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
 
 class ProcessWatch:
     """Watches a process of this machine through the kernel, which cannot mistake another process for it.

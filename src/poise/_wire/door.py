@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import contextlib
 import threading
 from collections import deque
-from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+if TYPE_CHECKING:
+    import concurrent.futures
+    from collections.abc import Callable
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -47,8 +49,8 @@ class Door(Generic[T]):
 async def in_thread(function: Callable[..., R], *args: Any) -> R:
     """Run a function that blocks in a thread of its own, which ends with it.
 
-    Unlike `asyncio.to_thread` this leaves no idle thread behind, and a call that never returns does not keep the process
-    from ending. Cancelling leaves the function running and drops its result.
+    Unlike `asyncio.to_thread` this leaves no idle thread behind, and a call that never returns does not keep the
+    process from ending. Cancelling leaves the function running and drops its result.
     """
     loop = asyncio.get_running_loop()
     done: asyncio.Future[R] = loop.create_future()

@@ -15,6 +15,7 @@ import socket
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from ray.exceptions import RayError
@@ -25,7 +26,6 @@ from poise._wire.door import Door, outcome_of
 from poise._wire.frames import FrameError, FrameReader, pack_frame
 from poise._wire.freight import FreightLane, FreightLauncher
 from poise._wire.lane import Answer, Kind, Parcel, StartFailed, Verdict
-from poise._wire.liveness import keep_alive
 from poise._wire.messages import (
     BEGUN,
     CALL,
@@ -42,7 +42,7 @@ from poise._wire.messages import (
     load,
     unload,
 )
-from poise._wire.peer import peer_uid
+from poise._wire.peer import keep_alive, peer_uid
 from poise._worker.host import uncrate
 from poise.errors import PayloadError
 
@@ -178,7 +178,7 @@ class ExpressLane(FreightLane):
     def _use(self, link: _Link) -> None:
         self._link = link
         self.sends_ahead = True
-        self.origin = self.origin._replace(lane="express")
+        self.origin = replace(self.origin, lane="express")
 
     # -----------------------------------------------------------------------------------------------------------------
     # To the worker
@@ -352,20 +352,19 @@ class ExpressLane(FreightLane):
     # -----------------------------------------------------------------------------------------------------------------
     # Death
 
-    def unlink(self, error: Exception | None) -> None:
+    def unlink(self, link: _Link, error: Exception | None) -> None:
         """The connection has ended, and everything that came over it has been heard."""
+        if link is not self._link:
+            return
         self._link = None
         self._unlinked.set()
-        if error is None:
-            reason = self._last_words or "its process ended (the connection to it was closed)"
-            super()._lose(reason)
-        else:
-            self._lose_in_doubt(f"the connection to it was lost: {describe(error)}")
+        why = "its process ended" if link.is_read_out else f"the connection to it was lost: {describe(error)}"
+        super()._lose(self._last_words or why, all_in_doubt=not link.is_read_out)
 
-    def _lose(self, reason: str) -> None:
+    def _lose(self, reason: str, *, all_in_doubt: bool = False) -> None:
         """Ray, or the kernel, says that the worker is dead: what it said before is still to be read."""
         if self._link is None:
-            super()._lose(reason)
+            super()._lose(reason, all_in_doubt=all_in_doubt)
         elif self._last_words is None:
             self._last_words = reason
             self._loop.call_later(LAST_WORDS, self._give_up)
@@ -380,6 +379,7 @@ class ExpressLane(FreightLane):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LAST_WORDS):
                     await self._unlinked.wait()
+        if self._link is not None:
             self._give_up()
             await self._unlinked.wait()
 
@@ -401,15 +401,21 @@ class _Link(asyncio.BufferedProtocol):
     def __init__(self, lane: ExpressLane) -> None:
         self._lane = lane
         self._reader = FrameReader()
-        self.is_paused = False
         self.transport: asyncio.Transport
+        self.is_paused = False
+        self.is_read_out = False
+        """Whether the worker's end has come, and everything before it was read."""
+        self._tap: socket.socket | None = None
 
     @property
-    def socket(self) -> socket.socket:
-        return cast("socket.socket", self.transport.get_extra_info("socket"))
+    def socket(self) -> Any:
+        """The socket, to ask it things."""
+        return self.transport.get_extra_info("socket")
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
+        if self.socket.family == socket.AF_UNIX:
+            self._tap = socket.socket(fileno=os.dup(self.socket.fileno()))
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 (asyncio's shape)
         return self._reader.buffer()
@@ -423,6 +429,9 @@ class _Link(asyncio.BufferedProtocol):
             _log.error("a worker sent what cannot be understood, and is given up: %s", error)
             self.transport.abort()
 
+    def eof_received(self) -> None:
+        self.is_read_out = True
+
     def pause_writing(self) -> None:
         self.is_paused = True
 
@@ -431,4 +440,15 @@ class _Link(asyncio.BufferedProtocol):
         self._lane.flush()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._lane.unlink(exc)
+        if self._tap is not None:
+            with self._tap as tap:
+                if exc is not None:
+                    self._read_out(tap)
+        self._lane.unlink(self, exc)
+
+    def _read_out(self, tap: socket.socket) -> None:
+        """Read what the worker wrote before it died: asyncio gives that up when a write has failed."""
+        with contextlib.suppress(OSError):
+            while count := tap.recv_into(self._reader.buffer()):
+                self.buffer_updated(count)
+            self.is_read_out = True

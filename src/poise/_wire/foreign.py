@@ -1,34 +1,38 @@
 """The lane to actors that somebody else has made: ordinary Ray calls of their own methods.
 
-Nothing of ours runs there. Ray resolves arguments and orders the calls; a call that has been sent cannot be stopped; and
-the actors are not killed when the pool closes.
+Nothing of ours runs there. Ray resolves arguments and orders the calls; a call that has been sent cannot be stopped;
+and the actors are not killed when the pool closes.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
 from functools import partial
 from time import perf_counter
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError, UnserializableException
 
-from poise._wire.codec import describe, type_name
+from poise._wire.codec import describe, pack_arguments, type_name
 from poise._wire.door import Door, outcome_of
-from poise._wire.functions import method_name
+from poise._wire.functions import method_name, names_like
 from poise._wire.lane import Answer, Kind, Lane, Listener, Origin, Parcel, StartFailed, Verdict
 from poise._wire.ray_errors import last_words, own_error, remote_text
 from poise._wire.ray_start import RaySession
 from poise.errors import ConfigError, PayloadError, RemoteError
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+_NO_EXCEPTION_OF_THE_USERS: Final = (RayTaskError, UnserializableException, StopIteration, StopAsyncIteration)
+
 
 class ForeignLauncher:
     """Makes workers of existing actors, each of one."""
 
-    replaces: Final = False
+    replaces: bool = False
 
     def __init__(self, handles: Sequence[Any]) -> None:
         """Take the actors' handles.
@@ -91,7 +95,7 @@ class ForeignLauncher:
 class ForeignLane:
     """The way to one existing actor."""
 
-    sends_ahead: Final = False
+    sends_ahead: bool = False
 
     def __init__(self, worker_id: int, listener: Listener, handle: Any) -> None:
         """Reach the actor through its handle."""
@@ -110,16 +114,15 @@ class ForeignLane:
         """Give the actor these calls."""
         for parcel in parcels:
             try:
-                began = perf_counter()
                 method = self._method(parcel.function)
                 if parcel.kind is Kind.STREAM:
                     self._start_stream(parcel, method)
                 else:
-                    self._listen(parcel.call_id, began, method.remote(*parcel.args, **parcel.kwargs))
+                    self._start(parcel, method)
             except RayActorError as error:
                 self._loop.call_soon(self._lose, last_words(error))
             except BaseException as error:  # noqa: BLE001 - Ray pickles the arguments here, with the user's own code
-                self._door.put((parcel.call_id, 0.0, _submission_error(error)))
+                self._door.put((parcel.call_id, 0.0, _submission_error(parcel, error)))
 
     def recall(self, call_ids: Sequence[int]) -> None:  # noqa: ARG002 - nothing is sent ahead, so nothing comes back
         """Give nothing back: on this lane every call that was sent may have begun."""
@@ -158,14 +161,25 @@ class ForeignLane:
                 "actors that exist already run only their own methods; give a method's name or an unbound method",
                 started=False,
             )
-        return getattr(self._handle, name)
+        method = getattr(self._handle, name, None)
+        if method is None:
+            raise AttributeError(f"the actor has no method {name!r}{names_like(name, self._handle)}")
+        return method
 
     # -----------------------------------------------------------------------------------------------------------------
     # Calls with one result
 
-    def _listen(self, call_id: int, began: float, ref: Any) -> None:
-        self._refs[call_id] = ref
-        ref.future().add_done_callback(partial(self._on_ray_done, call_id, began))
+    def _start(self, parcel: Parcel, method: Any) -> None:
+        began = perf_counter()
+        ref = method.remote(*parcel.args, **parcel.kwargs)
+        if isinstance(ref, ray.ObjectRefGenerator):
+            # It is a generator method, and it has begun. Nobody takes its items, and its end gives the slot back.
+            failure = PayloadError("the result", "it is a generator, whose items arrive through stream()", started=True)
+            self._read_stream(parcel.call_id, _Stream(ref, 0), failure)
+            self.cancel(parcel.call_id)
+            return
+        self._refs[parcel.call_id] = ref
+        ref.future().add_done_callback(partial(self._on_ray_done, parcel.call_id, began))
 
     def _on_ray_done(self, call_id: int, began: float, future: Any) -> None:  # runs on Ray's thread
         self._door.put((call_id, perf_counter() - began, future))
@@ -203,10 +217,13 @@ class ForeignLane:
 
     def _start_stream(self, parcel: Parcel, method: Any) -> None:
         items = method.options(num_returns="streaming").remote(*parcel.args, **parcel.kwargs)
-        stream = self._streams[parcel.call_id] = _Stream(items, parcel.credit)
-        stream.task = self._loop.create_task(self._read(parcel.call_id, stream))
+        self._read_stream(parcel.call_id, _Stream(items, parcel.credit))
 
-    async def _read(self, call_id: int, stream: _Stream) -> None:
+    def _read_stream(self, call_id: int, stream: _Stream, failure: PayloadError | None = None) -> None:
+        self._streams[call_id] = stream
+        stream.task = self._loop.create_task(self._read(call_id, stream, failure))
+
+    async def _read(self, call_id: int, stream: _Stream, failure: PayloadError | None) -> None:
         began = perf_counter()
         answer = Answer(call_id, Verdict.RETURNED)
         try:
@@ -220,6 +237,8 @@ class ForeignLane:
                 return
             answer = Answer(call_id, Verdict.RAISED, _own_error(error))
         self._streams.pop(call_id, None)
+        if failure is not None:
+            answer = Answer(call_id, Verdict.RAISED, failure)
         answer.service_time = perf_counter() - began
         if not self._is_lost:
             self._listener.on_answers(self._worker_id, [answer])
@@ -261,16 +280,20 @@ def _actor_id(handle: Any) -> str:
     return str(handle._actor_id.hex())  # noqa: SLF001 - Ray has no public name for it
 
 
-def _submission_error(error: BaseException) -> Exception:
+def _submission_error(parcel: Parcel, error: BaseException) -> Exception:
     """Why a call could not even be submitted."""
     if isinstance(error, PayloadError | AttributeError):
         return error
+    try:
+        pack_arguments(parcel.args, parcel.kwargs)  # Ray's own message fills a page and does not name the argument
+    except PayloadError as named:
+        return named
     return PayloadError("the arguments", describe(error), started=False)
 
 
 def _own_error(error: BaseException) -> Exception:
     """What the caller is to see."""
     own = own_error(error)
-    if isinstance(own, Exception) and not isinstance(own, RayTaskError | StopIteration | StopAsyncIteration):
+    if isinstance(own, Exception) and not isinstance(own, _NO_EXCEPTION_OF_THE_USERS):
         return own
     return RemoteError(type_name(own), str(own), remote_text(error))

@@ -9,10 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import ray
 from ray.exceptions import RayError
@@ -29,10 +27,16 @@ from poise._wire.ray_start import RaySession
 from poise._worker.host import Crate, Host, crate, uncrate
 from poise.errors import ConfigError, PayloadError
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from concurrent.futures import Future
+
+_ray: Any = ray  # its own types leave out some of what it takes and gives
+
 _log = logging.getLogger("poise")
 
 SPARE_THREADS: Final = 2
-"""Freight threads of a host beyond its slots: the last `pull` of a stream may still be answered when its slot is free."""
+"""Freight threads of a host beyond its slots: a stream's last `pull` may be answered after its slot is free."""
 
 DEPOSITED: Final = 100_000
 """Bytes of a pickled factory from which on it is put into Ray's object store once, and not into each start."""
@@ -47,7 +51,7 @@ KILLED_BY_RAY: Final = 2.0
 class FreightLauncher:
     """Starts host actors and reaches them by Ray calls."""
 
-    replaces: Final = True
+    replaces: bool = True
 
     def __init__(
         self,
@@ -59,22 +63,25 @@ class FreightLauncher:
         """Start nothing yet.
 
         Args:
-            factory: makes the instance, in the worker; also a class decorated with `@ray.remote`. None for workers that
-                run plain functions.
+            factory: makes the instance, in the worker; also a class decorated with `@ray.remote`. None for workers
+                that run plain functions.
             concurrency: how many calls each worker runs at once.
             ray_options: for Ray's `.options()`, unchanged.
 
         Raises:
-            ConfigError: `factory` cannot be called, or `ray_options` has what Ray does not know or the pool sets itself.
+            ConfigError: `factory` cannot be called, or `ray_options` has what Ray does not know or the pool sets.
         """
         check_ray_options(ray_options or {})
-        self._factory, defaults = (None, {}) if factory is None else unwrap_factory(factory)
+        self._factory: Callable[[], Any] | None = None
+        defaults: dict[str, Any] = {}
+        if factory is not None:
+            self._factory, defaults = unwrap_factory(factory)
         self._options = {**defaults, **(ray_options or {})}
         self._concurrency = concurrency
         self._label = label_of(self._factory)
         groups = {"control": 2, "freight": concurrency + SPARE_THREADS}
         try:
-            actor_class: Any = ray.remote(concurrency_groups=groups)(Host)
+            actor_class: Any = _ray.remote(concurrency_groups=groups)(Host)
             self._actor_class = actor_class.options(**self._options, max_restarts=0, max_task_retries=0)
         except (ValueError, TypeError) as error:
             raise ConfigError("ray_options", dict(ray_options or {}), str(error)) from error
@@ -103,7 +110,7 @@ class FreightLauncher:
 
     async def default_size(self) -> int:
         """How many workers Ray has room for at most."""
-        return room_for(needs_of(self._options), await in_thread(ray.cluster_resources))
+        return room_for(needs_of(self._options), await in_thread(_ray.cluster_resources))
 
     async def launch(self, worker_id: int) -> Lane:
         """Start one worker and return when its instance is constructed.
@@ -122,14 +129,14 @@ class FreightLauncher:
             self._placing.discard(worker_id)
             with contextlib.suppress(Exception):
                 host, serving = await creation
-                await FreightLane(worker_id, self._listener, host, serving).kill()
+                await self._reach(worker_id, host, serving).kill()
             raise
         except Exception as error:
             self._placing.discard(worker_id)
             raise StartFailed(describe(error)) from error
-        lane = FreightLane(worker_id, self._listener, host, serving)
+        lane = self._reach(worker_id, host, serving)
         try:
-            await lane.start(self._node, placed=lambda: self._placing.discard(worker_id))
+            await self._start(lane, lambda: self._placing.discard(worker_id))
         except BaseException:
             await lane.kill()
             raise
@@ -137,11 +144,18 @@ class FreightLauncher:
             self._placing.discard(worker_id)
         return lane
 
+    def _reach(self, worker_id: int, host: Any, serving: Any) -> FreightLane:
+        assert self._listener is not None
+        return FreightLane(worker_id, self._listener, host, serving)
+
+    async def _start(self, lane: FreightLane, placed: Callable[[], None]) -> None:
+        await lane.start(self._node, placed)
+
     async def shortage(self) -> str | None:
         """Say which resource the launches under way wait for a place with, or None if none waits for one."""
         if not self._placing:
             return None
-        free, total = await in_thread(lambda: (ray.available_resources(), ray.cluster_resources()))
+        free, total = await in_thread(lambda: (_ray.available_resources(), _ray.cluster_resources()))
         return shortage_of(needs_of(self._options), free, total)
 
     async def aclose(self) -> None:
@@ -167,8 +181,6 @@ class FreightLauncher:
 class FreightLane:
     """The way to one host actor."""
 
-    sends_ahead: Final = False
-
     def __init__(self, worker_id: int, listener: Listener, host: Any, serving: Any) -> None:
         """Reach a host.
 
@@ -179,7 +191,8 @@ class FreightLane:
             serving: the reference of its `serve` call, which fails when the actor dies.
         """
         self.origin = Origin(lane="freight")
-        self._worker_id = worker_id
+        self.sends_ahead = False
+        self.worker_id = worker_id
         self._listener = listener
         self._loop = asyncio.get_running_loop()
         self._door: Door[tuple[int | None, Future[Any]]] = Door(self._loop, self._deliver)
@@ -233,7 +246,7 @@ class FreightLane:
 
     def recall(self, call_ids: Sequence[int]) -> None:  # noqa: ARG002 - nothing is sent ahead, so nothing comes back
         """Give nothing back: on this lane every call that was sent may have begun."""
-        self._loop.call_soon(self._listener.on_recall_done, self._worker_id)
+        self._loop.call_soon(self._listener.on_recall_done, self.worker_id)
 
     def cancel(self, call_id: int) -> None:
         """Drop the call if it has not begun; stop it if it is a coroutine or a stream."""
@@ -270,7 +283,9 @@ class FreightLane:
         if type(target) is not str:
             plain = plain and type(target.packed) is bytes
             target = tuple(target)
-        return crate(parcel.call_id, target, arguments, parcel.credit if parcel.kind is Kind.STREAM else None, plain=plain)
+        return crate(
+            parcel.call_id, target, arguments, parcel.credit if parcel.kind is Kind.STREAM else None, plain=plain
+        )
 
     def _pull(self, call_id: int, stream: _Stream, credit: int = 0) -> None:
         if not stream.is_asked:
@@ -328,7 +343,7 @@ class FreightLane:
             else:
                 answers.append(answer_of(uncrate(future.result())))
         if answers:
-            self._listener.on_answers(self._worker_id, answers)
+            self._listener.on_answers(self.worker_id, answers)
         if loss is not None:
             self._lose(last_words(loss))
 
@@ -340,7 +355,7 @@ class FreightLane:
         stream.owed -= len(packed)
         items, failure = ([], None) if stream.failure is not None else unpack_items(packed)
         if items:
-            self._listener.on_items(self._worker_id, call_id, items)
+            self._listener.on_items(self.worker_id, call_id, items)
         if failure is not None:
             stream.failure = failure
             self.cancel(call_id)
@@ -362,13 +377,13 @@ class FreightLane:
         self._dead.set()
         self._loop.call_later(TOLD_BY_RAY, self._lose, "its process ended")
 
-    def _lose(self, reason: str) -> None:
+    def _lose(self, reason: str, *, all_in_doubt: bool = False) -> None:
         if self._process is None:
             self._dead.set()
         if not self._is_lost:
             self._is_lost = True
             if self._killing is None:
-                self._listener.on_lost(self._worker_id, reason)
+                self._listener.on_lost(self.worker_id, reason, all_in_doubt=all_in_doubt)
 
     async def _kill(self) -> None:
         host, self._host = self._host, None
@@ -377,7 +392,7 @@ class FreightLane:
             self._process.kill()
             await self._is_gone_within(KILLED_BY_RAY)
         if not self._dead.is_set():
-            _log.warning("worker %d (process %s) was killed and has not ended yet", self._worker_id, self.origin.pid)
+            _log.warning("worker %d (process %s) was killed and has not ended yet", self.worker_id, self.origin.pid)
         self._is_lost = True
         self._streams.clear()
         self._refs.clear()

@@ -127,6 +127,13 @@ def _pickle(function: Callable[..., Any]) -> PickledFunction:
     return pickled
 
 
+def names_like(name: str, instance: object) -> str:
+    """Say which public names of the instance are near, as the end of a sentence."""
+    names = [each for each in dir(instance) if not each.startswith("_")]
+    near = difflib.get_close_matches(name, names, n=3)
+    return f"; did you mean {' or '.join(repr(each) for each in near)}?" if near else ""
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # The worker's side
 
@@ -144,6 +151,7 @@ class FunctionShelf:
         self._instance = instance
         self._alone = isinstance(instance, Absent)
         self._kept: OrderedDict[bytes, Callable[..., Any]] = OrderedDict()
+        self._defined: OrderedDict[bytes, Packed] = OrderedDict()
 
     def find(self, target: Target) -> Callable[..., Any]:
         """Return what is to be called with the call's own arguments.
@@ -163,13 +171,20 @@ class FunctionShelf:
         function = self._load(target)  # type: ignore[arg-type]
         return function if self._alone else functools.partial(function, self._instance)
 
+    def define(self, function: PickledFunction) -> None:
+        """Know a function by its digest, for calls that come without it. May run beside `find`."""
+        self._defined[function.digest] = function.packed
+        self._defined.move_to_end(function.digest)
+        if len(self._defined) > KEPT:
+            self._defined.popitem(last=False)
+
     def _load(self, pickled: PickledFunction) -> Callable[..., Any]:
         digest, packed = pickled
         kept = self._kept.get(digest)
         if kept is not None:
             return kept
         try:
-            function: Callable[..., Any] = unpack(packed)
+            function: Callable[..., Any] = unpack(packed or self._defined[digest])
         except BaseException as error:
             raise PayloadError("the function", describe(error), started=False) from error
         if digest:
@@ -188,7 +203,4 @@ class FunctionShelf:
         kind = type(self._instance)
         if hasattr(kind, name):
             return None
-        names = [each for each in dir(self._instance) if not each.startswith("_")]
-        near = difflib.get_close_matches(name, names, n=3)
-        hint = f"; did you mean {' or '.join(repr(each) for each in near)}?" if near else ""
-        return AttributeError(f"{kind.__qualname__!r} has no method {name!r}{hint}")
+        return AttributeError(f"{kind.__qualname__!r} has no method {name!r}{names_like(name, self._instance)}")

@@ -31,6 +31,8 @@ class Parcel:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     kind: Kind = Kind.VALUE
+    is_ahead: bool = False
+    """Whether it was sent beyond the worker's slots, so that the worker must announce it before it begins."""
     credit: int = 0
     """Stream items that the worker may send before it is granted more."""
 
@@ -71,8 +73,11 @@ class Listener(Protocol):
     def on_items(self, worker_id: int, call_id: int, items: Sequence[Any]) -> None:
         """A stream has produced these items, in order."""
 
-    def on_lost(self, worker_id: int, reason: str) -> None:
-        """The worker is dead. May be told more than once."""
+    def on_lost(self, worker_id: int, reason: str, *, all_in_doubt: bool = False) -> None:
+        """The worker is dead, or out of reach; may be told more than once.
+
+        `all_in_doubt` says that it may have begun calls without our having heard of it.
+        """
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from poise.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
 
 _POOLS_OWN: Final = {
     "max_restarts": "the pool replaces dead workers itself",
@@ -73,7 +75,11 @@ def shortage_of(needs: Mapping[str, float], free: Mapping[str, float], total: Ma
     """Say which resources one more worker lacks, or None if there is enough of each."""
     lacking = [
         f"{name}: each worker needs {_amount(name, amount)}, "
-        + (f"{_amount(name, free.get(name, 0))} of {_amount(name, total[name])} are free" if total.get(name) else "Ray has none")
+        + (
+            f"{_amount(name, free.get(name, 0))} of {_amount(name, total[name])} are free"
+            if total.get(name)
+            else "Ray has none"
+        )
         for name, amount in needs.items()
         if free.get(name, 0) < amount
     ]

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import logging
 import os
 import socket
 import threading
-from collections.abc import Callable
-from typing import Any, Final
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, Final
 
 import ray
 
 from poise._wire.door import in_thread
 from poise.errors import PoiseError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+_ray: Any = ray  # its own types leave out some of what it takes
 
 
 class RaySession:
@@ -84,17 +92,17 @@ class _Keeper:
     not be a passing one.
     """
 
-    def __init__(self, start: Callable[[], None]) -> None:
+    def __init__(self, start: Callable[[], object]) -> None:
         self._start = start
-        self._started = threading.Event()
+        self._started: Future[None] = Future()
         self._stop = threading.Event()
-        self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="poise-ray", daemon=True)
         self._thread.start()
-        self._started.wait()
-        if self._error is not None:
+        try:
+            self._started.result()
+        except BaseException:
             self._thread.join()
-            raise self._error
+            raise
 
     def stop(self) -> None:
         self._stop.set()
@@ -103,28 +111,27 @@ class _Keeper:
     def _run(self) -> None:
         logger = logging.getLogger("ray")
         level, auth_mode = logger.level, os.environ.get("RAY_AUTH_MODE")
+        logger.setLevel(logging.ERROR)  # Ray tells at length what it does; its errors are still seen
         try:
-            logger.setLevel(logging.ERROR)  # Ray tells at length what it does; its errors are still seen
             self._start()
         except BaseException as error:  # noqa: BLE001 - it is raised where the keeper is made
-            self._error = error
+            self._started.set_exception(error)
         else:
-            self._started.set()
+            self._started.set_result(None)
             self._stop.wait()
         try:
-            ray.shutdown(wait_for_processes=True)
+            _shut_down()
         finally:
             logger.setLevel(level)
             _restore_auth_mode(auth_mode)
-            self._started.set()
 
 
 def _start() -> _Keeper:
     address = os.environ.get("RAY_ADDRESS")
     if address is not None and "://" in address:
         raise PoiseError(
-            f"RAY_ADDRESS={address} names a Ray Client server, through which actors cannot be watched; run this program on "
-            "a machine of the cluster with RAY_ADDRESS=auto"
+            f"RAY_ADDRESS={address} names a Ray Client server, through which actors cannot be watched; run this "
+            "program on a machine of the cluster with RAY_ADDRESS=auto"
         )
     if address:
         _check_reachable(address)
@@ -133,13 +140,13 @@ def _start() -> _Keeper:
     if not address:
         options["include_dashboard"] = False
     try:
-        return _Keeper(lambda: ray.init(**options))
+        return _Keeper(lambda: _ray.init(**options))
     except Exception as error:
         reason = f"{type(error).__name__}: {error}".strip()
         if address:
             raise _cannot_join(address, reason) from error
         raise PoiseError(
-            f"cannot start Ray here: {reason}\nCall ray.init(...) yourself before opening the pool to choose how it starts"
+            f"cannot start Ray here: {reason}\nTo choose how it starts, call ray.init(...) before the pool is opened"
         ) from error
 
 
@@ -156,9 +163,14 @@ def _check_reachable(address: str) -> None:
 
 def _cannot_join(address: str, reason: str) -> PoiseError:
     return PoiseError(
-        f"cannot join the Ray at RAY_ADDRESS={address}: {reason}\nStart Ray there (`ray start --head`), mend RAY_ADDRESS, "
-        "or unset it to let the pool start a Ray of its own"
+        f"cannot join the Ray at RAY_ADDRESS={address}: {reason}\nStart Ray there (`ray start --head`), mend "
+        "RAY_ADDRESS, or unset it to let the pool start a Ray of its own"
     )
+
+
+def _shut_down() -> None:
+    waits = "wait_for_processes" in inspect.signature(_ray.shutdown).parameters  # Ray 2.60 and later
+    _ray.shutdown(**({"wait_for_processes": True} if waits else {}))
 
 
 def _restore_auth_mode(before: str | None) -> None:
@@ -173,10 +185,10 @@ def _restore_auth_mode(before: str | None) -> None:
     else:
         os.environ["RAY_AUTH_MODE"] = before
     try:
-        from ray._raylet import Config
-    except ImportError:
+        raylet: Any = importlib.import_module("ray._raylet")
+        raylet.Config.initialize("")
+    except (ImportError, AttributeError):
         return
-    Config.initialize("")
 
 
 _shared: Final = _Shared()

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from poise._wire.codec import RAISED, RETURNED, Packed, pack_exception
-from poise._worker.flow import Flow
-from poise._worker.inbox import Arrival
 from poise._worker.loop_thread import LoopThread
 from poise._worker.outlet import Outlet, check_iterable, pack_item, pack_result
+
+if TYPE_CHECKING:
+    from poise._worker.flow import Flow
+    from poise._worker.inbox import Arrival
 
 
 class Coroutines:
@@ -40,7 +42,9 @@ class Coroutines:
     def start_stream(self, call: Arrival, flow: Flow, source: Any, began: float) -> None:
         """Send the items of an asynchronous iterable, or of what a coroutine returns. From any thread."""
         stream = _Stream(call, flow, self._item, self._loop)
-        if not self._loop.call(self._create, call, partial(stream.run, source), began) and isinstance(source, Coroutine):
+        if not self._loop.call(self._create, call, partial(stream.run, source), began) and isinstance(
+            source, Coroutine
+        ):
             source.close()
 
     def close(self) -> None:
@@ -52,9 +56,7 @@ class Coroutines:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _drive(
-        self, call: Arrival, run: Callable[[], Coroutine[Any, Any, Packed | None]], began: float
-    ) -> None:
+    async def _drive(self, call: Arrival, run: Callable[[], Coroutine[Any, Any, Packed | None]], began: float) -> None:
         try:
             packed = await run()
         except BaseException as error:  # noqa: BLE001 - SystemExit would stop the loop for every other call
@@ -117,7 +119,7 @@ class _Stream:
     async def _credit(self) -> bool:
         while True:
             woken = asyncio.Event()
-            use = self._flow.take_or_wake(lambda woken=woken: self._loop.call(woken.set))
+            use = self._flow.take_or_wake(partial(self._loop.call, woken.set))
             if use is not None:
                 return use
             await woken.wait()

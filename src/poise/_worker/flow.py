@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Flow:
@@ -16,7 +19,7 @@ class Flow:
         self._changed = threading.Condition()
         self._credit = credit
         self._stopped = False
-        self._wake: Callable[[], None] | None = None
+        self._wake: Callable[[], object] | None = None
 
     def grant(self, items: int) -> None:
         """Add credit."""
@@ -37,8 +40,8 @@ class Flow:
                 self._changed.wait()
             return self._use()
 
-    def take_or_wake(self, wake: Callable[[], None]) -> bool | None:
-        """As `take`, but None instead of waiting; then `wake` is called once, from any thread, when it is worth asking."""
+    def take_or_wake(self, wake: Callable[[], object]) -> bool | None:
+        """As `take`, but None instead of waiting; `wake` is called once, from any thread, when it is worth asking."""
         with self._changed:
             if not self._credit and not self._stopped:
                 self._wake = wake

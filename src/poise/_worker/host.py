@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import pickle
 import threading
+from collections.abc import Sequence
 from queue import SimpleQueue
 from typing import Any, TypeAlias
 
@@ -27,7 +28,9 @@ from poise._wire.codec import (
 )
 from poise._wire.functions import Absent, FunctionShelf, PickledFunction, Target, TypeNames, type_names
 from poise._wire.ray_errors import own_error
+from poise._worker.entrance import Connection, open_tls, open_unix
 from poise._worker.inbox import Arrival, Inbox
+from poise._worker.link import Link
 from poise._worker.runner import Runner
 from poise.errors import PayloadError
 
@@ -64,7 +67,10 @@ class Host:
         self._built = threading.Event()
         self._failure: Packed | None = None
         self._classes: TypeNames = ()
-        self._inbox = Inbox()
+        self._inbox = Inbox(self._announce)
+        self._shelf: FunctionShelf | None = None
+        self._link: Link | None = None
+        """The express lane, once the caller has connected."""
         self._values: dict[int, SimpleQueue[Reply]] = {}
         self._streams: dict[int, _Outgoing] = {}
         self._fetching: set[int] = set()
@@ -77,7 +83,8 @@ class Host:
         try:
             instance = Absent() if factory is None else _unpack_factory(factory)()
             self._classes = type_names(instance)
-            runner = Runner(self._inbox, FunctionShelf(instance), self, concurrency)
+            self._shelf = FunctionShelf(instance)
+            runner = Runner(self._inbox, self._shelf, self, concurrency)
         except BaseException as error:  # noqa: BLE001 - a constructor may well call sys.exit()
             self._failure = pack_exception(error, skip_frames=1)
             self._built.set()
@@ -96,6 +103,37 @@ class Host:
         self._built.wait()
         return self._classes, self._failure
 
+    @ray.method(concurrency_group="control")
+    def listen_unix(self) -> str:
+        """Let the caller connect on this node, and return the path of the socket."""
+        return open_unix(self._welcome)
+
+    @ray.method(concurrency_group="control")
+    def listen_tls(self, identity: tuple[bytes, bytes, bytes], timeout: float) -> tuple[str, int]:
+        """Let the caller connect from another node, and return the address and the port."""
+        from poise._wire.certificates import Identity, tls_context
+
+        host = ray.util.get_node_ip_address()
+        return host, open_tls(host, tls_context(Identity(*identity), is_server=True), timeout, self._welcome)
+
+    def _welcome(self, connection: Connection) -> None:
+        """Serve the express lane on this thread."""
+        assert self._shelf is not None
+        self._link = Link(connection, self._inbox, self._shelf, self.reply)
+        self._link.run()
+
+    @ray.method(concurrency_group="freight")
+    def collect(self, call_id: int) -> Crate:
+        """Return a reply that the express lane cannot carry."""
+        assert self._link is not None
+        return _crate_reply(self._link.kept.pop(call_id))
+
+    @ray.method(concurrency_group="freight")
+    def collect_item(self, call_id: int) -> Crate:
+        """Return the next stream item that the express lane cannot carry."""
+        assert self._link is not None
+        return crate(self._link.kept_items[call_id].popleft(), plain=False)
+
     @ray.method(concurrency_group="freight")
     def perform(self, crated: Crate) -> Crate:
         """Run a call and wait for its end, or for the first items of a stream."""
@@ -107,6 +145,7 @@ class Host:
             if refusal is not None:
                 return _crate_reply(refusal) if credit is None else _crate_stream([], refusal)
         call = Arrival(call_id, _target(target), arguments, credit, awaited)
+        call.announced = self._link is None  # the freight lane takes every call that it sent to have begun
         if credit is None:
             replies = self._values[call_id] = SimpleQueue()
             self._inbox.put((call,))
@@ -138,16 +177,25 @@ class Host:
     # The runner's outlet: runs on its threads.
 
     def reply(self, reply: Reply) -> None:
-        """Hand the end of a call to the `perform` or `pull` that waits for it."""
-        replies = self._values.pop(reply[0], None)
-        if replies is not None:
+        """Hand the end of a call to the `perform` or `pull` that waits for it, or to the express lane."""
+        call_id = reply[0]
+        if (replies := self._values.pop(call_id, None)) is not None:
             replies.put(reply)
-        else:
-            self._streams[reply[0]].end(reply)
+        elif (stream := self._streams.get(call_id)) is not None:
+            stream.end(reply)
+        elif self._link is not None:
+            self._link.reply(reply)
 
     def item(self, call_id: int, item: Packed) -> None:
-        """Hand an item to the `perform` or `pull` that waits for it."""
-        self._streams[call_id].add(item)
+        """Hand an item to the `perform` or `pull` that waits for it, or to the express lane."""
+        if (stream := self._streams.get(call_id)) is not None:
+            stream.add(item)
+        elif self._link is not None:
+            self._link.item(call_id, item)
+
+    def _announce(self, call_ids: Sequence[int]) -> None:
+        if self._link is not None:
+            self._link.announce(call_ids)
 
     def _next_items(self, call_id: int) -> Crate:
         outgoing = self._streams.get(call_id)

@@ -6,7 +6,7 @@ popping it from `_waiting`, which is one atomic step of the interpreter, so exac
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Final
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from poise._worker.flow import Flow
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from typing import Any
 
     from poise._wire.codec import Packed
@@ -92,8 +92,11 @@ class Inbox:
                 return None
             if self._announce is not None and not call.announced:
                 self._announce_next(call)
-            if self._waiting.pop(call.call_id, None) is not None:
+            claimed = self._waiting.pop(call.call_id, None)
+            if claimed is call:
                 return call
+            if claimed is not None:  # the same call again: it had been recalled from here, and was then sent back
+                self._waiting[call.call_id] = claimed
 
     def ended(self, call_id: int) -> None:
         """Forget a call that was taken and has ended."""

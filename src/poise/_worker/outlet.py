@@ -56,4 +56,5 @@ def check_iterable(source: Any) -> Iterable[Any]:
     """
     if not isinstance(source, Iterable) and not hasattr(source, "__getitem__"):
         raise TypeError(f"stream() needs an iterable, and this call returned {type_name(source)}; use run() for it")
-    return source
+    items: Iterable[Any] = source
+    return items

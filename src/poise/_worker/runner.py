@@ -1,8 +1,8 @@
 """Runs the calls of an inbox: synchronous functions on threads, coroutines on a loop, generators as streams.
 
-At most `concurrency` calls run at once. Each running call holds a slot. A thread that runs calls holds a slot too, which
-goes with a coroutine to the loop; the thread then waits for another. At concurrency 1 there is one thread, the one
-that called `run`, and every synchronous call runs on it.
+At most `concurrency` calls run at once. Each thread that runs calls holds a slot, which goes with a coroutine to the
+loop; the thread then waits for another. At concurrency 1 there is one thread, the one that called `run`, and every
+synchronous call runs on it.
 """
 
 from __future__ import annotations
@@ -13,14 +13,16 @@ import threading
 from collections.abc import AsyncIterable, Callable, Coroutine, Generator
 from queue import SimpleQueue
 from time import perf_counter
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from poise._wire.codec import RAISED, RETURNED, Packed, pack_exception, unpack_arguments
-from poise._wire.functions import FunctionShelf
 from poise._worker.coroutines import Coroutines
-from poise._worker.flow import Flow
-from poise._worker.inbox import Arrival, Inbox
 from poise._worker.outlet import Outlet, check_iterable, pack_item, pack_result
+
+if TYPE_CHECKING:
+    from poise._wire.functions import FunctionShelf
+    from poise._worker.flow import Flow
+    from poise._worker.inbox import Arrival, Inbox
 
 _log = logging.getLogger("poise")
 

@@ -1,0 +1,204 @@
+"""Which call gets which slot, and which is asked back."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Final
+
+from poise._core.call import CallEvent, CallState
+from poise._core.effects import Lease
+from poise._core.placement import Pace
+from poise._core.worker import WorkerState
+from poise.errors import WorkerLost
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from poise._core.call import CallRecord
+    from poise._core.effects import Outbox
+    from poise._core.outcomes import Outcomes
+    from poise._core.placement import Placement
+    from poise._core.waiting import Waiting
+    from poise._core.worker import WorkerRecord
+
+_WAIT_WEIGHT: Final = 0.05
+"""Of the newest sample in the moving average of waiting times."""
+
+
+class Granting:
+    """Brings waiting calls and workers together. Whoever grants, records, in the same step."""
+
+    __slots__ = ("_backlog", "_outbox", "_outcomes", "_parked", "_placement", "_slots", "_waiting", "pace", "wait_time")
+
+    def __init__(
+        self, slots: int, waiting: Waiting, placement: Placement, outcomes: Outcomes, outbox: Outbox
+    ) -> None:
+        self.pace = Pace()
+        self.wait_time: float | None = None
+        """Moving average of the time that a call waits for its slot, in seconds."""
+        self._slots = slots
+        self._waiting = waiting
+        self._backlog = waiting.backlog
+        self._parked = waiting.parked
+        self._placement = placement
+        self._outcomes = outcomes
+        self._outbox = outbox
+
+    # ---------------------------------------------------------------- from the order
+
+    def first(self) -> CallRecord | None:
+        """The call that is next for any worker."""
+        return self._backlog.first() or self._parked.first()
+
+    def worker_for(self, call: CallRecord, now: float) -> WorkerRecord | None:
+        """The worker that takes this new call at once, or None if it must wait, as others do before it.
+
+        Raises:
+            WorkerLost: the one worker that it is bound for is gone.
+        """
+        if call.deadline <= now:
+            return None
+        if (bound := call.bound_for) is not None:
+            if bound.state is WorkerState.GONE:
+                raise WorkerLost(bound.id, "it was gone when the call was submitted")
+            is_its_turn = bound.is_serving and bound.lease is call.lease and not bound.queue
+            return bound if is_its_turn and bound.free_slots > 0 else None
+        if self.first() is not None:
+            return None
+        return self._placement.empty_worker() if call.is_lease else self._any_worker_for(call, now)
+
+    def _any_worker_for(self, call: CallRecord, now: float) -> WorkerRecord | None:
+        """A worker with a free slot, else one to which the call can be sent ahead."""
+        return self._placement.free_worker() or self._placement.roomy_worker(call, self.pace, now)
+
+    def place(self, now: float) -> None:
+        """Give waiting calls to workers for as long as the next one in the order can be given to one."""
+        if self._waiting.claims:
+            self._move_claims(now)
+        while (call := self.first()) is not None:
+            if call.deadline <= now:
+                self._outcomes.expire(call)
+                continue
+            if call.needs_whole_worker:
+                worker = self._placement.empty_worker()
+                if worker is None and self._claim_worker(call):
+                    continue
+            else:
+                worker = self._any_worker_for(call, now)
+            if worker is None:
+                return
+            self._waiting.take_out(call)
+            self.grant(call, worker, now)
+        self._recall_for_idle()
+
+    def grant(self, call: CallRecord, worker: WorkerRecord, now: float) -> None:
+        """Record that the worker holds the call, and have it sent."""
+        call.worker = worker
+        if call.is_lease:
+            call.step(CallEvent.GRANT)
+            worker.lease = call
+            self._outcomes.deadlines.forget(call)  # its timeout was for getting the worker
+            self._outbox.add(Lease(call, worker.id))
+        else:
+            self._give_slot(call, worker, now)
+            self._outbox.send(worker.id, call)
+        waited = now - call.since
+        known = self.wait_time
+        self.wait_time = waited if known is None else known + _WAIT_WEIGHT * (waited - known)
+        call.since = now
+        self._placement.update(worker)
+
+    def _give_slot(self, call: CallRecord, worker: WorkerRecord, now: float) -> None:
+        running = worker.running
+        if len(running) == worker.slots:
+            call.step(CallEvent.SEND_AHEAD)
+            worker.ahead[call.id] = call
+            return
+        call.step(CallEvent.GRANT)
+        if not running:
+            self._placement.progressed(worker, now)
+        running[call.id] = call
+        call.attempts += 1
+        if call.deaths:
+            worker.lease = call
+
+    # ---------------------------------------------------------------- from a worker's own queues
+
+    def advance(self, worker: WorkerRecord, now: float) -> None:
+        """A worker's calls or state have changed: move up what it holds, then grant what waits for it alone."""
+        running, ahead = worker.running, worker.ahead
+        while ahead and len(running) < worker.slots:
+            call = ahead.pop(next(iter(ahead)))
+            running[call.id] = call
+            call.attempts += not call.is_announced
+            if call.state is CallState.AHEAD:
+                call.step(CallEvent.BEGIN)
+        if worker.is_serving:
+            while len(running) < worker.slots and (bound := worker.queue.first()) is not None:
+                self._grant_in_time(bound, worker, now)
+            if worker.claim is not None and worker.is_empty:
+                self._grant_in_time(worker.claim, worker, now)
+        self._placement.update(worker)
+
+    def _grant_in_time(self, call: CallRecord, worker: WorkerRecord, now: float) -> None:
+        """Grant a call that waited for a worker, unless its time has passed (G6)."""
+        if call.deadline <= now:
+            self._outcomes.expire(call)
+        else:
+            self._outcomes.take_out(call)
+            self.grant(call, worker, now)
+
+    # ---------------------------------------------------------------- claims
+
+    def _claim_worker(self, call: CallRecord) -> bool:
+        """Reserve a worker with several slots for a call that needs all of it; it is granted when the worker is empty.
+
+        A worker with one slot needs no claim: the call waits at the head, and the next free worker is an empty one.
+        """
+        worker = self._placement.least_loaded()
+        if self._slots == 1 or worker is None:
+            return False
+        self._waiting.claim(call, worker)
+        self._placement.update(worker)
+        self.recall(worker, worker.ahead.values())
+        return True
+
+    def _move_claims(self, now: float) -> None:
+        """Let calls that claimed a worker have another that was empty sooner (G4)."""
+        for claimed in list(self._waiting.claims.values()):
+            worker = self._placement.empty_worker()
+            if worker is None:
+                return
+            assert claimed.claim is not None
+            self._grant_in_time(claimed.claim, worker, now)
+
+    # ---------------------------------------------------------------- recalls
+
+    def recall(self, worker: WorkerRecord, calls: Iterable[CallRecord]) -> bool:
+        """Ask for those of the calls that have not begun as far as is known; one recall at a time for each worker."""
+        if worker.is_recalling:
+            return False
+        wanted = [call.id for call in calls if call.state is CallState.AHEAD and not call.is_announced]
+        if not wanted:
+            return False
+        worker.is_recalling = True
+        self._placement.update(worker)
+        self._outbox.recall(worker.id, wanted)
+        return True
+
+    def _recall_for_idle(self) -> None:
+        """Nothing waits: a worker with a free slot takes the older half of what another was sent ahead (G4)."""
+        while self._placement.wants_recall and (worker := self._placement.stuck_worker()) is not None:
+            ahead = list(worker.ahead.values())
+            if not self.recall(worker, ahead[: (len(ahead) + 1) // 2]):
+                self._placement.not_stuck(worker)
+
+    def recall_overdue(self, now: float) -> None:
+        """Ask back what was sent ahead to a worker that does not get on, for the others to do."""
+        while self._placement.next_overdue() <= now and (worker := self._placement.stuck_worker()) is not None:
+            if not self.recall(worker, worker.ahead.values()):
+                self._placement.not_stuck(worker)
+
+    def next_overdue(self, workers: int) -> float:
+        """When a worker will have held what it was sent ahead for too long; a lone worker may hold it."""
+        return self._placement.next_overdue() if workers > 1 else math.inf

@@ -1,0 +1,105 @@
+"""How calls end."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from poise._core.call import CallEvent
+from poise._core.deadlines import Deadlines
+from poise._core.effects import Cancel, Reject, Resolve
+from poise._core.stats import Counters
+from poise.errors import DeadlineExceeded, LeaseExpired
+
+if TYPE_CHECKING:
+    from poise._core.call import CallRecord
+    from poise._core.effects import Outbox
+    from poise._core.placement import Placement
+    from poise._core.waiting import Waiting
+    from poise._core.worker import WorkerRecord
+    from poise.errors import PoiseError
+
+
+class Outcomes:
+    """Gives each call its one outcome (G1), counts it, and lets go of the call."""
+
+    __slots__ = ("_outbox", "_placement", "_waiting", "counters", "deadlines", "kill_after", "overruns")
+
+    def __init__(self, waiting: Waiting, placement: Placement, outbox: Outbox, kill_after: float | None) -> None:
+        self.counters = Counters()
+        self.deadlines = Deadlines()
+        """Invariant: the calls with a deadline whose caller waits; not a lease that is granted."""
+        self.overruns = Deadlines()
+        """Calls that expired on a worker and are still there, by when that worker is to be killed."""
+        self.kill_after = kill_after
+        """Seconds that a worker may keep an expired call."""
+        self._waiting = waiting
+        self._placement = placement
+        self._outbox = outbox
+
+    def resolve(self, call: CallRecord, outcome: Any, *, has_failed: bool) -> None:
+        """End a call with what its worker has answered."""
+        self._end(call)
+        self.counters.completed += 1
+        self.counters.failed += has_failed
+        self._outbox.add(Resolve(call, outcome))
+
+    def fail(self, call: CallRecord, error: PoiseError) -> None:
+        """End a call with an error of the pool's own."""
+        self._end(call)
+        self.counters.lost += 1
+        self._outbox.add(Reject(call, error))
+
+    def refuse(self, call: CallRecord, error: PoiseError) -> None:
+        """End a call that waits."""
+        self.take_out(call)
+        self.fail(call, error)
+
+    def expire(self, call: CallRecord) -> None:
+        """The deadline has passed: the caller is answered now; a worker that holds the call has `kill_after` more."""
+        self.counters.expired += 1
+        started = call.worker is not None or call.attempts > 0
+        self._leave(call)
+        self._outbox.add(Reject(call, DeadlineExceeded(call.timeout, started=started)))
+        if call.worker is not None and self.kill_after is not None:
+            self.overruns.add(call, call.deadline + self.kill_after)
+
+    def cancel(self, call: CallRecord) -> None:
+        """The caller is gone and wants no answer."""
+        self.counters.cancelled += 1
+        self._leave(call)
+
+    def end_abandoned(self, call: CallRecord) -> None:
+        """A call whose caller is gone has left its worker."""
+        self._end(call)
+        self.overruns.forget(call)
+
+    def end_lease(self, worker: WorkerRecord, lease: CallRecord, cause: Literal["released", "lost"]) -> None:
+        """End the lease that holds this worker, and refuse the calls that still wait under it."""
+        for call in list(worker.leased_queue):
+            self.refuse(call, LeaseExpired(worker.id, cause))
+        worker.lease = None
+        lease.step(CallEvent.END)
+
+    def take_out(self, call: CallRecord) -> None:
+        """Take a call out of wherever it waits."""
+        claimed = self._waiting.claims.get(call.id)
+        self._waiting.take_out(call)
+        if claimed is not None:
+            self._placement.update(claimed)
+
+    def _leave(self, call: CallRecord) -> None:
+        """The caller no longer waits: drop a call that waits, abandon one that a worker holds."""
+        if call.worker is None:
+            self.take_out(call)
+            self._end(call)
+        else:
+            call.step(CallEvent.ABANDON)
+            self.deadlines.forget(call)
+            self._outbox.add(Cancel(call.worker.id, call.id))
+
+    def _end(self, call: CallRecord) -> None:
+        """The call is over: keep nothing of it, and let it keep nothing of ours."""
+        call.step(CallEvent.END)
+        call.worker = None
+        call.bound_for = None
+        self.deadlines.forget(call)
