@@ -17,7 +17,7 @@ def main() -> int:
     try:
         return _demo(options) if options.command == "demo" else _serve(options)
     except KeyboardInterrupt:
-        print("\ninterrupted; everything is closed", file=sys.stderr)
+        print("everything is closed", file=sys.stderr)
         return 130
 
 
@@ -46,14 +46,26 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="demo | serve")
     playing = commands.add_parser("demo", help="replay recorded traffic, kill a worker, report")
-    playing.add_argument("--seconds", type=float, default=20.0, help="how long the traffic lasts (%(default)s)")
+    playing.add_argument("--seconds", type=_seconds, default=20.0, help="how long the traffic lasts (%(default)s)")
     serving = commands.add_parser("serve", help="run the service until interrupted")
     serving.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     serving.add_argument("--port", type=int, default=8000, help="port to listen on, 0 for a free one (%(default)s)")
     serving.add_argument("--fd", type=int, help=argparse.SUPPRESS)  # a socket that the demo has made
     for command in (playing, serving):
-        command.add_argument("--workers", type=int, default=2, help="workers of the pool (%(default)s)")
+        command.add_argument("--workers", type=_workers, default=2, help="workers of the pool (%(default)s)")
     return parser
+
+
+def _workers(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{number} is too few")
+    return number
+
+
+def _seconds(text: str) -> float:
+    if not 1 <= (number := float(text)) <= 600:
+        raise argparse.ArgumentTypeError(f"{text} is not between 1 and 600")
+    return number
 
 
 if __name__ == "__main__":

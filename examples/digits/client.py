@@ -15,6 +15,7 @@ from poise import Stats, WorkerStats
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Self
 
     from examples.digits.classifier import Answer, Image
     from examples.digits.traffic import Plan
@@ -89,17 +90,27 @@ class Tally:
 class Visitor:
     """Sends images to the service as a plan says, each in a request of its own, whether others are answered or not."""
 
-    def __init__(self, url: str, images: Sequence[Image], expected: Sequence[Answer]) -> None:
-        """Know where the service is, and the answers that it ought to give."""
+    def __init__(
+        self,
+        url: str,
+        images: Sequence[Image],
+        expected: Sequence[Answer],
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        """Know where the service is, and the answers that it ought to give; a test hands in a transport of its own."""
         self.tally = Tally()
         self._bodies = [{"pixels": image} for image in images]
         self._expected = expected
         # Each request has a connection of its own, as if each came from somebody else.
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
-        self._http = httpx.AsyncClient(base_url=url, limits=limits, timeout=PATIENCE, trust_env=False)
+        self._http = httpx.AsyncClient(
+            base_url=url, limits=limits, timeout=PATIENCE, trust_env=False, transport=transport
+        )
 
-    async def aclose(self) -> None:
-        """Close every connection."""
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
         await self._http.aclose()
 
     async def stats(self) -> Stats | None:

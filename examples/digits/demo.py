@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 IMAGES = 300
 """Distinct images that are sent, over and over; a single process takes some seconds to know the answers beforehand."""
 
-LOAD = 0.35
+LOAD = 0.3
 """The part of what the workers can do that the traffic asks for on average; its bursts ask for far more."""
 
 KILL_FROM, KILL_BY = 0.35, 0.6
@@ -61,24 +61,33 @@ async def demo(*, workers: int, seconds: float) -> int:
     """
     console = Console(highlight=False)
     console.print(screen.introduction(workers, seconds))
-    images, _ = unseen(IMAGES)
     async with background(workers) as service:
-        with screen.waiting(console, f"starting Ray and {workers} workers; computing {IMAGES} answers to compare with"):
-            expected, pace = await asyncio.to_thread(_single_process, images)
-            visitor = Visitor(service.url, images, expected)
-            stats = await _until_ready(service, visitor)
-        progress = Progress(plan(recorded(), rate=LOAD * workers / pace, seconds=seconds), visitor.tally, stats)
         try:
-            with screen.display(console) as show:
-                await _play(visitor, progress, show)
-        finally:
-            await visitor.aclose()
-        with screen.waiting(console, "closing the service, its workers and Ray"):
-            await service.stop()
+            progress = await _perform(service, console, workers, seconds)
+            with screen.waiting(console, "closing the service, its workers and Ray"):
+                await service.stop()
+        except asyncio.CancelledError:
+            console.print("\ninterrupted: closing the service, its workers and Ray ...")
+            raise
         console.print(screen.summary(progress))
         if progress.status:
-            console.print(f"\nThe service's own last words:\n{service.last_words()}", markup=False)
+            console.print(f"\nThe service's own last words:\n{service.last_words()}", markup=False, soft_wrap=True)
     return progress.status
+
+
+async def _perform(service: Service, console: Console, workers: int, seconds: float) -> Progress:
+    images, _ = unseen(IMAGES)
+    with screen.waiting(console, f"computing {IMAGES} answers to compare with, while Ray and {workers} workers start"):
+        expected, pace = await asyncio.to_thread(_single_process, images)
+    async with Visitor(service.url, images, expected) as visitor:
+        with screen.waiting(console, "waiting for the workers"):
+            stats = await _until_ready(service, visitor)
+        rate = LOAD * min(workers, os.cpu_count() or 1) / pace
+        traffic = plan(recorded(), rate=rate, seconds=seconds)
+        progress = Progress(traffic, visitor.tally, stats)
+        with screen.display(console) as show:
+            await _play(visitor, progress, show)
+    return progress
 
 
 def _single_process(images: Sequence[Image]) -> tuple[list[Answer], float]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
     from examples.digits.progress import Progress, WorkerSeen
+    from examples.digits.traffic import Plan
 
 BARS = " ▁▂▃▄▅▆▇█"
 LOAD_WIDTH = 30
@@ -215,7 +216,7 @@ def _balance(progress: Progress) -> Table:
     table.add_column(style="bold")
     table.add_column(justify="right")
     table.add_column(style="dim")
-    table.add_row("sent", f"{tally.sent:,}", f"real HTTP requests in {progress.plan.seconds:.0f} s")
+    table.add_row("sent", f"{tally.sent:,}", _pace(progress.plan))
     notes = {
         Outcome.ANSWERED: "with the digit and the ten scores of a single process",
         Outcome.REFUSED: "with 503 or 504, as an overloaded service should",
@@ -225,14 +226,16 @@ def _balance(progress: Progress) -> Table:
     for outcome, note in notes.items():
         count = tally.outcomes[outcome]
         table.add_row(outcome.value, Text(f"{count:,}", _style(outcome, count)), note)
-    table.add_row(
-        "deaths", f"{stats.deaths}", f"of workers; calls that were on one and were run again: {stats.retried}"
-    )
+    table.add_row("deaths", f"{stats.deaths}", f"of workers; calls run again because theirs died: {stats.retried}")
     if kill is not None:
         whole = "never" if kill.took is None else f"{kill.took:.1f} s"
         table.add_row("whole after", whole, f"from kill -9 until {stats.size} workers were ready again")
     table.add_row("latency", _seconds(tally.latency(0.5)), f"p50; p99 {_seconds(tally.latency(0.99))}")
     return table
+
+
+def _pace(plan: Plan) -> str:
+    return f"real HTTP requests in {plan.seconds:.0f} s, {plan.speed:.0f} times as fast as recorded"
 
 
 def _complaints(progress: Progress) -> list[Text]:

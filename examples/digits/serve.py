@@ -67,14 +67,14 @@ def _welcome(url: str) -> str:
     picture = "\n".join("    " + "".join(2 * INK[ink // 4] for ink in row) for row in image)
     body = json.dumps({"pixels": image}, separators=(",", ":"))
     return f"""
-serving on {url}, until Ctrl-C. Here is a {digit}:
+serving on {url} until Ctrl-C. Here is a scan of somebody's {digit}:
 
 {picture}
 
-Is it seen as one? Paste this into another terminal:
+Is it recognised? Paste this into another terminal:
 
   curl {url}/classify -H 'Content-Type: application/json' -d '{body}'
 
-What the pool is doing: curl {url}/stats
-All of the API:         {url}/docs
+what the pool is doing: curl {url}/stats
+all of the API:         {url}/docs
 """

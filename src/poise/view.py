@@ -438,6 +438,7 @@ class View(Generic[T]):
         stream: StreamBuffer | None = None,
         worker: WorkerRecord | None = None,
         is_lease: bool = False,
+        may_begin: Callable[[], bool] | None = None,
     ) -> Call[Any]:
         dispatcher = self._home.dispatcher
         dispatcher.check_loop()
@@ -445,6 +446,7 @@ class View(Generic[T]):
             raise ConfigError("fn", fn, "a function, a method of the workers' class, or a method's name")
         options = self._options if options is None else options
         call: Call[Any] = Call(dispatcher, fn, args, kwargs, options.retry_on, stream)
+        call.may_begin = may_begin
         timeout = math.inf if options.timeout is None else options.timeout
         record = CallRecord(
             dispatcher.next_call_id(),

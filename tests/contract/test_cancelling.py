@@ -52,7 +52,7 @@ async def test_a_cancelled_running_call_keeps_its_slot_until_the_worker_answers(
         assert not waiting.done()
         gate.open()
         assert await waiting == 1
-        assert await pool.run(Desk.witness) == (await pool.run(Desk.who), 1, 2 + 1)
+        assert (await pool.run(Desk.witness))[1:] == (1, 2)
         assert pool.stats().in_flight == 0
 
 

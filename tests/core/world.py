@@ -13,12 +13,15 @@ import random
 import sys
 from collections import Counter, deque
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from poise._core.call import CallRecord, CallState
 from poise._core.effects import Cancel, Effect, Kill, Lease, Recall, Reject, Resolve, Send, Start
 from poise._core.scheduler import Ended, Ending, Scheduler
-from poise.errors import DeadlineExceeded, LeaseExpired, Overloaded, PoolBroken, PoolClosed, WorkerLost
+from poise.errors import DeadlineExceeded, LeaseExpired, Overloaded, PoiseError, PoolBroken, PoolClosed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
 
 SERVICE_TIMES = {"short": 0.00001, "middling": 0.0008, "long": 0.5}
 """Seconds by function: the first two are sent ahead."""
@@ -205,9 +208,6 @@ class World:
             assert error.started or not fate.begun
         if isinstance(error, (PoolClosed, LeaseExpired)):
             assert not fate.begun or fate.retries > fate.call.retries or fate.reruns, "it has run"
-        if isinstance(error, WorkerLost) and call.bound_for is None and not fate.sends:
-            assert call.lease is None
-            self.seen["lost while pinned"] += 1
 
     def _killed(self, worker_id: int) -> None:
         if worker_id in self.starting:
@@ -272,14 +272,8 @@ class World:
         fate = self.fates[call.id] = self.live[call.id] = Fate(call, retries, may_park)
         try:
             effects = self.pool.submit(call, self.now, may_park=may_park)
-        except (Overloaded, PoolBroken, PoolClosed, LeaseExpired) as error:
-            self.seen[f"submit: {type(error).__name__}"] += 1
-            del self.live[call.id], self.fates[call.id]
-            if isinstance(error, Overloaded):
-                assert not may_park
-                assert call.bound_for is not None or depth >= self.limit
-            assert not isinstance(error, LeaseExpired) or (lease is not None and lease.is_released)
-            self.pool.check_invariants()
+        except PoiseError as error:
+            self._refused(fate, error, depth, lease)
             return None
         assert lease is None or not lease.is_released
         self.perform(effects)
@@ -287,6 +281,21 @@ class World:
             whole = sum(f.call.needs_whole_worker and f.call.state is CallState.WAITING for f in self.live.values())
             assert self._depth() <= max(self.limit + whole, depth)  # G7; a claim on a worker is not in the backlog
         return fate
+
+    def _refused(self, fate: Fate, error: PoiseError, depth: int, lease: Fate | None) -> None:
+        self.seen[f"submit: {type(error).__name__}"] += 1
+        del self.live[fate.call.id], self.fates[fate.call.id]
+        match error:
+            case Overloaded():
+                assert not fate.may_park
+                assert fate.call.bound_for is not None or depth >= self.limit
+            case LeaseExpired():
+                assert lease is not None
+                assert lease.is_released
+            case _:
+                assert isinstance(error, PoolBroken)
+                assert lease is None
+        self.pool.check_invariants()
 
     def _depth(self) -> int:
         """Calls in the backlog, as the outside can tell."""
@@ -402,7 +411,8 @@ class World:
         assert self.pool.is_idle == (not self.live)
         assert stats.in_flight == sum(len(actor.outstanding) for actor in self.actors.values())
         free = [w for w in stats.workers if self._is_free(w.id, w.state, w.running)]
-        if any(f.call.state in (CallState.WAITING, CallState.PARKED) and _is_ordinary(f.call) for f in self.live.values()):
+        waiting = [f.call for f in self.live.values() if f.call.state in (CallState.WAITING, CallState.PARKED)]
+        if any(_is_ordinary(call) for call in waiting):
             assert not free or stats.free_slots == 0, "a call waits beside a free worker"  # G4
 
     def _is_free(self, worker_id: int, state: str, running: int) -> bool:
@@ -464,7 +474,8 @@ class World:
         assert self.pool.next_tick() == math.inf
         assert self.pool.stats(self.now).workers == ()
         self.pool.check_invariants()
-        assert all(fate.outcomes + fate.is_cancelled + fate.call.is_lease == 1 or fate.call.is_lease for fate in self.fates.values())
+        for fate in self.fates.values():
+            assert fate.call.is_lease or fate.outcomes + fate.is_cancelled == 1, fate  # G1
         assert all(fate.call.state is CallState.DONE for fate in self.fates.values())
 
     def _lease_lost(self, worker_id: int) -> None:
@@ -476,100 +487,124 @@ def _is_ordinary(call: CallRecord) -> bool:
     return not call.is_lease and call.lease is None and call.bound_for is None and not call.deaths
 
 
-def random_world(rng: random.Random) -> World:
-    return World(
-        size=rng.choice([1, 1, 2, 2, 3, 5]),
-        slots=rng.choice([1, 1, 1, 2, 3]),
-        backlog=rng.choice([0, 1, 3, None, None]),
-        kill_after=rng.choice([None, 0.0, 5.0]),
-        heals=rng.random() < 0.85,
-        sends_ahead=rng.random() < 0.7,
-        poison_after=rng.choice([1, 2, 3]),
+@dataclass(frozen=True)
+class Dice:
+    """What can happen, in terms of two ways to choose: hypothesis's (which shrinks) and a fast one for long runs."""
+
+    pick: Callable[[Sequence[Any]], Any]
+
+
+PRIORITIES = (0, 0, 0, 1, -1, 7)
+TIMEOUTS = (None, None, None, 0.001, 0.02, 2.0, 30.0, 0.0)
+BACKLOGS = (0, 1, 3, None, None)
+STEPS = (
+    *("submit",) * 6,
+    *("receive", "begin", "begin", "end", "end", "deliver", "deliver") * 2,
+    *("start", "cancel", "tick", "advance", "lease", "leased", "release", "bound", "settle"),
+    *("die", "resize"),
+)
+
+
+def make_world(dice: Dice) -> World:
+    pick = dice.pick
+    world = World(
+        size=pick((1, 1, 2, 2, 3, 5)),
+        slots=pick((1, 1, 1, 2, 3)),
+        backlog=pick(BACKLOGS),
+        kill_after=pick((None, 0.0, 5.0)),
+        heals=pick((True, True, True, True, False)),
+        sends_ahead=pick((True, True, False)),
+        poison_after=pick((3, 2, 1)),
     )
+    if pick((True, True, False)):
+        while world.starting:
+            world.start_one(0, fails=False)
+    return world
 
 
-def random_step(world: World, rng: random.Random) -> None:  # noqa: C901, PLR0912 (a list of what can happen)
-    actors = list(world.actors.values())
-    actor = rng.choice(actors) if actors else None
-    match rng.choice(
-        ["submit"] * 6
-        + ["receive", "begin", "begin", "end", "end", "deliver", "deliver"] * 2
-        + ["start", "cancel", "tick", "advance", "lease", "leased", "release", "bound", "settle"]
-        + ["rare"]
-    ):
+def submit_something(world: World, step: str, dice: Dice) -> None:
+    pick = dice.pick
+    fields: dict[str, Any] = {"may_park": pick((False, True)), "timeout": pick(TIMEOUTS), "retries": pick((0, 0, 1, 3))}
+    match step:
         case "submit":
-            for _ in range(rng.choice([1, 1, 1, 4])):
-                world.submit(
-                    priority=rng.choice([0, 0, 0, 1, -1, 7]),
-                    timeout=rng.choice([None, None, None, 0.001, 0.02, 2.0, 30.0, 0.0]),
-                    retries=rng.choice([0, 0, 1, 3]),
-                    function=rng.choice(list(SERVICE_TIMES)),
-                    may_park=rng.random() < 0.4,
-                )
+            for _ in range(pick((1, 1, 1, 4))):
+                world.submit(priority=pick(PRIORITIES), function=pick(tuple(SERVICE_TIMES)), **fields)
         case "lease":
-            world.submit(is_lease=True, may_park=rng.random() < 0.8, timeout=rng.choice([None, None, 0.02, 2.0]))
-        case "leased":
-            leases = [f for f in world.fates.values() if f.call.is_lease and f.call.worker is not None]
-            if leases:
-                world.submit(lease=rng.choice(leases), may_park=rng.random() < 0.5, retries=rng.choice([0, 1]), timeout=rng.choice([None, 2.0]))
+            world.submit(is_lease=True, **fields)
         case "bound":
-            world.submit(member=rng.randrange(10), may_park=rng.random() < 0.5, retries=rng.choice([0, 1]), timeout=rng.choice([None, 2.0]))
+            world.submit(member=pick(range(10)), **fields)
+        case _:
+            if leases := [f for f in world.fates.values() if f.call.is_lease and f.call.worker is not None]:
+                world.submit(lease=pick(leases), **fields)
+
+
+def move_an_actor(world: World, step: str, dice: Dice) -> None:
+    if not world.actors:
+        return
+    pick = dice.pick
+    actor = pick(tuple(world.actors.values()))
+    match step:
+        case "receive":
+            if actor.to_actor:
+                actor.receive()
+        case "begin":
+            world.begin(actor, announce=pick((True, False)))
+        case "end":
+            ending = pick((Ending.ANSWERED, Ending.ANSWERED, Ending.FAILED, Ending.RETRYABLE))
+            world.end(actor, pick(range(4)), ending, flush=pick((True, True, False)))
+        case "deliver":
+            if actor.to_pool:
+                world.deliver(actor)
+        case _:
+            if pick((False, False, True)) or world.dying:
+                world.die(world.actors[pick(world.dying)] if world.dying else actor)
+
+
+def take_step(world: World, step: str, dice: Dice) -> None:  # noqa: C901 (a list of what can happen)
+    """Let one thing happen, if it can."""
+    pick = dice.pick
+    match step:
+        case "submit" | "lease" | "bound" | "leased":
+            submit_something(world, step, dice)
+        case "receive" | "begin" | "end" | "deliver" | "die":
+            move_an_actor(world, step, dice)
         case "release" if world.leases:
-            world.release(rng.choice(list(world.leases)))
+            world.release(pick(tuple(world.leases)))
         case "cancel" if world.live:
-            world.cancel(rng.choice(list(world.live.values())))
-        case "receive" if actor is not None and actor.to_actor:
-            actor.receive()
-        case "begin" if actor is not None:
-            world.begin(actor, announce=rng.random() < 0.5)
-        case "end" if actor is not None:
-            ending = rng.choice([Ending.ANSWERED, Ending.ANSWERED, Ending.FAILED, Ending.RETRYABLE])
-            world.end(actor, rng.randrange(8), ending, flush=rng.random() < 0.7)
-        case "deliver" if actor is not None and actor.to_pool:
-            world.deliver(actor)
+            world.cancel(pick(tuple(world.live.values())))
         case "start" if world.starting:
-            world.start_one(rng.randrange(8), fails=rng.random() < 0.3)
+            world.start_one(pick(range(8)), fails=pick((False, False, True)))
         case "tick":
             world.tick()
         case "advance":
-            world.now += rng.choice([0.0005, 0.004, 0.02, 0.2, 3.0, 12.0])
-            if rng.random() < 0.8:
+            world.now += pick((0.0005, 0.004, 0.02, 0.2, 3.0, 12.0))
+            if pick((True, True, True, False)):
                 world.tick()
         case "settle":
             world.settle()
-        case "rare":
-            match rng.choice(["die", "die", "dying", "resize", "resize"]):
-                case "die" if actor is not None:
-                    world.die(actor)
-                case "dying" if world.dying:
-                    world.die(world.actors[rng.choice(world.dying)])
-                case "resize":
-                    world.resize(rng.choice([1, 2, 3, 5]))
-                case _:
-                    pass
+        case "resize" if pick((False, True)):
+            world.resize(pick((1, 2, 3, 5)))
         case _:
             pass
 
 
-def run(seed: int, steps: int) -> Counter[str]:
+def run(seed: int, steps: int = 150) -> Counter[str]:
+    """One whole life of a pool."""
     rng = random.Random(seed)
-    world = random_world(rng)
-    if rng.random() < 0.8:
-        while world.starting:
-            world.start_one(0, fails=False)
+    dice = Dice(rng.choice)
+    world = make_world(dice)
     for _ in range(rng.randrange(steps)):
-        random_step(world, rng)
+        take_step(world, rng.choice(STEPS), dice)
     world.end_of_world(drains=rng.random() < 0.7, refuses=rng.random() < 0.3)
     return world.seen
 
 
 def main() -> None:
-    count = int(sys.argv[1])
-    first = int(sys.argv[2]) if len(sys.argv) > 2 else 0
+    count, first = int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0
     seen: Counter[str] = Counter()
     for seed in range(first, first + count):
         try:
-            seen += run(seed, 150)
+            seen += run(seed)
         except BaseException:
             print("seed", seed)  # noqa: T201
             raise

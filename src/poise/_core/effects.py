@@ -117,7 +117,7 @@ class Outbox:
         effects, self._effects = self._effects, []
         if self._sends:
             for worker_id, calls in self._sends.items():
-                effects.append(Send(worker_id, calls))  # noqa: PERF401 (`extend` with a generator is slower for one)
+                effects.append(Send(worker_id, calls))
             self._sends = {}
         if self._recalls:
             effects += self._recalls

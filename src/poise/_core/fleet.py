@@ -60,9 +60,9 @@ class Fleet:
         return [worker for worker in self.workers.values() if worker.state is not WorkerState.RETIRING]
 
     def surplus(self, size: int) -> list[WorkerRecord]:
-        """The members over this size: those that have not started, then the least busy, leased ones last."""
+        """The members over this size: those that have not started or are killed, then the idlest, leased ones last."""
         members = self.members()
-        members.sort(key=lambda worker: (worker.state, worker.lease is not None, len(worker.running), -worker.id))
+        members.sort(key=lambda w: (w.state, not w.is_killed, w.lease is not None, len(w.running), -w.id))
         return members[: max(0, len(members) - size)]
 
     def add(self, now: float, *, failures: int = 0) -> WorkerRecord:

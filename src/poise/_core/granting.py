@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Final
 
 from poise._core.call import CallEvent, CallState
@@ -12,8 +11,6 @@ from poise._core.worker import WorkerState
 from poise.errors import WorkerLost
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from poise._core.call import CallRecord
     from poise._core.effects import Outbox
     from poise._core.outcomes import Outcomes
@@ -30,9 +27,7 @@ class Granting:
 
     __slots__ = ("_backlog", "_outbox", "_outcomes", "_parked", "_placement", "_slots", "_waiting", "pace", "wait_time")
 
-    def __init__(
-        self, slots: int, waiting: Waiting, placement: Placement, outcomes: Outcomes, outbox: Outbox
-    ) -> None:
+    def __init__(self, slots: int, waiting: Waiting, placement: Placement, outcomes: Outcomes, outbox: Outbox) -> None:
         self.pace = Pace()
         self.wait_time: float | None = None
         """Moving average of the time that a call waits for its slot, in seconds."""
@@ -160,7 +155,7 @@ class Granting:
             return False
         self._waiting.claim(call, worker)
         self._placement.update(worker)
-        self.recall(worker, worker.ahead.values())
+        self.recall(worker)
         return True
 
     def _move_claims(self, now: float) -> None:
@@ -174,31 +169,26 @@ class Granting:
 
     # ---------------------------------------------------------------- recalls
 
-    def recall(self, worker: WorkerRecord, calls: Iterable[CallRecord]) -> bool:
-        """Ask for those of the calls that have not begun as far as is known; one recall at a time for each worker."""
-        if worker.is_recalling:
-            return False
-        wanted = [call.id for call in calls if call.state is CallState.AHEAD and not call.is_announced]
+    def recall(self, worker: WorkerRecord, *, half: bool = False) -> None:
+        """Ask for what has not begun as far as is known, or the older half of it; one recall at a time per worker."""
+        if worker.recalled:
+            return
+        wanted = [call.id for call in worker.ahead.values() if call.state is CallState.AHEAD and not call.is_announced]
+        if half:
+            wanted = wanted[: (len(wanted) + 1) // 2]
         if not wanted:
-            return False
-        worker.is_recalling = True
+            self._placement.not_stuck(worker)
+            return
+        worker.recalled = wanted
         self._placement.update(worker)
         self._outbox.recall(worker.id, wanted)
-        return True
 
     def _recall_for_idle(self) -> None:
         """Nothing waits: a worker with a free slot takes the older half of what another was sent ahead (G4)."""
         while self._placement.wants_recall and (worker := self._placement.stuck_worker()) is not None:
-            ahead = list(worker.ahead.values())
-            if not self.recall(worker, ahead[: (len(ahead) + 1) // 2]):
-                self._placement.not_stuck(worker)
+            self.recall(worker, half=True)
 
     def recall_overdue(self, now: float) -> None:
         """Ask back what was sent ahead to a worker that does not get on, for the others to do."""
         while self._placement.next_overdue() <= now and (worker := self._placement.stuck_worker()) is not None:
-            if not self.recall(worker, worker.ahead.values()):
-                self._placement.not_stuck(worker)
-
-    def next_overdue(self, workers: int) -> float:
-        """When a worker will have held what it was sent ahead for too long; a lone worker may hold it."""
-        return self._placement.next_overdue() if workers > 1 else math.inf
+            self.recall(worker)

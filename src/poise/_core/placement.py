@@ -100,7 +100,7 @@ class Placement:
                 self._by_load[load][worker_id] = worker
                 self._load[worker_id] = load
                 self._least = min(self._least, load)
-        if worker.ahead and not worker.is_recalling:
+        if worker.ahead and not worker.recalled:
             self._stuck.setdefault(worker_id, worker)
         else:
             self._stuck.pop(worker_id, None)
@@ -108,14 +108,14 @@ class Placement:
             self._roomy[worker_id] = worker
         else:
             self._roomy.pop(worker_id, None)
-        if worker.is_recalling:
+        if worker.recalled:
             self._recalling.add(worker_id)
         elif self._recalling:
             self._recalling.discard(worker_id)
 
     def forget(self, worker: WorkerRecord) -> None:
         """The worker is gone and holds nothing any more."""
-        worker.is_recalling = False
+        worker.recalled = ()
         self.update(worker)
 
     def progressed(self, worker: WorkerRecord, now: float) -> None:
@@ -148,7 +148,7 @@ class Placement:
         limit = pace.ahead_limit(call.function)
         while limit and self._roomy:
             worker = next(iter(self._roomy.values()))
-            if len(worker.ahead) < limit and now - worker.progress_at < OVERDUE_SECONDS and not worker.is_recalling:
+            if len(worker.ahead) < limit and now < worker.progress_at + OVERDUE_SECONDS and not worker.recalled:
                 self._roomy.move_to_end(worker.id)  # in turn, so that a burst is spread
                 return worker
             del self._roomy[worker.id]
@@ -165,7 +165,7 @@ class Placement:
 
     def not_stuck(self, worker: WorkerRecord) -> None:
         """Nothing of the worker's could be asked back, so leave it alone until it changes."""
-        del self._stuck[worker.id]
+        self._stuck.pop(worker.id, None)
 
     def next_overdue(self) -> float:
         """When the first stuck worker will be overdue, `math.inf` if none is stuck."""
@@ -179,8 +179,8 @@ class Placement:
         for load, queue in enumerate(self._by_load):
             assert list(queue) == [worker_id for worker_id in queue if self._load[worker_id] == load]
         assert all(load >= self._least for load in self._load.values())
-        assert all(worker.ahead and not worker.is_recalling and worker.id in known for worker in self._stuck.values())
-        assert self._recalling == {worker.id for worker in known.values() if worker.is_recalling}
+        assert all(worker.ahead and not worker.recalled and worker.id in known for worker in self._stuck.values())
+        assert self._recalling == {worker.id for worker in known.values() if worker.recalled}
         for worker in self._roomy.values():
             assert worker.is_open, worker
             assert worker.sends_ahead, worker

@@ -9,6 +9,8 @@ from poise._core.backlog import Backlog
 from poise._core.call import CallState, IllegalTransitionError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from poise._core.call import CallId, CallRecord
 
 WorkerId = int
@@ -62,11 +64,11 @@ class WorkerRecord:
         "finished",
         "id",
         "is_killed",
-        "is_recalling",
         "lease",
         "leased_queue",
         "pinned_queue",
         "progress_at",
+        "recalled",
         "running",
         "sends_ahead",
         "since",
@@ -99,8 +101,8 @@ class WorkerRecord:
         self.pinned_queue = Backlog()
         """Calls of a broadcast that wait for a slot."""
         """Invariant: while the worker serves and is not leased, empty unless every slot is held."""
-        self.is_recalling = False
-        """Whether it has a recall to answer."""
+        self.recalled: Sequence[CallId] = ()
+        """What it was asked to give back and has not answered for yet."""
         self.is_killed = False
         """Whether its end was asked for: it is given nothing more, and its death will be told."""
         self.progress_at = start_at

@@ -26,7 +26,7 @@ class Call(asyncio.Future[R]):
     will then never run, and one that runs keeps its worker's slot until the worker answers.
     """
 
-    __slots__ = ("_dispatcher", "args", "function", "kwargs", "name", "record", "retry_on", "stream")
+    __slots__ = ("_dispatcher", "args", "function", "kwargs", "may_begin", "name", "record", "retry_on", "stream")
 
     def __init__(
         self,
@@ -47,6 +47,8 @@ class Call(asyncio.Future[R]):
         self.stream = stream
         self.name = name_of(function)
         self.record: CallRecord | None = None
+        self.may_begin: Callable[[], bool] | None = None
+        """Asked each time before the call is sent to a worker; False cancels it instead."""
 
     def cancel(self, msg: Any | None = None) -> bool:
         """Cancel the call: its caller gets `CancelledError` now, and it never runs if it has not begun.
@@ -82,6 +84,7 @@ class Call(asyncio.Future[R]):
         """Let go of what the call no longer needs, so that a kept future keeps no argument alive."""
         self.args = ()
         self.kwargs = {}
+        self.may_begin = None
         if self.record is not None:
             self.record.tag = None
 

@@ -241,6 +241,9 @@ class Dispatcher:
         parcels: list[Parcel] = []
         for record in effect.calls:
             call: Call[Any] | None = record.tag
+            if call is not None and call.may_begin is not None and not call.may_begin():
+                call.cancel()
+                call = None
             if call is None:
                 # The caller left between the grant and now: nothing to send, and the slot is given back.
                 self.on_answers(effect.worker_id, [Answer(record.id, Verdict.NOT_BEGUN)])

@@ -1,0 +1,32 @@
+"""The contenders, each behind the protocol of `bench.contenders.contender`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from bench.contenders.lanes import Express, ExpressRun, Freight
+from bench.contenders.pingpong import AsyncPingPong, PingPong
+from bench.contenders.plain_ray import DirectCalls, QueueOfActors, RayActorPool
+from bench.contenders.processes import Loky, Processes
+from bench.contenders.serve import Serve, ServeByValue
+from bench.contenders.xoscar import Xoscar
+
+if TYPE_CHECKING:
+    from bench.contenders.contender import Contender
+
+CONTENDERS: Final[tuple[type[Contender], ...]] = (
+    Express,
+    ExpressRun,
+    Freight,
+    QueueOfActors,
+    DirectCalls,
+    RayActorPool,
+    Serve,
+    ServeByValue,
+    Processes,
+    Loky,
+    Xoscar,
+    PingPong,
+    AsyncPingPong,
+)
+"""In the order of the tables."""

@@ -1,0 +1,509 @@
+"""The pool as a `concurrent.futures.Executor`, for code without an event loop.
+
+A `_Driver` runs a pool on a loop and a thread of its own. Futures go in by one door, in batches; the pool asks each of
+them whether it may still begin at the moment of sending it, and that is where `cancel()` stops to work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import itertools
+import os
+import threading
+import time
+import weakref
+from collections import deque
+
+# The second import has the thread pool's own exit hook registered before ours, which therefore runs first.
+from concurrent import futures
+from concurrent.futures import thread as _thread  # noqa: F401  # pyright: ignore[reportUnusedImport]
+from typing import TYPE_CHECKING, Any, Concatenate, Final, Generic, ParamSpec, TypeVar, overload
+
+from poise._wire.door import Door
+from poise._wire.functions import Absent, method_name, type_names
+from poise._wire.ray_options import unwrap_factory
+from poise.errors import ConfigError, PoolBroken
+from poise.options import check_whole
+from poise.pool import Pool, RemoteClass
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+
+    from poise._engine.call import Call
+    from poise.options import LaneName
+
+T = TypeVar("T")
+R = TypeVar("R")
+P = ParamSpec("P")
+
+_threading: Any = threading  # `_register_atexit` is what the executors of the standard library use, and is not typed
+
+
+class ExecutorBroken(PoolBroken, futures.BrokenExecutor):
+    """No worker of the executor can start: its factory or its initializer raises, or Ray has no room for it.
+
+    It is also a `concurrent.futures.BrokenExecutor`. The worker's own exception, if there is one, is the `__cause__`.
+    """
+
+
+class Executor(futures.Executor, Generic[T]):
+    """A `concurrent.futures.Executor` over a pool of Ray actors, for threads and for programs without an event loop.
+
+    Without a factory it stands in for `concurrent.futures.ProcessPoolExecutor`. With one, each worker holds what the
+    factory makes, and a function that is submitted gets that instance as its first argument: it is a method of the
+    class, its name as `str`, or any function of the instance, as in `poise.Pool`. A coroutine function is awaited on
+    the worker.
+
+    Nothing is started before the first call; then the pool opens, and Ray too if none is running. Unlike the original
+    it heals: a call whose worker dies fails with `WorkerLost`, the others go on, and the worker is replaced.
+    """
+
+    @overload
+    def __init__(
+        self: Executor[None],
+        factory: int | None = None,
+        *,
+        max_workers: int | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        concurrency: int = 1,
+        backlog: int | None = None,
+        min_ready: int = 1,
+        start_timeout: float = 60.0,
+        kill_after: float | None = 5.0,
+        poison_after: int = 3,
+        lane: LaneName = "auto",
+        ray_options: dict[str, Any] | None = None,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        factory: Callable[[], T],
+        *,
+        max_workers: int | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        concurrency: int = 1,
+        backlog: int | None = None,
+        min_ready: int = 1,
+        start_timeout: float = 60.0,
+        kill_after: float | None = 5.0,
+        poison_after: int = 3,
+        lane: LaneName = "auto",
+        ray_options: dict[str, Any] | None = None,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: Executor[Any],
+        factory: RemoteClass,
+        *,
+        max_workers: int | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        concurrency: int = 1,
+        backlog: int | None = None,
+        min_ready: int = 1,
+        start_timeout: float = 60.0,
+        kill_after: float | None = 5.0,
+        poison_after: int = 3,
+        lane: LaneName = "auto",
+        ray_options: dict[str, Any] | None = None,
+    ) -> None: ...
+    def __init__(
+        self,
+        factory: Callable[[], T] | RemoteClass | int | None = None,
+        *,
+        max_workers: int | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        concurrency: int = 1,
+        backlog: int | None = None,
+        min_ready: int = 1,
+        start_timeout: float = 60.0,
+        kill_after: float | None = 5.0,
+        poison_after: int = 3,
+        lane: LaneName = "auto",
+        ray_options: dict[str, Any] | None = None,
+    ) -> None:
+        """Describe the executor; nothing is started before the first call.
+
+        Args:
+            factory: makes what a worker holds, as in `poise.Pool`. A number is taken to be `max_workers`, which comes
+                first in `ProcessPoolExecutor`.
+            max_workers: how many workers; as many as Ray offers CPUs if None.
+            initializer: called once in each worker before anything else, in those that replace dead ones too.
+            initargs: arguments for it.
+            concurrency: how many calls one worker runs at once: threads for plain functions, tasks for `async def` ones.
+            backlog: the most calls that may wait; the future of one beyond it ends with `Overloaded`. None, as in the
+                original, sets no limit.
+            min_ready: how many workers must be ready before calls are sent to any.
+            start_timeout: seconds that a worker, and the opening of the pool, may take.
+            kill_after: see `poise.Pool`.
+            poison_after: see `poise.Pool`.
+            lane: see `poise.Pool`.
+            ray_options: options of Ray's for each actor, passed on unchanged: `num_gpus`, `resources`, `runtime_env`...
+
+        Raises:
+            ConfigError: an option is outside its range. It is also a `ValueError`.
+            TypeError: `initializer` cannot be called.
+        """
+        if isinstance(factory, int):
+            if max_workers is not None:
+                raise TypeError(f"max_workers is given twice: {factory!r} and {max_workers!r}")
+            factory, max_workers = None, factory
+        if max_workers is not None:
+            check_whole("max_workers", max_workers, 1)
+        ray_options = dict(ray_options or {})
+        if initializer is not None:
+            if not callable(initializer):
+                raise TypeError("initializer must be a callable")
+            factory, ray_options = _initialised(factory, initializer, initargs, ray_options)
+        self._driver = _Driver(
+            self._make_pool(
+                factory,
+                size=max_workers,
+                concurrency=concurrency,
+                backlog=backlog,
+                min_ready=min_ready,
+                start_timeout=start_timeout,
+                kill_after=kill_after,
+                poison_after=poison_after,
+                lane=lane,
+                ray_options=ray_options,
+            )
+        )
+
+    def _make_pool(self, factory: Any, **options: Any) -> Pool[Any]:
+        """Make the pool behind this executor; tests have another."""
+        return Pool(factory, **options)
+
+    # ---------------------------------------------------------------- calls
+
+    @overload
+    def submit(
+        self: Executor[None], fn: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> futures.Future[R]: ...
+    @overload
+    def submit(self: Executor[None], fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> futures.Future[R]: ...
+    @overload
+    def submit(
+        self, fn: Callable[Concatenate[T, P], Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> futures.Future[R]: ...
+    @overload
+    def submit(
+        self, fn: Callable[Concatenate[T, P], R], /, *args: P.args, **kwargs: P.kwargs
+    ) -> futures.Future[R]: ...
+    @overload
+    def submit(self, fn: str, /, *args: Any, **kwargs: Any) -> futures.Future[Any]: ...
+    def submit(self, fn: Callable[..., Any] | str, /, *args: Any, **kwargs: Any) -> futures.Future[Any]:
+        """Hand in a call and get its future at once; never blocks. Any thread may do so.
+
+        `cancel()` works until the call is sent to a worker; from then on the future is `running()`. A call may be sent
+        a few milliseconds of work ahead of its turn.
+
+        Args:
+            fn: any function; in an executor with a factory, a function of the instance (see the class).
+            args: positional arguments for it.
+            kwargs: keyword arguments for it.
+
+        Returns:
+            A `concurrent.futures.Future`. It ends with the result, with the exception that the function raised (its
+            `__cause__` holds the remote traceback), or with one of the `PoiseError` that `Pool.run` lists.
+
+        Raises:
+            RuntimeError: the executor has been shut down, or the interpreter is about to exit.
+            ExecutorBroken: no worker could start.
+        """
+        return self._driver.submit(fn, args, kwargs)
+
+    @overload  # type: ignore[override]  # the iterables of a coroutine function give its results, not coroutines
+    def map(
+        self,
+        fn: Callable[..., Coroutine[Any, Any, R]],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[R]: ...
+    @overload
+    def map(
+        self,
+        fn: Callable[..., R],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[R]: ...
+    @overload
+    def map(
+        self,
+        fn: str,
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[Any]: ...
+    def map(
+        self,
+        fn: Callable[..., Any] | str,
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[Any]:
+        """Like the built-in `map`, but on the workers, several calls at once; results come in order.
+
+        The first exception ends the iteration; whatever ends it cancels the calls that have not been sent.
+
+        Args:
+            fn: as in `submit`, called with one item of each iterable.
+            iterables: collected at once, unless `buffersize` is given; the shortest sets the end.
+            timeout: seconds from now within which each result must be there; None waits for ever.
+            chunksize: how many items travel as one call. Small calls are batched anyway, so that 1 is seldom slow.
+            buffersize: the most calls whose results were not taken yet; the iterables are then read lazily.
+
+        Raises:
+            ValueError: `chunksize` or `buffersize` is less than 1.
+            TypeError: `buffersize` is not a whole number.
+            TimeoutError: from the iteration, a result was not there in time.
+            Exception: from the iteration, what `fn` raised.
+        """
+        if chunksize < 1:
+            raise ValueError("chunksize must be >= 1.")
+        if buffersize is not None and not isinstance(buffersize, int):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError("buffersize must be an integer or None")
+        if buffersize is not None and buffersize < 1:
+            raise ValueError("buffersize must be None or > 0")
+        deadline = None if timeout is None else time.monotonic() + timeout
+        items = zip(*iterables, strict=False)
+        if chunksize == 1:
+            return _in_order((self._driver.submit(fn, args, {}) for args in items), buffersize, deadline)
+        run = functools.partial(_run_chunk_on if self._holds_instances else _run_chunk, fn)
+        chunks = iter(lambda: tuple(itertools.islice(items, chunksize)), ())
+        return _flat(_in_order((self._driver.submit(run, (chunk,), {}) for chunk in chunks), buffersize, deadline))
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002 (the base's)
+        """Accept nothing more, finish what was accepted, and end the workers.
+
+        It is called by leaving a `with` block, and, without waiting, when the executor is garbage collected. A
+        program that exits finishes what its executors have accepted first, as with those of the standard library.
+
+        Args:
+            wait: return only when nothing of the executor is left. Ignored in a callback of one of its futures.
+            cancel_futures: cancel the calls that have not been sent to a worker.
+        """
+        self._driver.shut(cancel_futures=cancel_futures)
+        if wait:
+            self._driver.join()
+
+    def __del__(self) -> None:
+        driver: _Driver | None = getattr(self, "_driver", None)
+        if driver is not None:
+            driver.shut()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Between the threads
+
+
+class _Future(futures.Future[R]):
+    """A future that tells its driver when it is cancelled."""
+
+    def __init__(self, driver: _Driver, order: _Order) -> None:
+        super().__init__()
+        self._driver = driver
+        self._is_decided = False
+        self.order: _Order | None = order
+        """What to call, until the pool has been told."""
+
+    def cancel(self) -> bool:
+        """Cancel the call if it has not been sent to a worker."""
+        if not super().cancel():
+            return False
+        self._driver.tell(self)
+        return True
+
+    def may_begin(self) -> bool:  # runs on the driver's loop
+        """Whether the call is to go on; after the first True it cannot be cancelled any more."""
+        if self._is_decided:
+            return not self.cancelled()
+        self._is_decided = True
+        return self.set_running_or_notify_cancel()
+
+
+class _Driver:
+    """Runs a pool on an event loop and a thread of its own, from the first call until it is shut and all is done.
+
+    It knows nothing of its executor, so that one that is forgotten can be collected.
+    """
+
+    def __init__(self, pool: Pool[Any]) -> None:
+        self._pool = pool
+        self._lock = threading.RLock()  # the collector may end another executor in the midst of anything
+        self._refusal: Callable[[], Exception] | None = None
+        """Why nothing more is accepted."""
+        self._thread: threading.Thread | None = None
+        # Below: once there is a thread.
+        self._loop: asyncio.AbstractEventLoop
+        self._door: Door[_Future[Any]]
+        self._shut: asyncio.Event
+        # Below: touched on the loop alone.
+        self._unsettled: dict[_Future[Any], Call[Any] | None] = {}
+        """Accepted calls without an outcome, in order; None for those that the pool has not been told of."""
+        self._opening: asyncio.Task[Any] | None = None
+        self._is_open = False
+
+    # ---------------------------------------------------------------- any thread
+
+    def submit(self, function: Callable[..., Any] | str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Future[Any]:
+        """Accept a call.
+
+        Raises:
+            RuntimeError, ExecutorBroken: nothing more is accepted.
+        """
+        future: _Future[Any] = _Future(self, (function, args, kwargs))
+        with self._lock:
+            if self._refusal is not None:
+                raise self._refusal()
+            if self._thread is None:
+                self._start()
+            self._door.put(future)
+        return future
+
+    def tell(self, future: _Future[Any]) -> None:
+        """A future that was accepted has been cancelled."""
+        self._door.put(future)
+
+    def shut(self, *, cancel_futures: bool = False, when: str = "shutdown") -> None:
+        """Accept nothing more; end when everything that was accepted has its outcome."""
+        with self._lock:
+            if self._refusal is None:
+                self._refusal = functools.partial(RuntimeError, f"cannot schedule new futures after {when}")
+            if self._thread is not None and self._thread.is_alive():
+                with contextlib.suppress(RuntimeError):  # the loop has been closed
+                    self._loop.call_soon_threadsafe(self._on_shut, cancel_futures)
+
+    def join(self) -> None:
+        """Wait until nothing is left."""
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+
+    def forget(self) -> None:
+        """This is a forked child, in which the thread does not live and the loop's sockets are the parent's."""
+        self._lock = threading.RLock()
+        self._thread = None
+        self._refusal = functools.partial(
+            RuntimeError, "this executor belongs to the process that this one was forked from; make another one here"
+        )
+
+    def _start(self) -> None:
+        if _exit.has_begun:
+            raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+        loop = asyncio.new_event_loop()
+        thread = threading.Thread(target=self._run, name="poise-executor", daemon=True)
+        self._loop, self._door, self._shut = loop, Door(loop, self._deliver), asyncio.Event()
+        try:
+            thread.start()
+        except BaseException:
+            loop.close()
+            raise
+        self._thread = thread
+        _exit.drivers.add(self)
+
+    # ---------------------------------------------------------------- the loop's thread
+
+    def _run(self) -> None:
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self._live())
+
+    async def _live(self) -> None:
+        self._opening = asyncio.ensure_future(self._pool.open())
+        reason: BaseException | None = None
+        try:
+            await asyncio.wait({self._opening})
+            if not self._opening.cancelled():
+                self._opening.result()
+                self._take_up()
+                await self._shut.wait()
+                await self._pool.drain()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the futures must hear of it
+            reason = error
+        finally:
+            await self._end(reason)
+
+    def _take_up(self) -> None:
+        """The pool is open: tell it of the calls that came before."""
+        self._is_open = True
+        for future in list(self._unsettled):
+            self._hand_over(future)
+
+    async def _end(self, reason: BaseException | None) -> None:
+        """Leave nothing: no future without an outcome, and nothing of the pool's."""
+        with self._lock:
+            if self._refusal is None:
+                self._refusal = functools.partial(_broken, reason)
+        await asyncio.sleep(0)  # whatever was put to the door before this has been delivered then
+        self._is_open = False
+        for future in list(self._unsettled):
+            self._fail(future, _broken(reason))
+        await self._pool.aclose()
+
+    def _on_shut(self, cancel_futures: bool) -> None:  # noqa: FBT001 (call_soon passes no keywords)
+        if cancel_futures:
+            for future in list(self._unsettled):
+                if future.cancel():
+                    self._drop(future)
+        if not self._unsettled and self._opening is not None:
+            self._opening.cancel()  # nobody needs the pool any more
+        self._shut.set()
+
+    # ---------------------------------------------------------------- calls, on the loop
+
+    def _deliver(self, futures: list[_Future[Any]]) -> None:
+        for future in futures:
+            if future.cancelled():
+                self._drop(future)
+                continue
+            self._unsettled[future] = None
+            if self._is_open:
+                self._hand_over(future)
+
+    def _hand_over(self, future: _Future[Any]) -> None:
+        """Submit the call to the pool."""
+        assert future.order is not None
+        (function, args, kwargs), future.order = future.order, None
+        try:
+            call = self._pool._submit(function, args, kwargs, may_begin=future.may_begin)  # noqa: SLF001 (needs the hook)
+        except Exception as error:  # noqa: BLE001 - Overloaded, PoolBroken...
+            self._fail(future, error)
+            return
+        if not call.done():
+            self._unsettled[future] = call
+        call.add_done_callback(functools.partial(self._settle, future))
+
+    def _settle(self, future: _Future[Any], call: Any) -> None:
+        if call.cancelled():
+            self._drop(future)
+        elif (error := call.exception()) is not None:
+            self._fail(future, error)
+        elif self._unsettled.pop(future, self) is not self and future.may_begin():
+            future.set_result(call.result())
+
+    def _fail(self, future: _Future[Any], error: BaseException) -> None:
+        if isinstance(error, PoolBroken):
+            error = _broken(error)
+        self._unsettled.pop(future, None)
+        future.order = None
+        if future.may_begin():
+            future.set_exception(error)
+
+    def _drop(self, future: _Future[Any]) -> None:
+        """Forget a future that was cancelled."""
+        future.order = None
+        future.may_begin()  # lets those who wait for it know
+        call = self._unsettled.pop(future, None)
+        if call is not None:
+            call.drop()

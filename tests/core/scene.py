@@ -1,0 +1,182 @@
+"""A pool whose workers do what the test says: for tests that read as a story."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any
+
+from poise._core.call import CallRecord, CallState
+from poise._core.effects import Cancel, Effect, Kill, Lease, Recall, Reject, Resolve, Send, Start
+from poise._core.scheduler import Ended, Ending, Scheduler
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from poise._core.worker import WorkerRecord
+    from poise.errors import PoiseError
+
+SHORT = "short"
+"""A function that `learn_pace` makes known as short, so that it is sent ahead."""
+
+
+def state(call: CallRecord) -> CallState:
+    """Where the call stands now: unlike the field itself, not narrowed by a check of it before."""
+    return call.state
+
+
+class Scene:
+    """One scheduler, its clock, and all that it has asked for, sorted by kind."""
+
+    def __init__(
+        self,
+        size: int = 1,
+        slots: int = 1,
+        *,
+        backlog: int | None = None,
+        ready: int | None = None,
+        sends_ahead: bool = False,
+        kill_after: float | None = None,
+        poison_after: int = 3,
+        heals: bool = True,
+        jitter: Callable[[], float] = lambda: 1.0,
+    ) -> None:
+        self.now = 0.0
+        self.sends_ahead = sends_ahead
+        self.pool = Scheduler(
+            size=size,
+            slots=slots,
+            backlog=backlog,
+            kill_after=kill_after,
+            poison_after=poison_after,
+            heals=heals,
+            jitter=jitter,
+        )
+        self.sent: dict[int, list[CallRecord]] = defaultdict(list)
+        """Every call that was sent to each worker, in order."""
+        self.results: dict[CallRecord, Any] = {}
+        self.errors: dict[CallRecord, PoiseError] = {}
+        self.cancels: list[tuple[int, int]] = []
+        self.recalls: list[tuple[int, list[int]]] = []
+        self.leases: dict[CallRecord, int] = {}
+        self.started: list[int] = []
+        self.killed: list[int] = []
+        self._next_id = 0
+        self.act(self.pool.open(self.now))
+        for worker_id in range(size if ready is None else ready):
+            self.ready(worker_id)
+
+    def act(self, effects: list[Effect]) -> None:
+        """Note what the scheduler decided."""
+        for effect in effects:
+            match effect:
+                case Send(worker_id, calls):
+                    self.sent[worker_id] += calls
+                case Resolve(call, outcome):
+                    assert call not in self.results
+                    assert call not in self.errors
+                    self.results[call] = outcome
+                case Reject(call, error):
+                    assert call not in self.results
+                    assert call not in self.errors
+                    self.errors[call] = error
+                case Cancel(worker_id, call_id):
+                    self.cancels.append((worker_id, call_id))
+                case Recall(worker_id, call_ids):
+                    self.recalls.append((worker_id, list(call_ids)))
+                case Lease(call, worker_id):
+                    self.leases[call] = worker_id
+                case Start(worker_id):
+                    self.started.append(worker_id)
+                case Kill(worker_id, _):
+                    self.killed.append(worker_id)
+        self.pool.check_invariants()
+
+    # ---------------------------------------------------------------- callers
+
+    def new(self, function: str = "f", *, timeout: float | None = None, **fields: Any) -> CallRecord:
+        """A call that was not submitted yet."""
+        self._next_id += 1
+        member: WorkerRecord | None = fields.pop("member", None)
+        deadline = math.inf if timeout is None else self.now + timeout
+        given = math.inf if timeout is None else timeout
+        call = CallRecord(self._next_id, function, deadline=deadline, timeout=given, tag="tag", **fields)
+        call.bound_for = member
+        return call
+
+    def submit(self, function: str = "f", *, may_park: bool = False, **fields: Any) -> CallRecord:
+        call = self.new(function, **fields)
+        self.act(self.pool.submit(call, self.now, may_park=may_park))
+        return call
+
+    def lease(self, *, may_park: bool = True, **fields: Any) -> CallRecord:
+        return self.submit("lease", is_lease=True, may_park=may_park, **fields)
+
+    def cancel(self, call: CallRecord) -> None:
+        self.act(self.pool.cancel(call, self.now))
+
+    def release(self, lease: CallRecord) -> None:
+        self.act(self.pool.release(lease, self.now))
+
+    # ---------------------------------------------------------------- workers
+
+    def ready(self, worker_id: int) -> None:
+        self.act(self.pool.worker_ready(worker_id, self.now, sends_ahead=self.sends_ahead))
+
+    def lose(self, worker_id: int, reason: str = "it died", cause: BaseException | None = None) -> None:
+        self.act(self.pool.worker_lost(worker_id, reason, self.now, cause=cause))
+
+    def answer(
+        self, *calls: CallRecord, ending: Ending = Ending.ANSWERED, service_time: float = 0.1, outcome: Any = "result"
+    ) -> None:
+        """The worker that holds these calls answers all of them at once."""
+        assert calls[0].worker is not None
+        worker_id = calls[0].worker.id
+        endings = [Ended(call.id, ending, service_time, outcome) for call in calls]
+        self.act(self.pool.finished(worker_id, endings, self.now))
+
+    def begun(self, *calls: CallRecord) -> None:
+        for call in calls:
+            assert call.worker is not None
+            self.pool.begun(call.worker.id, [call.id])
+        self.pool.check_invariants()
+
+    def give_back(self, worker_id: int, *calls: CallRecord) -> None:
+        """The worker answers a recall with these calls."""
+        if calls:
+            self.answer(*calls, ending=Ending.NOT_BEGUN)
+        self.act(self.pool.recall_done(worker_id, self.now))
+
+    def learn_pace(self, service_time: float = 0.00001) -> None:
+        """Have one call of the short function measured."""
+        self.answer(self.submit(SHORT), service_time=service_time)
+
+    def worker(self, worker_id: int) -> WorkerRecord:
+        return next(worker for worker in self.pool.members() if worker.id == worker_id)
+
+    # ---------------------------------------------------------------- time and size
+
+    def wait(self, seconds: float) -> None:
+        """Time passes, and the timer fires whenever it is due."""
+        end = self.now + seconds
+        while (due := self.pool.next_tick()) <= end:
+            assert due > self.now or due == 0.0
+            self.now = due
+            self.act(self.pool.tick(self.now))
+        self.now = end
+
+    def resize(self, size: int) -> None:
+        self.act(self.pool.resize(size, self.now))
+
+    # ---------------------------------------------------------------- looking
+
+    def functions(self, worker_id: int) -> list[str]:
+        """What was sent to this worker, by name."""
+        return [call.name for call in self.sent[worker_id]]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Where calls stand: those numbers that are not zero."""
+        stats = self.pool.stats(self.now)
+        names = ("waiting", "parked", "running", "ahead", "abandoned", "free_slots", "leased")
+        return {name: getattr(stats, name) for name in names if getattr(stats, name)}

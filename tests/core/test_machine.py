@@ -1,0 +1,60 @@
+"""Random lives of a pool, held against G1 to G7 from the outside. See `world.py`."""
+
+import os
+from typing import Any
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+
+from tests.core.world import STEPS, Dice, World, make_world, run, take_step
+
+EXAMPLES = int(os.environ.get("POISE_EXAMPLES", "60"))
+"""Lives in the normal run; set it to 20000 for a long one."""
+
+
+class PoolMachine(RuleBasedStateMachine):
+    """Hypothesis chooses what happens, and shrinks what fails to a short story."""
+
+    world: World
+
+    @initialize(data=st.data())
+    def open(self, data: st.DataObject) -> None:
+        self.world = make_world(dice(data))
+
+    @rule(data=st.data(), step=st.sampled_from(STEPS))
+    def step(self, data: st.DataObject, step: str) -> None:
+        take_step(self.world, step, dice(data))
+
+    @rule(data=st.data(), steps=st.lists(st.sampled_from(STEPS), min_size=5, max_size=20))
+    def several_steps(self, data: st.DataObject, steps: list[str]) -> None:
+        for step in steps:
+            take_step(self.world, step, dice(data))
+
+    def teardown(self) -> None:
+        if hasattr(self, "world"):
+            self.world.end_of_world(drains=len(self.world.fates) % 3 > 0, refuses=len(self.world.fates) % 2 > 0)
+
+
+def dice(data: st.DataObject) -> Dice:
+    def pick(choices: Any) -> Any:
+        return data.draw(st.sampled_from(choices))
+
+    return Dice(pick)
+
+
+PoolMachine.TestCase.settings = settings(
+    max_examples=EXAMPLES, stateful_step_count=60, deadline=None, suppress_health_check=list(HealthCheck)
+)
+TestPoolMachine = PoolMachine.TestCase
+
+
+def test_many_lives_of_a_pool() -> None:  # G1 to G7
+    for seed in range(4 * EXAMPLES):
+        run(seed)
+
+
+def test_the_world_sees_everything_that_can_happen() -> None:
+    seen = sum((run(seed) for seed in range(10_000, 10_060)), run(0))
+    assert {"Send", "Recall", "Cancel", "Resolve", "Reject", "Lease", "Start", "Kill"} <= seen.keys()
+    assert {"DeadlineExceeded", "WorkerLost", "PoolBroken", "PoolClosed", "submit: Overloaded"} <= seen.keys()

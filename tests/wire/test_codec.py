@@ -1,0 +1,194 @@
+"""Payloads: what travels, and what fails to."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+
+from poise._wire.codec import (
+    Payload,
+    RemoteTraceback,
+    detach,
+    pack,
+    pack_arguments,
+    pack_exception,
+    unpack,
+    unpack_arguments,
+    unpack_exception,
+    unpack_result,
+)
+from poise.errors import PayloadError, RemoteError
+from tests.wire.odd import CannotPickle, CannotSpeak, CannotUnpickle, ExitsWhenPickled, HoldsALock, OddArguments, Sealed
+
+SCALARS: list[Any] = [None, True, 7, 1.5, "text", b"bytes"]
+
+
+def raised(error: BaseException) -> BaseException:
+    """The exception as it is after it was raised."""
+    try:
+        raise error
+    except BaseException as caught:
+        return caught
+
+
+@pytest.mark.parametrize("value", [*SCALARS, SCALARS, tuple(SCALARS), {"key": 1}, [[1], {"k": (2,)}], {1, 2}, 1j, range(3)])
+def test_a_value_arrives_as_it_was(value: Any) -> None:
+    assert unpack(pack(value)) == value
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs"), [((), {}), ((1, "a"), {}), ((), {"x": 1}), (([1, 2],), {"x": {"y": [1]}}), (((),), {})]
+)
+def test_arguments_arrive_as_they_were(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    assert unpack_arguments(pack_arguments(args, kwargs)) == (args, kwargs)
+
+
+def test_scalars_need_no_ray() -> None:
+    code = (
+        "import sys; from poise._wire.codec import *; unpack_arguments(pack_arguments((1, [2], {'a': b'c'}), {'k': 1.5}));"
+        "sys.exit('ray' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_local_functions_and_classes_travel_by_value() -> None:
+    class Local:
+        def double(self, x: int) -> int:
+            return x * 2
+
+    assert unpack(pack(lambda x: Local().double(x)))(3) == 6
+
+
+def test_an_array_travels_outside_the_pickle_and_arrives_read_only() -> None:
+    array = np.arange(1000)
+    packed = pack({"a": array})
+    assert isinstance(packed, Payload)
+    assert len(packed.data) < 1000
+    arrived = unpack(packed)["a"]
+    assert (arrived == array).all()
+    assert not arrived.flags.writeable
+
+
+def test_a_detached_array_does_not_change_with_the_sender() -> None:
+    array = np.zeros(10)
+    packed = detach(pack(array))
+    array[:] = 1
+    assert (unpack(packed) == 0).all()
+
+
+def test_an_array_that_is_not_contiguous_arrives() -> None:
+    array = np.arange(20).reshape(4, 5)[:, ::2]
+    assert (unpack(pack(array)) == array).all()
+
+
+@pytest.mark.parametrize("culprit", [CannotPickle(), ExitsWhenPickled(), (x for x in ())])
+def test_the_argument_that_cannot_be_pickled_is_named(culprit: object) -> None:
+    with pytest.raises(PayloadError) as caught:
+        pack_arguments((1, culprit, [2]), {})
+    assert caught.value.what == "argument 2"
+    assert not caught.value.started
+    with pytest.raises(PayloadError) as caught:
+        pack_arguments((1,), {"good": 1, "bad": [culprit]})
+    assert caught.value.what == "argument 'bad'"
+
+
+@pytest.mark.parametrize("error", [RuntimeError, SystemExit, KeyboardInterrupt, StopIteration, GeneratorExit])
+def test_what_unpickling_raises_is_a_payload_error(error: type[BaseException]) -> None:
+    packed = pack_arguments((CannotUnpickle(error),), {})
+    with pytest.raises(PayloadError, match="no way in") as caught:
+        unpack_arguments(packed)
+    assert caught.value.what == "the arguments"
+    with pytest.raises(PayloadError) as caught:
+        unpack_result(pack(CannotUnpickle(error)))
+    assert caught.value.started
+
+
+def test_deep_recursion_is_a_payload_error() -> None:
+    deep: list[Any] = []
+    for _ in range(100_000):
+        deep = [deep]
+    try:
+        with pytest.raises(PayloadError):
+            pack(deep)
+    finally:
+        while deep:
+            deep = deep.pop()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Exceptions
+
+
+def test_an_exception_arrives_as_itself_with_the_remote_traceback() -> None:  # G10
+    try:
+        try:
+            raise KeyError("first")
+        except KeyError as first:
+            raise ValueError("second", 7) from first
+    except ValueError as error:
+        arrived = unpack_exception(pack_exception(error))
+    assert type(arrived) is ValueError
+    assert arrived.args == ("second", 7)
+    assert isinstance(arrived.__cause__, RemoteTraceback)
+    text = str(arrived.__cause__)
+    assert "KeyError: 'first'" in text
+    assert "The above exception was the direct cause" in text
+    assert "test_codec.py" in text
+
+
+def test_a_local_exception_class_arrives_as_the_same_class() -> None:
+    class Local(Exception):
+        pass
+
+    assert type(unpack_exception(pack_exception(raised(Local("x"))))) is Local
+
+
+def test_an_exception_that_refuses_attributes_arrives_as_itself() -> None:
+    arrived = unpack_exception(pack_exception(raised(Sealed(3))))
+    assert isinstance(arrived, Sealed)
+    assert arrived.args == (3,)
+    assert isinstance(arrived.__cause__, RemoteTraceback)
+
+
+def test_an_exception_group_arrives_as_itself() -> None:
+    arrived = unpack_exception(pack_exception(raised(ExceptionGroup("both", [ValueError(1), KeyError(2)]))))
+    assert isinstance(arrived, ExceptionGroup)
+    assert [type(each) for each in arrived.exceptions] == [ValueError, KeyError]
+
+
+def test_notes_arrive_too() -> None:
+    error = ValueError("x")
+    error.add_note("remember")
+    arrived = unpack_exception(pack_exception(raised(error)))
+    assert arrived.__notes__ == ["remember"]
+
+
+@pytest.mark.parametrize(
+    ("error", "name"),
+    [
+        (OddArguments(3, where="here"), "tests.wire.odd.OddArguments"),
+        (HoldsALock(), "tests.wire.odd.HoldsALock"),
+        (CannotSpeak(), "tests.wire.odd.CannotSpeak"),
+        (ValueError(CannotPickle()), "ValueError"),
+        (ValueError(ExitsWhenPickled()), "ValueError"),
+        (ValueError(CannotUnpickle(SystemExit)), "ValueError"),
+        (SystemExit(3), "SystemExit"),
+        (KeyboardInterrupt(), "KeyboardInterrupt"),
+        (GeneratorExit(), "GeneratorExit"),
+        (StopIteration(5), "StopIteration"),
+        (StopAsyncIteration(), "StopAsyncIteration"),
+        (BaseExceptionGroup("all", [SystemExit(1)]), "BaseExceptionGroup"),
+    ],
+)
+def test_an_exception_that_cannot_travel_arrives_as_its_text(error: BaseException, name: str) -> None:  # G10
+    arrived = unpack_exception(pack_exception(raised(error)))
+    if isinstance(error, CannotSpeak):  # it travels as itself; only its text is missing
+        assert type(arrived) is CannotSpeak
+        return
+    assert type(arrived) is RemoteError
+    assert arrived.type_name == name
+    assert "Traceback" in arrived.traceback_text

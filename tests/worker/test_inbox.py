@@ -1,0 +1,127 @@
+"""The inbox: order, recall, cancellation, announcements."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+from poise._worker.inbox import ANNOUNCED_AT_ONCE, Arrival, Inbox
+
+
+def arrivals(*call_ids: int) -> list[Arrival]:
+    return [Arrival(call_id, "method", b"") for call_id in call_ids]
+
+
+def taken(inbox: Inbox) -> int:
+    call = inbox.take()
+    assert call is not None
+    return call.call_id
+
+
+def test_calls_are_taken_in_the_order_in_which_they_came() -> None:  # G5
+    inbox = Inbox()
+    inbox.put(arrivals(3, 1))
+    inbox.put(arrivals(2))
+    assert [taken(inbox) for _ in range(3)] == [3, 1, 2]
+
+
+def test_recall_returns_what_has_not_begun_and_nothing_else() -> None:  # G4
+    inbox = Inbox()
+    inbox.put(arrivals(1, 2, 3))
+    assert taken(inbox) == 1
+    assert inbox.recall([1, 2, 99]) == [2]
+    assert inbox.recall([2]) == []
+    assert taken(inbox) == 3
+    assert len(inbox) == 0
+
+
+def test_a_recalled_call_may_come_again() -> None:
+    inbox = Inbox()
+    inbox.put(arrivals(1))
+    inbox.recall([1])
+    inbox.put(arrivals(2, 1))
+    assert [taken(inbox), taken(inbox)] == [2, 1]
+
+
+def test_cancel_removes_what_has_not_begun() -> None:
+    inbox = Inbox()
+    inbox.put(arrivals(1))
+    assert inbox.cancel(1)
+    assert not inbox.cancel(1)
+    assert not inbox.cancel(99)
+
+
+def test_cancel_tells_a_running_call_to_stop() -> None:
+    inbox = Inbox()
+    inbox.put(arrivals(1))
+    call = inbox.take()
+    assert call is not None
+    stopped: list[bool] = []
+    call.stop = lambda: stopped.append(True)
+    assert not inbox.cancel(1)
+    assert call.cancelled
+    assert stopped == [True]
+
+
+def test_each_call_is_taken_or_recalled_and_never_both() -> None:  # G2
+    inbox = Inbox()
+    count = 20_000
+    begun: list[int] = []
+
+    def take_all() -> None:
+        while (call := inbox.take()) is not None:
+            begun.append(call.call_id)
+            inbox.ended(call.call_id)
+
+    threads = [threading.Thread(target=take_all) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    back: list[int] = []
+    for first in range(0, count, 10):
+        inbox.put(arrivals(*range(first, first + 10)))
+        back += inbox.recall(range(first + 5, first + 10))
+    while len(inbox):
+        pass
+    inbox.close()
+    for thread in threads:
+        thread.join()
+    assert sorted(begun + back) == list(range(count))
+
+
+def test_a_call_is_announced_before_it_is_taken_and_once() -> None:
+    announced: list[list[int]] = []
+    inbox = Inbox(lambda call_ids: announced.append(list(call_ids)))
+    inbox.put(arrivals(*range(ANNOUNCED_AT_ONCE + 2)))
+    assert taken(inbox) == 0
+    assert announced == [list(range(ANNOUNCED_AT_ONCE))]
+    for _ in range(ANNOUNCED_AT_ONCE):
+        taken(inbox)
+    assert announced[1:] == [[ANNOUNCED_AT_ONCE, ANNOUNCED_AT_ONCE + 1]]
+
+
+def test_an_announced_call_may_still_be_recalled() -> None:
+    inbox = Inbox(lambda call_ids: None)
+    inbox.put(arrivals(1, 2))
+    assert taken(inbox) == 1
+    assert inbox.recall([2]) == [2]
+
+
+def test_a_recalled_call_is_not_announced() -> None:
+    announced: list[int] = []
+
+    def announce(call_ids: Sequence[int]) -> None:
+        announced.extend(call_ids)
+
+    inbox = Inbox(announce)
+    inbox.put(arrivals(1, 2))
+    inbox.recall([1])
+    assert taken(inbox) == 2
+    assert announced == [2]
+
+
+def test_close_ends_every_take() -> None:
+    inbox = Inbox()
+    inbox.put(arrivals(1))
+    inbox.close()
+    assert inbox.take() is None
+    assert inbox.take() is None
