@@ -31,7 +31,7 @@ def classifier() -> Classifier:
 
 
 def test_the_classifier_reads_nine_of_ten_unseen_digits(classifier: Classifier) -> None:
-    images, digits = unseen(150)
+    images, digits = unseen(100)
     right = [classifier.classify(image).digit == digit for image, digit in zip(images, digits, strict=True)]
     assert sum(right) / len(right) > 0.9
 
@@ -167,13 +167,13 @@ async def test_the_service_answers_each_of_many_requests_with_its_own_answer(
     app = create_app(workers=1, timeout=30.0)
     async with app.router.lifespan_context(app):
         async with Visitor("http://digits", images, expected, httpx.ASGITransport(app)) as visitor:
-            await visitor.replay(Plan((0.0,) * 60, seconds=1.0, speed=1.0))
+            await visitor.replay(Plan((0.0,) * 40, seconds=1.0, speed=1.0))
             seen = await visitor.stats()
         async with httpx.AsyncClient(base_url="http://digits", transport=httpx.ASGITransport(app)) as http:
             health, bad = await http.get("/healthz"), await http.post("/classify", json={"pixels": [[0]]})
-    assert visitor.tally.outcomes == {Outcome.ANSWERED: 60}
+    assert visitor.tally.outcomes == {Outcome.ANSWERED: 40}
     assert seen is not None
-    assert (seen.size, seen.completed) == (1, 60)
+    assert (seen.size, seen.completed) == (1, 40)
     assert (health.status_code, health.json()) == (200, {"ready": 1})
     assert bad.status_code == 422
 

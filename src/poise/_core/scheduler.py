@@ -187,12 +187,28 @@ class Scheduler:
         return self._changed(worker, now)
 
     def worker_lost(
-        self, worker_id: WorkerId, reason: str, now: float, *, cause: BaseException | None = None
+        self,
+        worker_id: WorkerId,
+        reason: str,
+        now: float,
+        *,
+        cause: BaseException | None = None,
+        all_in_doubt: bool = False,
     ) -> list[Effect]:
-        """A worker has died or could not start. Told again of the same worker, it does nothing."""
+        """A worker has died or could not start. Told again of the same worker, it does nothing.
+
+        Args:
+            worker_id: which.
+            reason: how, as text.
+            now: when.
+            cause: the constructor's exception, if that is why it could not start.
+            all_in_doubt: whether it may have begun calls sent ahead without having announced them.
+        """
         worker = self._workers.get(worker_id)
         if worker is None:
             return []
+        if all_in_doubt:
+            self.begun(worker_id, tuple(worker.ahead))
         heir = self._fleet.lose(worker, reason, now)
         self.counters.deaths += 1
         self._settle(worker, reason, heir, now)
