@@ -102,7 +102,9 @@ def compare(runs: list[evidence.Run], allowance: float) -> dict[str, Any]:
 
 
 def _line(summary: dict[str, Any]) -> str:
-    waits = ", ".join(f"{name} {summary[name] * 1e3:.3g} (ideal {summary[f'ideal_{name}'] * 1e3:.3g})" for name in _WAITS)
+    waits = ", ".join(
+        f"{name} {summary[name] * 1e3:.3g} (ideal {summary[f'ideal_{name}'] * 1e3:.3g})" for name in _WAITS
+    )
     return f"{summary['utilisation']:.0%} busy; wait in ms: {waits}; {summary['held_up']} held up"
 
 

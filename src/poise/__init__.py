@@ -5,6 +5,7 @@ See `poise.Pool`, and `poise.errors` for everything that can go wrong.
 
 from poise._core.stats import Stats, WorkerStats
 from poise._engine.call import Call, Stream
+from poise.actor_pool import ActorCall, ActorPool
 from poise.errors import (
     ConfigError,
     DeadlineExceeded,
@@ -19,15 +20,20 @@ from poise.errors import (
     WorkerLost,
     WrongLoop,
 )
+from poise.executor import Executor, ExecutorBroken
 from poise.options import CallOptions, PoolOptions
 from poise.pool import Pool
 from poise.view import View, Worker
 
 __all__ = [
+    "ActorCall",
+    "ActorPool",
     "Call",
     "CallOptions",
     "ConfigError",
     "DeadlineExceeded",
+    "Executor",
+    "ExecutorBroken",
     "LeaseExpired",
     "Overloaded",
     "PayloadError",

@@ -7,32 +7,36 @@ them whether it may still begin at the moment of sending it, and that is where `
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import dataclasses
 import functools
 import inspect
 import itertools
 import os
 import threading
 import time
-import weakref
 from collections import deque
 
 # The second import has the thread pool's own exit hook registered before ours, which therefore runs first.
 from concurrent import futures
 from concurrent.futures import thread as _thread  # noqa: F401  # pyright: ignore[reportUnusedImport]
-from typing import TYPE_CHECKING, Any, Concatenate, Final, Generic, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Final, Generic, ParamSpec, TypeAlias, TypeVar, overload
 
+from poise._wire.codec import describe
 from poise._wire.door import Door
 from poise._wire.functions import Absent, method_name, type_names
 from poise._wire.ray_options import unwrap_factory
-from poise.errors import ConfigError, PoolBroken
+from poise.errors import PoolBroken
 from poise.options import check_whole
 from poise.pool import Pool, RemoteClass
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Sequence
 
     from poise._engine.call import Call
     from poise.options import LaneName
+
+    _Order: TypeAlias = tuple[Callable[..., Any] | str, tuple[Any, ...], dict[str, Any]]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -135,7 +139,7 @@ class Executor(futures.Executor, Generic[T]):
             max_workers: how many workers; as many as Ray offers CPUs if None.
             initializer: called once in each worker before anything else, in those that replace dead ones too.
             initargs: arguments for it.
-            concurrency: how many calls one worker runs at once: threads for plain functions, tasks for `async def` ones.
+            concurrency: how many calls one worker runs at once: threads for plain functions, tasks for coroutines.
             backlog: the most calls that may wait; the future of one beyond it ends with `Overloaded`. None, as in the
                 original, sets no limit.
             min_ready: how many workers must be ready before calls are sent to any.
@@ -156,6 +160,7 @@ class Executor(futures.Executor, Generic[T]):
         if max_workers is not None:
             check_whole("max_workers", max_workers, 1)
         ray_options = dict(ray_options or {})
+        self._holds_instances = factory is not None
         if initializer is not None:
             if not callable(initializer):
                 raise TypeError("initializer must be a callable")
@@ -181,7 +186,7 @@ class Executor(futures.Executor, Generic[T]):
 
     # ---------------------------------------------------------------- calls
 
-    @overload
+    @overload  # type: ignore[override]  # with a factory the function takes the instance too
     def submit(
         self: Executor[None], fn: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
     ) -> futures.Future[R]: ...
@@ -192,9 +197,7 @@ class Executor(futures.Executor, Generic[T]):
         self, fn: Callable[Concatenate[T, P], Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
     ) -> futures.Future[R]: ...
     @overload
-    def submit(
-        self, fn: Callable[Concatenate[T, P], R], /, *args: P.args, **kwargs: P.kwargs
-    ) -> futures.Future[R]: ...
+    def submit(self, fn: Callable[Concatenate[T, P], R], /, *args: P.args, **kwargs: P.kwargs) -> futures.Future[R]: ...
     @overload
     def submit(self, fn: str, /, *args: Any, **kwargs: Any) -> futures.Future[Any]: ...
     def submit(self, fn: Callable[..., Any] | str, /, *args: Any, **kwargs: Any) -> futures.Future[Any]:
@@ -218,7 +221,7 @@ class Executor(futures.Executor, Generic[T]):
         """
         return self._driver.submit(fn, args, kwargs)
 
-    @overload  # type: ignore[override]  # the iterables of a coroutine function give its results, not coroutines
+    @overload
     def map(
         self,
         fn: Callable[..., Coroutine[Any, Any, R]],
@@ -280,7 +283,8 @@ class Executor(futures.Executor, Generic[T]):
         items = zip(*iterables, strict=False)
         if chunksize == 1:
             return _in_order((self._driver.submit(fn, args, {}) for args in items), buffersize, deadline)
-        run = functools.partial(_run_chunk_on if self._holds_instances else _run_chunk, fn)
+        run_chunk: Callable[..., Any] = _run_chunk_on if self._holds_instances else _run_chunk
+        run = functools.partial(run_chunk, fn)
         chunks = iter(lambda: tuple(itertools.islice(items, chunksize)), ())
         return _flat(_in_order((self._driver.submit(run, (chunk,), {}) for chunk in chunks), buffersize, deadline))
 
@@ -405,34 +409,42 @@ class _Driver:
         loop = asyncio.new_event_loop()
         thread = threading.Thread(target=self._run, name="poise-executor", daemon=True)
         self._loop, self._door, self._shut = loop, Door(loop, self._deliver), asyncio.Event()
+        _exit.drivers.add(self)
         try:
             thread.start()
         except BaseException:
+            _exit.drivers.discard(self)
             loop.close()
             raise
         self._thread = thread
-        _exit.drivers.add(self)
 
     # ---------------------------------------------------------------- the loop's thread
 
     def _run(self) -> None:
-        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
-            runner.run(self._live())
+        try:
+            with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+                runner.run(self._live())
+        finally:
+            _exit.drivers.discard(self)
 
     async def _live(self) -> None:
-        self._opening = asyncio.ensure_future(self._pool.open())
-        reason: BaseException | None = None
+        reason: Exception | None = None
         try:
-            await asyncio.wait({self._opening})
-            if not self._opening.cancelled():
-                self._opening.result()
-                self._take_up()
-                await self._shut.wait()
-                await self._pool.drain()
+            if self._unsettled or not self._shut.is_set():
+                await self._serve()
         except Exception as error:  # noqa: BLE001 - whatever it is, the futures must hear of it
-            reason = error
+            reason = error.with_traceback(None)
         finally:
             await self._end(reason)
+
+    async def _serve(self) -> None:
+        self._opening = asyncio.ensure_future(self._pool.open())
+        await asyncio.wait({self._opening})
+        if not self._opening.cancelled():
+            self._opening.result()
+            self._take_up()
+            await self._shut.wait()
+            await self._pool.drain()
 
     def _take_up(self) -> None:
         """The pool is open: tell it of the calls that came before."""
@@ -440,16 +452,15 @@ class _Driver:
         for future in list(self._unsettled):
             self._hand_over(future)
 
-    async def _end(self, reason: BaseException | None) -> None:
+    async def _end(self, reason: Exception | None) -> None:
         """Leave nothing: no future without an outcome, and nothing of the pool's."""
         with self._lock:
             if self._refusal is None:
                 self._refusal = functools.partial(_broken, reason)
-        await asyncio.sleep(0)  # whatever was put to the door before this has been delivered then
-        self._is_open = False
+        await self._pool.aclose()
+        await asyncio.sleep(0)  # what came through the door before the refusal has been delivered then
         for future in list(self._unsettled):
             self._fail(future, _broken(reason))
-        await self._pool.aclose()
 
     def _on_shut(self, cancel_futures: bool) -> None:  # noqa: FBT001 (call_soon passes no keywords)
         if cancel_futures:
@@ -462,8 +473,8 @@ class _Driver:
 
     # ---------------------------------------------------------------- calls, on the loop
 
-    def _deliver(self, futures: list[_Future[Any]]) -> None:
-        for future in futures:
+    def _deliver(self, arrived: list[_Future[Any]]) -> None:
+        for future in arrived:
             if future.cancelled():
                 self._drop(future)
                 continue
@@ -476,7 +487,9 @@ class _Driver:
         assert future.order is not None
         (function, args, kwargs), future.order = future.order, None
         try:
-            call = self._pool._submit(function, args, kwargs, may_begin=future.may_begin)  # noqa: SLF001 (needs the hook)
+            call = self._pool._submit(  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] # `submit` has no hook
+                function, args, kwargs, may_begin=future.may_begin
+            )
         except Exception as error:  # noqa: BLE001 - Overloaded, PoolBroken...
             self._fail(future, error)
             return
@@ -489,8 +502,10 @@ class _Driver:
             self._drop(future)
         elif (error := call.exception()) is not None:
             self._fail(future, error)
-        elif self._unsettled.pop(future, self) is not self and future.may_begin():
-            future.set_result(call.result())
+        else:
+            self._unsettled.pop(future, None)
+            if future.may_begin():
+                future.set_result(call.result())
 
     def _fail(self, future: _Future[Any], error: BaseException) -> None:
         if isinstance(error, PoolBroken):
@@ -507,3 +522,135 @@ class _Driver:
         call = self._unsettled.pop(future, None)
         if call is not None:
             call.drop()
+
+
+def _broken(reason: Exception | None) -> ExecutorBroken:
+    """A new error for each caller, so that none shares a traceback."""
+    if isinstance(reason, PoolBroken):
+        error = ExecutorBroken(reason.reason, reason.failures)
+        error.__cause__ = reason.__cause__
+    else:
+        error = ExecutorBroken("the executor's thread has ended" if reason is None else describe(reason), 0)
+        error.__cause__ = reason
+    return error
+
+
+class _Exit:
+    """Finishes what the executors of this process have accepted, before the interpreter ends.
+
+    As in the standard library this happens while threads can still be started, earlier than `atexit`.
+    """
+
+    def __init__(self) -> None:
+        self.has_begun = False
+        self.drivers: set[_Driver] = set()
+        """Those with a thread that lives."""
+        _threading._register_atexit(self._finish)  # noqa: SLF001 - as the standard library's own executors do
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._forget)
+
+    def _finish(self) -> None:
+        self.has_begun = True
+        drivers = list(self.drivers)
+        for driver in drivers:
+            driver.shut(when="interpreter shutdown")
+        for driver in drivers:
+            driver.join()
+
+    def _forget(self) -> None:
+        for driver in self.drivers:
+            driver.forget()
+        self.drivers.clear()
+
+
+_exit: Final = _Exit()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The results of `map`
+
+
+def _in_order(calls: Iterator[futures.Future[R]], buffersize: int | None, deadline: float | None) -> Iterator[R]:
+    """Submit now, as far as the buffer reaches, and give the results as they are asked for."""
+    return _results(deque(itertools.islice(calls, buffersize)), calls, deadline)
+
+
+def _results(out: deque[futures.Future[R]], calls: Iterator[futures.Future[R]], deadline: float | None) -> Generator[R]:
+    try:
+        while out:
+            out.extend(itertools.islice(calls, 1))
+            yield _result_of(
+                out.popleft(), deadline
+            )  # no name, or the result would live until the next one is asked for
+    finally:
+        for future in out:
+            future.cancel()
+
+
+def _result_of(future: futures.Future[R], deadline: float | None) -> R:
+    try:
+        try:
+            return future.result(None if deadline is None else deadline - time.monotonic())
+        finally:
+            future.cancel()
+    finally:
+        del future  # an exception that is raised here must not hold the future that holds it
+
+
+def _flat(chunks: Iterator[list[R]]) -> Generator[R]:
+    """The items of the lists, none of which is kept once it has been given."""
+    for chunk in chunks:
+        chunk.reverse()
+        while chunk:
+            yield chunk.pop()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# In the worker
+
+
+@dataclasses.dataclass(frozen=True)
+class _Initialised:
+    """A factory that first runs an initializer."""
+
+    func: Callable[[], Any] | None  # by this name a worker's label is found
+    initializer: Callable[..., object]
+    initargs: tuple[Any, ...]
+
+    def __call__(self) -> Any:
+        self.initializer(*self.initargs)
+        return Absent() if self.func is None else self.func()
+
+
+def _initialised(
+    factory: Any, initializer: Callable[..., object], initargs: tuple[Any, ...], ray_options: dict[str, Any]
+) -> tuple[_Initialised, dict[str, Any]]:
+    """Add an initializer to a factory, and to Ray's options those that a class decorated with `@ray.remote` brings."""
+    plain, defaults = (None, {}) if factory is None else unwrap_factory(factory)
+    return _Initialised(plain, initializer, tuple(initargs)), {**defaults, **ray_options}
+
+
+def _run_chunk(function: Callable[..., Any], chunk: Sequence[tuple[Any, ...]]) -> Any:
+    """Call the function for each item of a chunk."""
+    if inspect.iscoroutinefunction(function):
+        return _await_chunk(function, chunk)
+    return [function(*args) for args in chunk]
+
+
+def _run_chunk_on(function: Callable[..., Any] | str, instance: object, chunk: Sequence[tuple[Any, ...]]) -> Any:
+    """Call the function for each item of a chunk with the worker's instance."""
+    return _run_chunk(_bound(function, instance), chunk)
+
+
+def _bound(function: Callable[..., Any] | str, instance: object) -> Callable[..., Any]:
+    """The function with the instance as its first argument; the instance's own method if it is one."""
+    name = function if isinstance(function, str) else method_name(function, frozenset(type_names(instance)))
+    if name is not None:
+        method: Callable[..., Any] = getattr(instance, name)
+        return method
+    assert callable(function)
+    return functools.partial(function, instance)
+
+
+async def _await_chunk(function: Callable[..., Any], chunk: Sequence[tuple[Any, ...]]) -> list[Any]:
+    return [await function(*args) for args in chunk]

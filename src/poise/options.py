@@ -19,6 +19,8 @@ class CallOptions:
 
     timeout: float | None = None
     """Seconds for waiting and running together; None waits for ever."""
+    deadline: float | None = None
+    """The moment, by the clock of the pool's loop, at which every call of the view expires; the earlier one counts."""
     priority: int = 0
     """Higher starts first; equal ones start in the order of submission."""
     retries: int = 0
@@ -34,6 +36,8 @@ class CallOptions:
         """
         if self.timeout is not None:
             _seconds("timeout", self.timeout)
+        if self.deadline is not None:
+            _number("deadline", self.deadline)
         check_whole("priority", self.priority, None)
         check_whole("retries", self.retries, 0)
         kinds: Any = self.retry_on
@@ -93,6 +97,11 @@ class PoolOptions:
         options: Any = self.ray_options
         if not isinstance(options, dict):
             raise ConfigError("ray_options", self.ray_options, "a dict of options that Ray gives to an actor")
+
+
+def _number(option: str, value: Any) -> None:
+    if not isinstance(value, numbers.Real) or isinstance(value, bool) or math.isnan(value):
+        raise ConfigError(option, value, "a time of the loop, such as loop.time() + 0.5, or None")
 
 
 def _seconds(option: str, value: Any, *, zero: bool = False) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import random
 import warnings
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, overload
 
 from poise._core.scheduler import Scheduler
 from poise._engine.dispatcher import Dispatcher
@@ -21,9 +21,13 @@ if TYPE_CHECKING:
     from typing import Self
 
     from poise._core.stats import Stats
+    from poise._engine.clock import Clock
     from poise._wire.lane import Launcher
 
 T = TypeVar("T")
+
+PoolState = Literal["new", "open", "broken", "draining", "closed"]
+"""Where a pool is in its life."""
 
 
 class RemoteClass(Protocol):
@@ -141,6 +145,10 @@ class Pool(View[T]):
         """Choose what starts the workers; `poise.testing` has another."""
         return own_launcher(factory, settings)
 
+    def _make_clock(self, loop: asyncio.AbstractEventLoop) -> Clock:
+        """Choose what tells the time; `poise.testing` has another."""
+        return loop
+
     def _set_up(self, launcher: Launcher, settings: PoolOptions) -> None:
         super().__init__(Home(), CallOptions())
         self._launcher = launcher
@@ -194,7 +202,8 @@ class Pool(View[T]):
             heals=self._launcher.replaces,
             jitter=_jitter,
         )
-        self._home.engine = dispatcher = Dispatcher(scheduler, self._launcher, loop, settings.start_timeout)
+        clock = self._make_clock(loop)
+        self._home.engine = dispatcher = Dispatcher(scheduler, self._launcher, loop, settings.start_timeout, clock)
         try:
             await self._launcher.open(dispatcher)
             scheduler.size = settings.size or await self._launcher.default_size()
@@ -208,16 +217,15 @@ class Pool(View[T]):
 
     async def _until_ready(self, dispatcher: Dispatcher, wanted: int) -> None:
         scheduler, timeout = dispatcher.scheduler, self._settings.start_timeout
-        try:
-            async with asyncio.timeout(timeout):
-                await dispatcher.until(lambda: scheduler.ready_workers >= wanted or scheduler.broken is not None)
-        except TimeoutError:
+        if not await dispatcher.until(
+            lambda: scheduler.ready_workers >= wanted or scheduler.broken is not None, timeout
+        ):
             ready = scheduler.ready_workers
             reason = f"{ready} of min_ready={wanted} workers were ready after start_timeout={timeout:g} s"
             shortage = await self._launcher.shortage()
             if shortage or scheduler.last_failure is not None:
                 reason += f": {shortage or scheduler.last_failure}"
-            raise PoolBroken(reason, scheduler.failed_starts) from None
+            raise PoolBroken(reason, scheduler.failed_starts)
         if scheduler.ready_workers < wanted:
             raise scheduler.broken_error()
 
@@ -285,10 +293,22 @@ class Pool(View[T]):
 
     # ---------------------------------------------------------------- looking
 
+    @property
+    def state(self) -> PoolState:
+        """Where the pool is in its life; only "open" takes calls. A broken pool opens again when a worker starts."""
+        engine = self._home.engine
+        if engine is None:
+            return "new"
+        if self._closing is not None:
+            return "closed"
+        if engine.scheduler.is_closed:
+            return "draining"
+        return "open" if engine.scheduler.broken is None else "broken"
+
     def stats(self) -> Stats:
         """What the pool is doing now: a frozen snapshot, the same in no two calls."""
         dispatcher = self._home.dispatcher
-        stats = dispatcher.scheduler.stats(dispatcher.loop.time())
+        stats = dispatcher.scheduler.stats(dispatcher.clock.time())
         origins = {worker_id: lane.origin for worker_id, lane in dispatcher.lanes.items()}
         workers = tuple(
             dataclasses.replace(worker, pid=origin.pid, node=origin.node, lane=origin.lane)
@@ -302,16 +322,9 @@ class Pool(View[T]):
         """Give the size and what the pool is doing."""
         if self._home.engine is None:
             return f"<Pool of {self._launcher!r}, not open>"
-        stats = self._home.engine.scheduler.stats(self._home.engine.loop.time())
-        state = (
-            "closed"
-            if self._closing is not None
-            else "broken"
-            if self._home.dispatcher.scheduler.broken is not None
-            else "open"
-        )
+        stats = self._home.engine.scheduler.stats(self._home.engine.clock.time())
         return (
-            f"<Pool of {self._launcher!r}, {state}: {stats.ready}/{stats.size} workers ready, "
+            f"<Pool of {self._launcher!r}, {self.state}: {stats.ready}/{stats.size} workers ready, "
             f"{stats.running} running, {stats.waiting} waiting>"
         )
 

@@ -1,17 +1,25 @@
-"""Workers in this process: the same inbox and runner as a real worker's, in threads, without Ray.
+"""Pools for unit tests: workers in this process, failures on demand, and a clock that stands still.
 
-They start in a millisecond and fail on demand, so that a pool can be tested in every state.
+`LocalPool` is a `Pool` whose workers are threads with the same inbox and runner as a real worker's. It starts in a
+millisecond and needs no Ray. `Faults` scripts what goes wrong, `ManualClock` decides what time it is, and `local_pools`
+makes every `poise.Pool` of the code under test such a pool. The fixtures of `poise.pytest_plugin` wrap them.
 """
 
 from __future__ import annotations
 
 import asyncio
+import enum
+import heapq
 import itertools
 import threading
 import time
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
+from collections import Counter
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, overload
+from unittest import mock
 
+from poise._engine.call import name_of
 from poise._wire.answers import answer_of, start_failed, unpack_items
 from poise._wire.codec import (
     NOT_BEGUN,
@@ -24,16 +32,19 @@ from poise._wire.codec import (
     pack_exception,
 )
 from poise._wire.door import Door
-from poise._wire.functions import Absent, FunctionBook, FunctionShelf, type_names
+from poise._wire.functions import Absent, FunctionBook, FunctionShelf, Target, type_names
 from poise._wire.lane import Answer, Kind, Lane, Launcher, Listener, Origin, Parcel, StartFailed, Verdict
 from poise._wire.ray_options import unwrap_factory
 from poise._worker.inbox import Arrival, Inbox
 from poise._worker.runner import Runner
 from poise.errors import PayloadError
+from poise.options import check_whole
 from poise.pool import Pool, RemoteClass
 
 if TYPE_CHECKING:
-    from poise.options import PoolOptions
+    from poise._core.stats import Stats
+    from poise._engine.clock import Clock
+    from poise.options import LaneName, PoolOptions
 
 _Event: TypeAlias = Callable[[], None]
 
@@ -46,23 +57,351 @@ _lane_numbers = itertools.count(1)
 T = TypeVar("T")
 
 
+class ManualClock:
+    """A clock that stands still until the test moves it on.
+
+    Hand it to `LocalPool` or `local_pools`: timeouts, backoff, `kill_after`, `start_timeout` and every other time of
+    the pool's then pass when the test says so. What workers do takes as long as it takes: wait for that with the call
+    itself, or with `LocalPool.until`.
+    """
+
+    def __init__(self, now: float = 1000.0) -> None:
+        """Start at this moment."""
+        self._now = now
+        self._timers: list[_ManualTimer] = []  # a heap; cancelled ones are skipped
+        self._numbers = itertools.count()
+
+    def time(self) -> float:
+        """The moment at which it stands, in seconds."""
+        return self._now
+
+    def call_at(self, when: float, callback: Callable[[], object], /) -> _ManualTimer:
+        """Call a function when the clock is moved to this moment or past it; what is due already is called soon."""
+        timer = _ManualTimer(when, next(self._numbers), callback)
+        if when <= self._now:
+            asyncio.get_running_loop().call_soon(timer.ring)
+        else:
+            heapq.heappush(self._timers, timer)
+        return timer
+
+    async def advance(self, seconds: float) -> None:
+        """Move on by so many seconds, ringing each timer at its own moment and letting the loop react to it.
+
+        Raises:
+            ValueError: `seconds` is negative.
+        """
+        if not seconds >= 0:
+            raise ValueError(f"seconds={seconds!r} is not allowed: a clock does not go back")
+        end = self._now + seconds
+        await _let_react()
+        while self._timers and self._timers[0].when <= end:
+            timer = heapq.heappop(self._timers)
+            self._now = max(self._now, timer.when)
+            timer.ring()
+            await _let_react()
+        self._now = end
+        await _let_react()
+
+    def __repr__(self) -> str:
+        return f"<ManualClock at {self._now:g} s>"
+
+
+class _ManualTimer:
+    """A function that is to be called at a certain moment."""
+
+    def __init__(self, when: float, number: int, callback: Callable[[], object]) -> None:
+        self.when = when
+        self._number = number
+        self._callback: Callable[[], object] | None = callback
+
+    def __lt__(self, other: _ManualTimer) -> bool:
+        return (self.when, self._number) < (other.when, other._number)
+
+    def ring(self) -> None:
+        """Do it, unless it was cancelled."""
+        callback, self._callback = self._callback, None
+        if callback is not None:
+            callback()
+
+    def cancel(self) -> None:
+        """Let it not happen."""
+        self._callback = None
+
+
+async def _let_react() -> None:
+    """Let the tasks that were woken run, and those that they wake: a chain of a few."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+class Faults:
+    """What is to go wrong in local workers. Write the script before the calls are made, or before the pool opens.
+
+    Calls are counted as they begin, over all workers, each attempt by itself: the first that begins after a fault was
+    added is its number 1.
+    """
+
+    def __init__(self) -> None:
+        """Let nothing go wrong."""
+        self._lock = threading.Lock()  # calls begin on the threads of workers
+        self._begun: Counter[str] = Counter()
+        self._planned: dict[tuple[str, int], _Fault] = {}
+        self._refusals: list[BaseException | None] = []
+
+    def die(self, *, on_call: int = 1, function: Callable[..., Any] | str | None = None) -> None:
+        """Let a worker die at the moment at which it begins this call.
+
+        Args:
+            on_call: which one, counted from now.
+            function: count the calls of this function or method only; all calls if None.
+
+        Raises:
+            ConfigError: `on_call` is less than 1.
+        """
+        self._plan(_Fault.DIE, on_call, function)
+
+    def hang(self, *, on_call: int = 1, function: Callable[..., Any] | str | None = None) -> None:
+        """Let this call never end, as if it were stuck in C code: it runs until its worker is killed.
+
+        Args:
+            on_call: which one, counted from now.
+            function: count the calls of this function or method only; all calls if None.
+
+        Raises:
+            ConfigError: `on_call` is less than 1.
+        """
+        self._plan(_Fault.HANG, on_call, function)
+
+    def refuse_start(self, times: int = 1, *, cause: BaseException | None = None) -> None:
+        """Let the next starts of workers fail.
+
+        Args:
+            times: how many of them.
+            cause: what their constructor raises; None for a start that fails for a reason outside it.
+
+        Raises:
+            ConfigError: `times` is less than 1.
+        """
+        check_whole("times", times, 1)
+        self._refusals.extend([cause] * times)
+
+    @property
+    def pending(self) -> int:
+        """How many faults have not happened yet."""
+        return len(self._planned) + len(self._refusals)
+
+    def clear(self) -> None:
+        """Let nothing more go wrong; what hangs goes on hanging."""
+        with self._lock:
+            self._planned.clear()
+            self._refusals.clear()
+
+    def __repr__(self) -> str:
+        return f"<Faults: {self.pending} still to happen>"
+
+    def _plan(self, fault: _Fault, on_call: int, function: Callable[..., Any] | str | None) -> None:
+        check_whole("on_call", on_call, 1)
+        name = "" if function is None else _last_name(function)
+        with self._lock:
+            self._planned[name, self._begun[name] + on_call] = fault
+
+    def on_begin(self, function: Callable[..., Any] | str) -> _Fault | None:  # runs on the threads of workers
+        """Asked by a worker before it begins a call: what goes wrong with it."""
+        name = _last_name(function)
+        with self._lock:
+            self._begun.update((name, ""))
+            faults = [self._planned.pop((each, self._begun[each]), None) for each in (name, "")]
+        return faults[0] or faults[1]
+
+    def on_start(self) -> None:
+        """Asked by a worker that starts.
+
+        Raises:
+            StartFailed: it is to fail.
+        """
+        if self._refusals:
+            cause = self._refusals.pop(0)
+            raise StartFailed("refused by the test" if cause is None else _constructor_raised(cause)) from cause
+
+
+class _Fault(enum.Enum):
+    """What goes wrong with a call."""
+
+    DIE = "die"
+    HANG = "hang"
+
+
+def _last_name(function: Callable[..., Any] | str) -> str:
+    return name_of(function).rpartition(".")[2]
+
+
+def _constructor_raised(cause: BaseException) -> str:
+    return f"the constructor raised {type(cause).__name__}: {cause}"
+
+
 class LocalPool(Pool[T]):
     """A pool whose workers live in threads of this process: a `Pool` in all else.
 
-    `lane` and `ray_options` are checked and have no effect.
+    Attributes:
+        faults: what is to go wrong.
+        clock: the clock that it was given, or None if it lives in real time.
     """
 
-    __slots__ = ()
+    __slots__ = ("clock", "faults")
+
+    @overload
+    def __init__(
+        self: LocalPool[None],
+        factory: None = None,
+        /,
+        *,
+        size: int | None = 2,
+        concurrency: int = 1,
+        backlog: int | None = 100_000,
+        min_ready: int = 1,
+        start_timeout: float = 60.0,
+        kill_after: float | None = 5.0,
+        poison_after: int = 3,
+        lane: LaneName = "auto",
+        ray_options: dict[str, Any] | None = None,
+        clock: ManualClock | None = None,
+        faults: Faults | None = None,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        factory: Callable[[], T],
+        /,
+        *,
+        size: int | None = 2,
+        concurrency: int = 1,
+        backlog: int | None = 100_000,
+        min_ready: int = 1,
+        start_timeout: float = 60.0,
+        kill_after: float | None = 5.0,
+        poison_after: int = 3,
+        lane: LaneName = "auto",
+        ray_options: dict[str, Any] | None = None,
+        clock: ManualClock | None = None,
+        faults: Faults | None = None,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: LocalPool[Any],
+        factory: RemoteClass,
+        /,
+        *,
+        size: int | None = 2,
+        concurrency: int = 1,
+        backlog: int | None = 100_000,
+        min_ready: int = 1,
+        start_timeout: float = 60.0,
+        kill_after: float | None = 5.0,
+        poison_after: int = 3,
+        lane: LaneName = "auto",
+        ray_options: dict[str, Any] | None = None,
+        clock: ManualClock | None = None,
+        faults: Faults | None = None,
+    ) -> None: ...
+    def __init__(
+        self,
+        factory: Any = None,
+        /,
+        *,
+        size: int | None = 2,
+        clock: ManualClock | None = None,
+        faults: Faults | None = None,
+        **options: Any,
+    ) -> None:
+        """Describe a pool as `Pool` does; `lane` and `ray_options` are checked and have no effect.
+
+        Args:
+            factory: makes what a worker holds. It is called as it is, so it may share with the test what could not
+                be pickled, such as a `threading.Event`.
+            size: how many workers; 2 if None.
+            clock: what tells the pool the time, for tests that move it on. Nothing is sent ahead then, so that where a
+                call runs does not hang on how fast the last one was.
+            faults: what is to go wrong, if it is written before the pool is made.
+            options: the rest, as `Pool` takes it.
+
+        Raises:
+            ConfigError: an option is outside its range.
+        """
+        self.clock = clock
+        self.faults = Faults() if faults is None else faults
+        super().__init__(factory, size=size, **options)
 
     @property
     def launcher(self) -> LocalLauncher:
-        """The levers: crash a worker, refuse a start, hold what a worker says."""
+        """Finer levers: hold a start, hold what a worker says, leave no room."""
         assert isinstance(self._launcher, LocalLauncher)
         return self._launcher
 
+    def crash(self, worker_id: int, reason: str = "crashed by the test") -> None:
+        """Let a worker die now. `stats().workers` has the numbers of those that live.
+
+        Raises:
+            KeyError: there is no such worker.
+        """
+        self.launcher.lanes[worker_id].crash(reason)
+
+    async def until(self, predicate: Callable[[Stats], bool], *, within: float = 10.0) -> Stats:
+        """Wait until the pool is in a certain state, for example until a call runs.
+
+        Args:
+            predicate: asked after every step of the pool's.
+            within: seconds of real time to wait, also with a manual clock.
+
+        Returns:
+            The first snapshot for which it was true.
+
+        Raises:
+            TimeoutError: it was not true in time; shows the last snapshot.
+        """
+        dispatcher = self._home.dispatcher
+        try:
+            async with asyncio.timeout(within):
+                await dispatcher.until(lambda: predicate(self.stats()))
+        except TimeoutError:
+            raise TimeoutError(f"this was not reached within {within:g} s; the pool is at {self.stats()}") from None
+        return self.stats()
+
     def _make_launcher(self, factory: Callable[[], T] | RemoteClass | None, settings: PoolOptions) -> Launcher:
-        plain = None if factory is None else unwrap_factory(factory)[0]
-        return LocalLauncher(plain, concurrency=settings.concurrency)
+        return _local_launcher(factory, settings, self.faults, self.clock)
+
+    def _make_clock(self, loop: asyncio.AbstractEventLoop) -> Clock:
+        return loop if self.clock is None else self.clock
+
+
+def _local_launcher(
+    factory: Callable[[], Any] | RemoteClass | None, settings: PoolOptions, faults: Faults, clock: ManualClock | None
+) -> LocalLauncher:
+    plain = None if factory is None else unwrap_factory(factory)[0]
+    return LocalLauncher(plain, concurrency=settings.concurrency, sends_ahead=clock is None, faults=faults)
+
+
+@contextmanager
+def local_pools(*, clock: ManualClock | None = None) -> Generator[Faults]:
+    """Within the block every `poise.Pool` that is made has its workers in this process, as a `LocalPool` has.
+
+    For code that makes its own pool, such as the lifespan of a web application.
+
+    Args:
+        clock: what tells these pools the time.
+
+    Yields:
+        What is to go wrong in them.
+    """
+    faults = Faults()
+
+    def make_launcher(_: Pool[Any], factory: Any, settings: PoolOptions) -> Launcher:
+        return _local_launcher(factory, settings, faults, clock)
+
+    def make_clock(_: Pool[Any], loop: asyncio.AbstractEventLoop) -> Clock:
+        return loop if clock is None else clock
+
+    with mock.patch.multiple(Pool, _make_launcher=make_launcher, _make_clock=make_clock):
+        yield faults
 
 
 class LocalLauncher:
@@ -76,7 +415,13 @@ class LocalLauncher:
     replaces: bool = True
 
     def __init__(
-        self, factory: Callable[[], Any] | None = None, *, concurrency: int = 1, sends_ahead: bool = True, size: int = 2
+        self,
+        factory: Callable[[], Any] | None = None,
+        *,
+        concurrency: int = 1,
+        sends_ahead: bool = True,
+        size: int = 2,
+        faults: Faults | None = None,
     ) -> None:
         """Start nothing yet.
 
@@ -86,6 +431,7 @@ class LocalLauncher:
             concurrency: how many calls each worker runs at once.
             sends_ahead: whether the lanes take calls beyond their slots.
             size: what `default_size` answers.
+            faults: what is to go wrong.
         """
         self._factory = factory
         self._name = getattr(factory, "__name__", "functions" if factory is None else "local")
@@ -93,7 +439,7 @@ class LocalLauncher:
         self._sends_ahead = sends_ahead
         self._size = size
         self._listener: Listener | None = None
-        self._refusals: list[BaseException | None] = []
+        self._faults = Faults() if faults is None else faults
         self._hold: asyncio.Event | None = None
         self._waiting = 0
         self._changed = asyncio.Event()
@@ -121,9 +467,8 @@ class LocalLauncher:
         if self._hold is not None:
             await self._hold.wait()
         await self._wait_for_room()
-        if self._refusals:
-            raise StartFailed("refused by the test") from self._refusals.pop(0)
-        lane = LocalLane(worker_id, self._listener, self._forget, sends_ahead=self._sends_ahead)
+        self._faults.on_start()
+        lane = LocalLane(worker_id, self._listener, self._forget, self._faults, sends_ahead=self._sends_ahead)
         self.lanes[worker_id] = lane
         try:
             await lane.start(self._factory, self._concurrency)
@@ -145,7 +490,7 @@ class LocalLauncher:
 
     def refuse(self, times: int = 1, cause: BaseException | None = None) -> None:
         """Let the next launches fail."""
-        self._refusals.extend([cause] * times)
+        self._faults.refuse_start(times, cause=cause)
 
     def hold(self) -> None:
         """Let launches wait until `let_go`."""
@@ -176,7 +521,13 @@ class LocalLane:
     """The way to one worker in this process."""
 
     def __init__(
-        self, worker_id: int, listener: Listener, forget: Callable[[int, LocalLane], None], *, sends_ahead: bool
+        self,
+        worker_id: int,
+        listener: Listener,
+        forget: Callable[[int, LocalLane], None],
+        faults: Faults,
+        *,
+        sends_ahead: bool,
     ) -> None:
         """Reach a worker that `start` is to start."""
         self.origin = Origin(lane="local")
@@ -192,6 +543,8 @@ class LocalLane:
         self._runner: Runner | None = None
         self._book = FunctionBook(())
         self._failures: dict[int, PayloadError] = {}  # stream items that could not be unpickled
+        self._faults = faults
+        self._ended = threading.Event()
         self._is_dead = False  # says nothing more
         self._is_silent = False  # not even what it had said before
 
@@ -292,6 +645,15 @@ class LocalLane:
         """A stream has produced an item."""
         self._tell(lambda: self._take_item(call_id, item))
 
+    def suffer(self, function: Callable[..., Any] | str) -> None:
+        """A call of this function begins: go wrong, if that is planned."""
+        fault = self._faults.on_begin(function)
+        if fault is _Fault.DIE:
+            self._tell(self.crash)
+        if fault is not None:
+            self._ended.wait()
+            raise SystemExit  # nobody hears of it any more
+
     def _announce(self, call_ids: Sequence[int]) -> None:
         self._tell(lambda: self._heard_begun(call_ids))
 
@@ -301,7 +663,7 @@ class LocalLane:
         except BaseException as error:  # noqa: BLE001 - a constructor may well call sys.exit()
             return pack_exception(error, skip_frames=1)
         self._book = FunctionBook(type_names(instance))
-        self._runner = Runner(self._inbox, FunctionShelf(instance), self, concurrency, self._name)
+        self._runner = Runner(self._inbox, _FaultyShelf(instance, self.suffer), self, concurrency, self._name)
         return None
 
     def _fetch(self, call: Arrival, arguments: Payload) -> None:
@@ -366,6 +728,20 @@ class LocalLane:
     def _end(self) -> None:
         if not self._is_dead:
             self._is_dead = True
+            self._ended.set()
             if self._runner is not None:
                 self._runner.close()
             self._forget(self._worker_id, self)
+
+
+class _FaultyShelf(FunctionShelf):
+    """A shelf whose calls go wrong on demand."""
+
+    def __init__(self, instance: object, suffer: Callable[[Callable[..., Any] | str], None]) -> None:
+        super().__init__(instance)
+        self._suffer = suffer
+
+    def find(self, target: Target) -> Callable[..., Any]:
+        function = super().find(target)
+        self._suffer(target if isinstance(target, str) else function)
+        return function

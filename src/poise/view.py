@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar,
 from poise._core.call import CallRecord, CallState
 from poise._engine.call import Call, Stream, StreamBuffer, name_of, pace_key
 from poise._engine.mapping import map_calls
-from poise.errors import ConfigError, PoolClosed
+from poise.errors import ConfigError, DeadlineExceeded, PoolClosed
 from poise.options import check_whole
 
 if TYPE_CHECKING:
@@ -375,6 +375,7 @@ class View(Generic[T]):
         self,
         *,
         timeout: float | None = _SAME,
+        deadline: float | None = _SAME,
         priority: int = _SAME,
         retries: int = _SAME,
         retry_on: tuple[type[Exception], ...] | type[Exception] = _SAME,
@@ -383,6 +384,8 @@ class View(Generic[T]):
 
         Args:
             timeout: seconds for waiting and running together; None waits for ever.
+            deadline: a moment of `asyncio.get_running_loop().time()` at which all calls of the view expire, for
+                example the end of what a caller further up has granted. The earlier of it and `timeout` counts.
             priority: higher starts first; equal ones start in the order of submission.
             retries: how many more times a call may run after its worker died, or after an exception in `retry_on`. Only
                 for what may safely run twice.
@@ -391,7 +394,13 @@ class View(Generic[T]):
         Raises:
             ConfigError: an option is outside its range.
         """
-        given = {"timeout": timeout, "priority": priority, "retries": retries, "retry_on": retry_on}
+        given = {
+            "timeout": timeout,
+            "deadline": deadline,
+            "priority": priority,
+            "retries": retries,
+            "retry_on": retry_on,
+        }
         changes = {name: value for name, value in given.items() if value is not _SAME}
         return View(self._home, self._options.but(**changes), self._lease)
 
@@ -447,13 +456,13 @@ class View(Generic[T]):
         options = self._options if options is None else options
         call: Call[Any] = Call(dispatcher, fn, args, kwargs, options.retry_on, stream)
         call.may_begin = may_begin
-        timeout = math.inf if options.timeout is None else options.timeout
+        timeout, deadline = _time_limit(options, dispatcher.clock.time())
         record = CallRecord(
             dispatcher.next_call_id(),
             pace_key(fn),
             name=name_of(fn),
             priority=options.priority,
-            deadline=math.inf if options.timeout is None else dispatcher.loop.time() + timeout,
+            deadline=deadline,
             timeout=timeout,
             retries=options.retries,
             lease=self._lease,
@@ -488,6 +497,20 @@ class View(Generic[T]):
         from poise.progress import show_progress
 
         return show_progress(results, items, name_of(fn))
+
+
+def _time_limit(options: CallOptions, now: float) -> tuple[float, float]:
+    """How long a call may take from now on, and until when.
+
+    Raises:
+        DeadlineExceeded: the view's deadline has passed.
+    """
+    timeout = math.inf if options.timeout is None else options.timeout
+    if options.deadline is not None:
+        timeout = min(timeout, options.deadline - now)
+        if timeout <= 0:
+            raise DeadlineExceeded(0.0, started=False)
+    return timeout, now + timeout
 
 
 class Worker(View[T]):

@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 RAYS_OWN = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent")
 
-LANES = ["local", "freight"]  # "express" and "tls" join here; a param for uvloop belongs beside `lane`
+LANES = ["local", "freight", "express"]  # "tls" joins here; a param for uvloop belongs beside `lane`
 
 
 class OpenPool(Protocol):

@@ -46,6 +46,14 @@ def test_a_call_announced_as_begun_is_lost_with_its_worker() -> None:  # G2
     assert state(still) is CallState.WAITING
 
 
+def test_a_death_that_may_have_cut_off_announcements_leaves_all_in_doubt() -> None:  # G2
+    scene = Scene(size=1, sends_ahead=True)
+    scene.learn_pace()
+    calls = [scene.submit(), scene.submit(SHORT), scene.submit(SHORT)]
+    scene.act(scene.pool.worker_lost(0, "it died", scene.now, all_in_doubt=True))
+    assert set(scene.errors) == set(calls)
+
+
 def test_a_call_moves_up_when_the_call_before_it_is_answered_and_is_then_in_doubt() -> None:  # G2
     scene = Scene(size=1, sends_ahead=True)
     scene.learn_pace()

@@ -307,21 +307,42 @@ def test_a_killed_worker_that_retires_stays_until_its_death_is_told() -> None:  
     assert isinstance(scene.errors[bound], WorkerLost)
 
 
-def test_a_broken_pool_lets_its_last_leased_worker_finish() -> None:  # G8
-    scene = Scene(size=1, sends_ahead=True)
+def test_in_a_broken_pool_a_worker_that_retires_finishes_what_has_begun() -> None:  # G8
+    scene = Scene(size=2, sends_ahead=True)
+    scene.learn_pace()
     lease = scene.lease()
-    waiting = scene.submit()
-    scene.resize(2)
-    scene.resize(1)
-    running = scene.submit(lease=lease, retries=1)
+    running = [scene.submit(lease=lease), scene.submit(retries=1)]
+    ahead = scene.submit(SHORT)
+    assert running[1].worker is not None
+    retiring = running[1].worker.id
     queued = scene.submit(lease=lease)
-    scene.pool.size = 1
-    assert scene.killed == [1]
-    scene.resize(2)
-    scene.act(scene.pool.resize(2, scene.now))
-    assert state(waiting) is CallState.WAITING
-    scene.answer(running)
-    assert state(queued) is CallState.RUNNING
+    scene.resize(1)
+    assert scene.worker(scene.leases[lease]).state is WorkerState.READY
+    scene.lose(scene.leases[lease])
+    for worker_id in range(2, 5):
+        scene.wait(1.0)
+        scene.lose(worker_id, "it could not start")
+    assert set(scene.errors) == {running[0], queued}
+    assert str(scene.pool.broken) == str(scene.pool.broken_error())
+    scene.give_back(retiring, ahead)
+    assert isinstance(scene.errors[ahead], PoolBroken)
+    scene.answer(running[1], ending=Ending.RETRYABLE, outcome="an exception")
+    assert scene.results[running[1]] == "an exception"
+
+
+def test_a_lease_goes_on_in_a_broken_pool() -> None:  # G8
+    scene = Scene(size=2)
+    leases = [scene.lease(), scene.lease()]
+    scene.resize(1)
+    retiring = next(lease for lease in leases if lease.worker and lease.worker.state is WorkerState.RETIRING)
+    other = next(lease for lease in leases if lease is not retiring)
+    scene.lose(scene.leases[other])
+    for worker_id in range(2, 5):
+        scene.wait(1.0)
+        scene.lose(worker_id, "it could not start")
+    assert scene.pool.broken is not None
+    scene.answer(scene.submit(lease=retiring))
+    scene.release(retiring)
 
 
 # ---------------------------------------------------------------- the end

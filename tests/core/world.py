@@ -369,8 +369,11 @@ class World:
         else:
             self.perform(self.pool.recall_done(actor.id, self.now))
 
-    def die(self, actor: Actor) -> None:
-        """The actor's process ends. What it had said still arrives; what it had not said is lost."""
+    def die(self, actor: Actor, *, is_cut_off: bool = False) -> None:
+        """The actor's process ends. What it had said still arrives, unless it is cut off; the rest is lost."""
+        while is_cut_off and actor.to_pool:
+            kind, content = actor.to_pool.popleft()
+            actor.unflushed += content if kind == "answers" else []
         while actor.to_pool and actor.id in self.actors:
             self.deliver(actor)
         if actor.id not in self.actors:
@@ -383,7 +386,7 @@ class World:
             if (lease := self.leases.get(actor.id)) is not None and fate.call.lease is lease.call:
                 fate.is_released = True
         self._bury(actor.id)
-        self.perform(self.pool.worker_lost(actor.id, "it died", self.now))
+        self.perform(self.pool.worker_lost(actor.id, "it died", self.now, all_in_doubt=is_cut_off))
         assert self.pool.worker_lost(actor.id, "it died", self.now) == []
 
     # ---------------------------------------------------------------- time and size
@@ -557,7 +560,8 @@ def move_an_actor(world: World, step: str, dice: Dice) -> None:
                 world.deliver(actor)
         case _:
             if pick((False, False, True)) or world.dying:
-                world.die(world.actors[pick(world.dying)] if world.dying else actor)
+                victim = world.actors[pick(world.dying)] if world.dying else actor
+                world.die(victim, is_cut_off=pick((False, False, True)))
 
 
 def take_step(world: World, step: str, dice: Dice) -> None:  # noqa: C901 (a list of what can happen)

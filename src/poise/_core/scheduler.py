@@ -496,8 +496,7 @@ class Scheduler:
         for worker in self._workers.values():
             worker.check_invariants()
         head, free = self._granting.first(), self._placement.free_worker()
-        if head is not None and free is not None:
-            raise AssertionError(f"{head} waits beside {free}")  # G4
+        assert head is None or free is None, f"{head} waits beside {free}"  # G4
         self._check_counts()
 
     def _check_counts(self) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from poise._core.call import CallState
 from poise._core.effects import Cancel, Effect, Kill, Lease, Recall, Reject, Resolve, Send, Start
 from poise._core.scheduler import Ended, Ending, Scheduler
+from poise._engine.clock import alarm
 from poise._engine.supervisor import Supervisor
 from poise._wire.lane import Answer, Kind, Lane, Launcher, Parcel, Verdict
 from poise.errors import WrongLoop
@@ -23,15 +24,23 @@ if TYPE_CHECKING:
 
     from poise._core.call import CallRecord
     from poise._engine.call import Call
+    from poise._engine.clock import Clock, Timer
 
 
 class Dispatcher:
     """Runs one scheduler on one event loop."""
 
     def __init__(
-        self, scheduler: Scheduler, launcher: Launcher, loop: asyncio.AbstractEventLoop, start_timeout: float
+        self,
+        scheduler: Scheduler,
+        launcher: Launcher,
+        loop: asyncio.AbstractEventLoop,
+        start_timeout: float,
+        clock: Clock,
     ) -> None:
         self.loop = loop
+        self.clock = clock
+        """What deadlines, backoff and every other time are read from: the loop, unless a test has its own."""
         self.scheduler = scheduler
         self.supervisor = Supervisor(launcher, self, start_timeout)
         self.lanes: dict[int, Lane] = {}
@@ -42,9 +51,9 @@ class Dispatcher:
         self._pending: deque[Effect] = deque()
         """Effects still to be performed. A lane may answer while it is sent to, which adds to them."""
         self._is_performing = False
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: Timer | None = None
         self._timer_at = math.inf
-        self._watchers: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
+        self._watchers: list[tuple[Callable[[], bool], asyncio.Future[bool]]] = []
 
     # ---------------------------------------------------------------- callers
 
@@ -81,7 +90,7 @@ class Dispatcher:
         if call.stream is not None or call.retry_on:
             self._calls[record.id] = call
         try:
-            effects = self.scheduler.submit(record, self.loop.time(), may_park=may_park)
+            effects = self.scheduler.submit(record, self.clock.time(), may_park=may_park)
         except BaseException:
             self._forget(call)
             raise
@@ -91,12 +100,12 @@ class Dispatcher:
         """The future was cancelled."""
         record = call.record
         if record is not None:
-            self._perform(self.scheduler.cancel(record, self.loop.time()))
+            self._perform(self.scheduler.cancel(record, self.clock.time()))
             self._forget(call)
 
     def release(self, lease: CallRecord) -> None:
         """The holder of a lease gives its worker back."""
-        self._perform(self.scheduler.release(lease, self.loop.time()))
+        self._perform(self.scheduler.release(lease, self.clock.time()))
 
     def grant(self, call: Call[Any], items: int) -> None:
         """Let a stream's producer go on."""
@@ -108,31 +117,38 @@ class Dispatcher:
 
     def open(self) -> None:
         """Ask for the first workers."""
-        self._perform(self.scheduler.open(self.loop.time()))
+        self._perform(self.scheduler.open(self.clock.time()))
 
     def resize(self, size: int) -> None:
         """Ask for another number of workers."""
-        self._perform(self.scheduler.resize(size, self.loop.time()))
+        self._perform(self.scheduler.resize(size, self.clock.time()))
 
     def close(self, *, reject_waiting: bool) -> None:
         """Accept nothing more."""
-        self._perform(self.scheduler.close(self.loop.time(), reject_waiting=reject_waiting))
+        self._perform(self.scheduler.close(self.clock.time(), reject_waiting=reject_waiting))
 
-    async def until(self, predicate: Callable[[], bool]) -> None:
-        """Wait for something to become true of the scheduler; it is looked at after every step."""
-        if not predicate():
-            watcher = self.loop.create_future()
-            entry = (predicate, watcher)
-            self._watchers.append(entry)
-            try:
-                await watcher
-            finally:
-                if entry in self._watchers:
-                    self._watchers.remove(entry)
+    async def until(self, predicate: Callable[[], bool], timeout: float | None = None) -> bool:
+        """Wait for something to become true of the scheduler; it is looked at after every step.
+
+        Returns:
+            False if it did not become true within `timeout` seconds of the clock.
+        """
+        if predicate():
+            return True
+        watcher: asyncio.Future[bool] = self.loop.create_future()
+        entry = (predicate, watcher)
+        self._watchers.append(entry)
+        timer = None if timeout is None else alarm(self.clock, timeout, watcher, result=False)
+        try:
+            return await watcher
+        finally:
+            self._watchers.remove(entry)
+            if timer is not None:
+                timer.cancel()
 
     async def aclose(self) -> None:
         """Give up every call and every worker, and return when they are gone."""
-        self._perform(self.scheduler.stop(self.loop.time()))
+        self._perform(self.scheduler.stop(self.clock.time()))
         await self.supervisor.aclose()
         if self._timer is not None:
             self._timer.cancel()
@@ -145,7 +161,7 @@ class Dispatcher:
         if not self.scheduler.is_starting(worker_id):
             return False
         self.lanes[worker_id] = lane
-        self._perform(self.scheduler.worker_ready(worker_id, self.loop.time(), sends_ahead=lane.sends_ahead))
+        self._perform(self.scheduler.worker_ready(worker_id, self.clock.time(), sends_ahead=lane.sends_ahead))
         return True
 
     def worker_lost(
@@ -153,7 +169,7 @@ class Dispatcher:
     ) -> None:
         """A worker is dead, or could not start."""
         self.lanes.pop(worker_id, None)
-        now = self.loop.time()
+        now = self.clock.time()
         self._perform(self.scheduler.worker_lost(worker_id, reason, now, cause=cause, all_in_doubt=all_in_doubt))
 
     # ---------------------------------------------------------------- the wire (Listener)
@@ -161,7 +177,7 @@ class Dispatcher:
     def on_answers(self, worker_id: int, answers: Sequence[Answer]) -> None:
         """Attempts have ended."""
         endings = [Ended(a.call_id, self._ending(a), a.service_time, a) for a in answers]
-        self._perform(self.scheduler.finished(worker_id, endings, self.loop.time()))
+        self._perform(self.scheduler.finished(worker_id, endings, self.clock.time()))
 
     def on_begun(self, worker_id: int, call_ids: Sequence[int]) -> None:
         """Calls sent ahead may have begun."""
@@ -169,7 +185,7 @@ class Dispatcher:
 
     def on_recall_done(self, worker_id: int) -> None:
         """A recall was answered."""
-        self._perform(self.scheduler.recall_done(worker_id, self.loop.time()))
+        self._perform(self.scheduler.recall_done(worker_id, self.clock.time()))
 
     def on_items(self, worker_id: int, call_id: int, items: Sequence[Any]) -> None:  # noqa: ARG002 (Listener's shape)
         """A stream has produced items."""
@@ -290,14 +306,14 @@ class Dispatcher:
             if self._timer is not None:
                 self._timer.cancel()
             self._timer_at = due
-            self._timer = self.loop.call_at(due, self._on_timer)
+            self._timer = self.clock.call_at(due, self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None
         self._timer_at = math.inf
-        self._perform(self.scheduler.tick(self.loop.time()))
+        self._perform(self.scheduler.tick(self.clock.time()))
 
     def _wake_watchers(self) -> None:
         for predicate, watcher in list(self._watchers):
             if not watcher.done() and predicate():
-                watcher.set_result(None)
+                watcher.set_result(True)

@@ -6,11 +6,13 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Protocol
 
+from poise._engine.clock import alarm
 from poise._wire.lane import StartFailed
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
+    from poise._engine.clock import Clock
     from poise._wire.lane import Lane, Launcher
 
 logger = logging.getLogger("poise")
@@ -23,6 +25,7 @@ class Owner(Protocol):
     """What the supervisor tells of its workers: the dispatcher's side."""
 
     loop: asyncio.AbstractEventLoop
+    clock: Clock
     lanes: dict[int, Lane]
 
     def worker_ready(self, worker_id: int, lane: Lane) -> bool:
@@ -91,11 +94,13 @@ class Supervisor:
 
     async def _launch_in_time(self, worker_id: int) -> Lane:
         launch = self._owner.loop.create_task(self._launcher.launch(worker_id))
+        late: asyncio.Future[None] = self._owner.loop.create_future()
+        timer = alarm(self._owner.clock, self._start_timeout, late, None)
         try:
-            done, _ = await asyncio.wait({launch}, timeout=self._start_timeout)
+            await asyncio.wait({launch, late}, return_when=asyncio.FIRST_COMPLETED)
             if launch.cancelled():
                 raise StartFailed("its start was cancelled")
-            if done:
+            if launch.done():
                 return launch.result()
             reason = f"it was not ready after start_timeout={self._start_timeout:g} s"
             shortage = await self._launcher.shortage()
@@ -108,6 +113,8 @@ class Supervisor:
             if not launch.cancelled() and launch.exception() is None:
                 await launch.result().kill()  # it was ready at the very moment of giving it up
             raise
+        finally:
+            timer.cancel()
 
     async def _end(self, worker_id: int, lane: Lane, reason: str) -> None:
         await lane.kill()

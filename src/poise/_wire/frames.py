@@ -24,9 +24,8 @@ if TYPE_CHECKING:
 MAGIC: Final = b"P1"
 MOST_BUFFERS: Final = 4096
 """So that the head of a frame always fits into the window."""
-MOST_BODY: Final = 1 << 30
-MOST_BYTES: Final = 1 << 31
-"""The most that one frame may hold: a peer that claims more is refused before anything is allocated."""
+MOST_BYTES: Final = 64 << 20
+"""The largest body or buffer: a peer that claims more is refused before anything is allocated."""
 WINDOW: Final = 256 * 1024
 DIRECT: Final = 64 * 1024
 
@@ -52,8 +51,8 @@ def pack_frame(messages: Sequence[Any], buffers: Sequence[Buffer] = ()) -> list[
     if not buffers:
         return [b"%b%b" % (_HEAD.pack(MAGIC, 0, len(body)), body)]
     views = [memoryview(buffer).cast("B") for buffer in buffers]
-    if len(views) > MOST_BUFFERS or len(body) > MOST_BODY:
-        raise FrameError(f"a frame of {len(views)} buffers and {len(body)} bytes is too large")
+    if len(views) > MOST_BUFFERS:
+        raise FrameError(f"a frame of {len(views)} buffers is too large; {MOST_BUFFERS} are allowed")
     head = _HEAD.pack(MAGIC, len(views), len(body)) + b"".join(_LENGTH.pack(view.nbytes) for view in views)
     return [head + body, *views]
 
@@ -65,7 +64,7 @@ class FrameReader:
     """
 
     def __init__(self, most_bytes: int = MOST_BYTES) -> None:
-        """Expect the beginning of a frame; refuse frames of more than `most_bytes`."""
+        """Expect the beginning of a frame; refuse those with a part of more than `most_bytes`."""
         self._most_bytes = most_bytes
         self._window = bytearray(WINDOW)
         self._view = memoryview(self._window)
@@ -157,9 +156,9 @@ class FrameReader:
         if held < head:
             return False
         sizes = struct.unpack_from(f"!{buffers}Q", self._window, self._start + _HEAD.size)
-        total = body + sum(sizes)
-        if body > MOST_BODY or total > self._most_bytes:
-            raise FrameError(f"a frame of {total} bytes is too large; {self._most_bytes} are allowed")
+        largest = max(body, *sizes) if sizes else body
+        if largest > self._most_bytes:
+            raise FrameError(f"a part of {largest} bytes is too large; {self._most_bytes} are allowed")
         self._start += head
         self._lengths = [body, *sizes]
         return True

@@ -14,7 +14,8 @@
 | COLLECT | call id whose reply waits in the worker for a Ray call | worker |
 | COLLECT_ITEM | call id whose next item waits there | worker |
 
-A packed value is bytes, or `[pickle, number of buffers]` with the buffers following in the frame, in order.
+A packed value is bytes, or `[pickle, number of buffers]` with the buffers following in the frame, in order. A large pickle
+is the first of the buffers itself, and None in its place.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from poise._wire.codec import Packed, Payload
-from poise._wire.frames import MOST_BUFFERS, FrameError
+from poise._wire.frames import DIRECT, MOST_BUFFERS, FrameError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -57,13 +58,21 @@ def is_express(packed: Packed) -> bool:
 
 
 def unload(message: Sequence[Any], buffers: list[Any]) -> Sequence[Any]:
-    """Take the buffers of a message's packed value out of it."""
+    """Take the buffers of a message's packed value, and the value itself if it is large, out of the message."""
     position = _PACKED_AT.get(message[0])
-    if position is None or type(message[position]) is not Payload:
+    if position is None or (packed := message[position]) is None:
         return message
-    payload = message[position]
-    buffers.extend(payload.buffers)
-    return [*message[:position], [payload.data, len(payload.buffers)], *message[position + 1 :]]
+    if type(packed) is bytes:
+        if len(packed) <= DIRECT:
+            return message
+        packed = Payload(packed)
+    data = packed.data
+    own = packed.buffers
+    if len(data) > DIRECT:
+        own = [data, *own]
+        data = None
+    buffers.extend(own)
+    return [*message[:position], [data, len(own)], *message[position + 1 :]]
 
 
 def load(packed: Any, buffers: Iterator[bytes | bytearray]) -> Packed:
@@ -76,9 +85,9 @@ def load(packed: Any, buffers: Iterator[bytes | bytearray]) -> Packed:
         return packed
     try:
         data, count = packed
-        payload = Payload(data, [next(buffers) for _ in range(count)])
-    except (TypeError, ValueError, StopIteration, RuntimeError):
+        own = [next(buffers) for _ in range(count)]
+        if data is None:
+            data = own.pop(0)
+    except (TypeError, ValueError, StopIteration, RuntimeError, IndexError):
         raise FrameError("a packed value is bytes, or a pickle and the number of its buffers") from None
-    if type(data) is not bytes:
-        raise FrameError("a pickle is bytes")
-    return payload
+    return Payload(data, own)

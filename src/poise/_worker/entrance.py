@@ -25,6 +25,8 @@ HANDSHAKE_TIMEOUT: Final = 10.0
 """Seconds that a peer has to show who it is."""
 HANDSHAKES: Final = 16
 """Peers that may be about it at once; more are turned away."""
+OPEN_FOR: Final = 60.0
+"""Seconds for which the caller is awaited; it comes at once or never."""
 _READ: Final = 256 * 1024
 
 
@@ -58,6 +60,7 @@ def open_unix(welcome: Callable[[Connection], None]) -> str:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         listener.bind(path)
         listener.listen(HANDSHAKES)
+        listener.settimeout(OPEN_FOR)
     except BaseException:
         shutil.rmtree(directory, ignore_errors=True)
         raise
@@ -81,6 +84,7 @@ def _first_of_this_user(listener: socket.socket) -> socket.socket | None:
             peer, _ = listener.accept()
         except OSError:
             return None
+        peer.settimeout(None)
         uid = peer_uid(peer)
         if uid is None or uid == os.geteuid():
             return peer
@@ -98,6 +102,7 @@ def open_tls(host: str, context: ssl.SSLContext, user_timeout: float, welcome: C
         welcome: called on a thread of its own with the one connection that is let in.
     """
     listener = socket.create_server((host, 0), backlog=HANDSHAKES)
+    listener.settimeout(OPEN_FOR)
     entered = threading.Event()
     handshakes = threading.BoundedSemaphore(HANDSHAKES)
 

@@ -1,0 +1,48 @@
+"""P8: the time until N workers are ready, against creating N bare actors."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from bench.contenders.lanes import Express, Freight
+from bench.contenders.plain_ray import DirectCalls
+from bench.samples import ratios
+from bench.session import Absent, Session
+from bench.targets import Finding, at_most
+
+if TYPE_CHECKING:
+    from bench.contenders.contender import Contender
+
+KINDS: Final[tuple[type[Contender], ...]] = (Express, Freight, DirectCalls)
+SETTLE: Final = 1.5
+"""Seconds between two starts, in which Ray ends the processes of the last one."""
+
+
+async def measure(session: Session) -> dict[str, Any]:
+    """Start and end each kind with each number of workers."""
+    session.start_ray()
+    seconds: dict[str, dict[str, dict[int, float]]] = {}
+    for turn in range(session.choose(5, 2)):
+        for workers in (1, 2, 4, 8) if not session.quick else (1, 4):
+            for kind in session.in_turn(KINDS, turn + workers):
+                with contextlib.suppress(Absent):
+                    await asyncio.sleep(SETTLE)
+                    began = time.perf_counter()
+                    async with session.visit(kind, workers):
+                        took = time.perf_counter() - began
+                    seconds.setdefault(kind.key, {}).setdefault(str(workers), {})[turn] = took
+                    session.say(f"P8, round {turn + 1}: {workers} workers in {took:5.2f} s  {kind.label}")
+    return {"seconds": seconds}
+
+
+def findings(result: dict[str, Any]) -> list[Finding]:
+    """P8."""
+    seconds = result["seconds"]
+    found: list[Finding] = []
+    for workers, by_turn in seconds.get("express", {}).items():
+        against_bare = ratios(by_turn, seconds.get("ray", {}).get(workers, {}))
+        found.append(at_most("P8", f"time until {workers} workers are ready, against bare actors", 1.2, against_bare))
+    return found
