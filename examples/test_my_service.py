@@ -1,33 +1,39 @@
 """How a service that uses poise is tested without Ray: `pytest examples/test_my_service.py`."""
 
-from collections.abc import Iterator
+# ruff: noqa: D103 (a test's name is the sentence)
 
+from collections.abc import AsyncIterator
+
+import httpx
 import pytest
-from fastapi.testclient import TestClient
+import pytest_asyncio
 
 import poise
 from examples.fastapi_service import Model, app
 from poise.testing import Faults, LocalPool, ManualClock
 
 
-@pytest.fixture
-def client(poise_local: Faults) -> Iterator[TestClient]:  # noqa: ARG001 (its pool has its workers in this process)
+@pytest_asyncio.fixture
+async def client(poise_local: Faults) -> AsyncIterator[httpx.AsyncClient]:  # noqa: ARG001 (makes the service's pool local)
     """Run the service."""
-    with TestClient(app) as client:
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as client,
+    ):
         yield client
 
 
-def test_the_service_squares(client: TestClient) -> None:
-    assert client.get("/square", params={"x": 7}).json() == 49
+async def test_the_service_squares(client: httpx.AsyncClient) -> None:
+    assert (await client.get("/square", params={"x": 7})).json() == 49
 
 
-def test_the_service_streams(client: TestClient) -> None:
-    assert client.get("/count", params={"end": 3}).text == "0\n1\n2\n"
+async def test_the_service_streams(client: httpx.AsyncClient) -> None:
+    assert (await client.get("/count", params={"end": 3})).text == "0\n1\n2\n"
 
 
-def test_a_client_that_is_in_a_hurry_gets_504(client: TestClient, poise_local: Faults) -> None:
+async def test_a_client_in_a_hurry_gets_504(client: httpx.AsyncClient, poise_local: Faults) -> None:
     poise_local.hang(function=Model.square)
-    response = client.get("/square", params={"x": 7}, headers={"X-Request-Timeout": "0.05"})
+    response = await client.get("/square", params={"x": 7}, headers={"X-Request-Timeout": "0.05"})
     assert (response.status_code, response.json()["error"]) == (504, "DeadlineExceeded")
 
 

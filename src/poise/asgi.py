@@ -56,9 +56,9 @@ def install(
     """Give an application a pool. Call it once, before the application starts.
 
     The pool opens before the application's own lifespan begins and is drained after that has ended. Its errors become
-    responses (`STATUS`): JSON with `error`, the error's name, and `detail`, its message; `Overloaded` with `Retry-After`.
-    `GET {prefix}/healthz` says that the process lives, `GET {prefix}/readyz` whether a worker is ready (200) or none is, or
-    the pool is broken or closing (503).
+    responses (`STATUS`): JSON with `error`, the error's name, and `detail`, its message; `Overloaded` with
+    `Retry-After`. `GET {prefix}/healthz` says that the process lives, `GET {prefix}/readyz` whether a worker is ready
+    (200) or none is, or the pool is broken or closing (503).
 
     Args:
         app: a FastAPI or Starlette application. A handler of its own for one of the errors wins if it is added later.
@@ -164,7 +164,7 @@ def _around(
     return live
 
 
-async def _refuse(connection: Request | WebSocket, error: Exception) -> Response | None:
+async def _refuse(connection: Any, error: Exception) -> Any:  # Starlette's type has no handler for both kinds
     """Tell a client which error has ended its request."""
     name = type(error).__name__
     if isinstance(connection, WebSocket):
@@ -234,8 +234,8 @@ def _seconds(text: str) -> float:
 class _Watched:
     """One request, ended when its client goes before the response is complete.
 
-    ASGI tells of that by `receive`, which is the application's: a task reads ahead of it, at most two messages so that an
-    upload is still held back by whoever takes it, and hands on what it reads.
+    ASGI tells of that by `receive`, which is the application's: a task reads ahead of it, at most two messages so that
+    an upload is still held back by whoever takes it, and hands on what it reads.
     """
 
     def __init__(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,8 +1,8 @@
 """Fixtures for tests of code that uses poise. pytest loads them by itself where poise is installed.
 
 `poise_pool` makes pools whose workers live in the test's process; `poise_local` makes every `poise.Pool` of the code
-under test such a pool; `poise_clock` is a clock that stands still until the test moves it on. They need no asyncio plugin of
-their own and work with any.
+under test such a pool; `poise_clock` is a clock that stands still until the test moves it on. They work with any plugin
+for asyncio.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def poise_pool() -> Iterator[type[LocalPool[Any]]]:
-    """Make pools without Ray: `async with poise_pool(Model, size=2) as pool`. Takes what `poise.testing.LocalPool` takes.
+    """`poise.testing.LocalPool`, to make pools of: `async with poise_pool(Model, size=2) as pool`.
 
     At the end of the test every one of them must have been closed.
     """

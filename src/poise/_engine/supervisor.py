@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from poise._engine.clock import alarm
 from poise._wire.lane import StartFailed
@@ -97,7 +97,8 @@ class Supervisor:
         late: asyncio.Future[None] = self._owner.loop.create_future()
         timer = alarm(self._owner.clock, self._start_timeout, late, None)
         try:
-            await asyncio.wait({launch, late}, return_when=asyncio.FIRST_COMPLETED)
+            both: set[asyncio.Future[Any]] = {launch, late}
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
             if launch.cancelled():
                 raise StartFailed("its start was cancelled")
             if launch.done():

@@ -167,7 +167,7 @@ class FrameReader:
 def _unpack_body(body: bytes | bytearray) -> list[Any]:
     try:
         messages = msgpack.unpackb(body, strict_map_key=False)
-    except (ValueError, RecursionError, msgpack.UnpackException) as error:
+    except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:  # what its C code was seen to raise
         raise FrameError(f"the body of a frame is not msgpack: {type(error).__name__}: {error}") from error
     if type(messages) is not list:
         raise FrameError(f"the body of a frame is a list of messages, and this is {type(messages).__name__}")
