@@ -15,12 +15,16 @@ INSTALL := $(PIP) --build-constraint constraints.txt
 RUNTIME := .venv/.runtime-installed
 DEV := .venv/.dev-installed
 
+# The bench has an environment of its own, for its peers: see `bench` in pyproject.toml.
+BENCH := .venv-bench/.installed
+BENCH_PYTHON := .venv-bench/bin/python
+
 # Do not ask a registry whether there is a newer pyright: its version is pinned.
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: venv
 venv: $(DEV) ## make .venv with everything that development needs
@@ -50,11 +54,19 @@ check: $(DEV) ## lint, formatting, layers, types
 	@# --verifytypes finds the package by way of the first `python` on the path
 	PATH="$(CURDIR)/$(BIN):$$PATH" pyright --verifytypes poise --ignoreexternal
 
+.PHONY: bench
+bench: $(BENCH) ## measure everything against the targets and the peers (15 minutes); rewrites docs/benchmarks.md
+	$(BENCH_PYTHON) -m bench --json docs/bench/results.json --charts docs/bench --docs docs/benchmarks.md
+
+.PHONY: bench-quick
+bench-quick: $(BENCH) ## the same in 3 minutes, with fewer repetitions; writes nothing
+	$(BENCH_PYTHON) -m bench --quick
+
 .PHONY: clean
 clean: ## remove .venv and whatever else was made
-	rm -rf .venv build dist htmlcov .coverage .coverage.* .hypothesis
+	rm -rf .venv .venv-bench build dist htmlcov .coverage .coverage.* .hypothesis
 	rm -rf .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
-	find src tests examples -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+	find src tests examples bench -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 $(BIN)/python:
 	@for python in $(PYTHONS); do \
@@ -71,6 +83,15 @@ $(RUNTIME): $(BIN)/python pyproject.toml constraints.txt
 	@echo "installing poise and what the demo needs into .venv (the first time takes a minute)"
 	@$(PIP) pip
 	@$(INSTALL) --editable '.[demo,progress]'
+	@touch $@
+
+$(BENCH): $(BIN)/python pyproject.toml bench/constraints.txt
+	@echo "installing poise and its peers into .venv-bench (the first time takes a minute)"
+	@test -x $(BENCH_PYTHON) || $(BIN)/python -m venv .venv-bench
+	@echo '*' > .venv-bench/.gitignore
+	@$(BENCH_PYTHON) -m pip --disable-pip-version-check -qq install --constraint bench/constraints.txt pip
+	@$(BENCH_PYTHON) -m pip --disable-pip-version-check -qq install --constraint bench/constraints.txt \
+		--build-constraint bench/constraints.txt --editable . --group bench
 	@touch $@
 
 $(DEV): $(RUNTIME)

@@ -83,7 +83,9 @@ def measure(chosen: argparse.Namespace) -> dict[str, Any]:
     run["findings"].sort(key=lambda finding: finding["part"])
     run["troubles"] = session.troubles
     run["seconds"] = round(time.monotonic() - began)
-    return json.loads(json.dumps(run))  # keys are text from here on, as in a run that was read from a file
+    # Keys are text from here on, as in a run that was read from a file.
+    copied: dict[str, Any] = json.loads(json.dumps(run))
+    return copied
 
 
 def _plan(

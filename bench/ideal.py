@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ def waits(arrivals: Sequence[float], services: Sequence[float], workers: int) ->
     Raises:
         ValueError: the arrivals are not in order, or not as many as the service times.
     """
-    if any(later < earlier for earlier, later in zip(arrivals, arrivals[1:], strict=False)):
+    if any(later < earlier for earlier, later in itertools.pairwise(arrivals)):
         raise ValueError("the arrivals must be in order")
     free_at = [float("-inf")] * workers
     waited: list[float] = []

@@ -137,7 +137,7 @@ def crossover(seconds: dict[str, dict[str, dict[int, float]]]) -> float | None:
         return float(sizes[0])
     low, high = sizes[last_faster], sizes[last_faster + 1]
     part = -excess[last_faster] / (excess[last_faster + 1] - excess[last_faster])
-    return low * (high / low) ** part
+    return float(low * (high / low) ** part)
 
 
 def findings(result: dict[str, Any]) -> list[Finding]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from bench import evidence, ideal, loads
@@ -16,6 +15,8 @@ from bench.session import WORKERS, Absent, Session
 from bench.targets import Finding, at_most
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from bench.contenders.contender import Contender
     from bench.loads import Load
 
@@ -28,10 +29,10 @@ LEAST_ALLOWANCE: Final = 0.002
 async def measure(session: Session, folder: Path | None = None) -> dict[str, Any]:
     """Replay each load; the trace of the last run of the mix goes into the folder."""
     plans: list[tuple[Load, tuple[type[Contender], ...]]] = [
-        (loads.recorded(session.choose(1200, 250), WORKERS), ALL),
-        (loads.uniform(0.001, session.choose(3000, 800), WORKERS), LANES),
-        (loads.uniform(0.01, session.choose(600, 150), WORKERS), LANES),
-        (loads.mixed(session.choose(4000, 1000), WORKERS), ALL),
+        (loads.recorded(session.choose(1200, 200), WORKERS), ALL),
+        (loads.uniform(0.001, session.choose(3000, 600), WORKERS), LANES),
+        (loads.uniform(0.01, session.choose(600, 120), WORKERS), LANES),
+        (loads.mixed(session.choose(4000, 600), WORKERS), ALL),
     ]
     results: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for turn in range(session.choose(3, 1)):

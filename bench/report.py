@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -67,7 +68,9 @@ def tables(run: dict[str, Any]) -> list[Table]:
     if "P8" in results:
         made.append(_startup_table(results["P8"]))
     if run["troubles"]:
-        made.append(Table("Not measured", ["what", "why"], [list(item) for item in run["troubles"].items()], True))
+        made.append(
+            Table("Not measured", ["what", "why"], [list(item) for item in run["troubles"].items()], is_text=True)
+        )
     return made
 
 
@@ -217,14 +220,21 @@ def rewrite(page: Path, section: str) -> None:
 
 
 def show(run: dict[str, Any]) -> None:
-    """Print everything, with colours where rich is installed."""
+    """Print everything; with colours on a terminal, where rich is installed."""
     try:
-        from rich.console import Console
-        from rich.markup import escape
-        from rich.table import Table as RichTable
+        if sys.stdout.isatty():
+            _show_richly(run)
+            return
     except ImportError:
-        print("\n\n".join([headline(run), *(table.plain() for table in tables(run))]))
-        return
+        pass
+    print("\n\n".join([headline(run), *(table.plain() for table in tables(run))]))
+
+
+def _show_richly(run: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table as RichTable
+
     console = Console()
     console.print(escape(headline(run)), style="dim")
     for table in tables(run):

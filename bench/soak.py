@@ -1,7 +1,8 @@
 """Mixed load for minutes, then a look at what has grown: `python -m bench soak --minutes 10`.
 
-The load is stopped from time to time, so that everything is counted with nothing under way. It exits non-zero if memory,
-threads, file descriptors, asyncio tasks or the pool's own counts at the end are not what they were after warm-up.
+The load is stopped from time to time, so that everything is counted with nothing under way. It exits non-zero if
+memory, threads, file descriptors, asyncio tasks or the pool's own counts at the end are not what they were after
+warm-up.
 """
 
 from __future__ import annotations
@@ -17,10 +18,9 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import psutil
@@ -28,6 +28,9 @@ import psutil
 import poise
 from bench.report import Table
 from poise.testing import LocalPool
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 CLIENTS: Final = 40
 """Coroutines that call, each one call after the other."""
@@ -163,7 +166,7 @@ class Soak:
         await asyncio.gather(*[self._client(until) for _ in range(CLIENTS)])
         if killer is not None:
             await killer
-        while self.pool.stats().in_flight or self.pool.stats().ready < self.pool.stats().size:
+        while self.pool.stats().in_flight or self.pool.stats().ready < self.pool.stats().size:  # noqa: ASYNC110 (no event)
             await asyncio.sleep(0.05)
 
     async def snapshot(self) -> Snapshot:
@@ -173,7 +176,7 @@ class Soak:
         unsettled = stats.submitted - stats.completed - stats.cancelled - stats.expired - stats.lost
 
         def mean(name: str) -> float:
-            return sum(getattr(each, name) for each in workers) / len(workers)
+            return float(sum(getattr(each, name) for each in workers)) / len(workers)
 
         return Snapshot(
             at=time.monotonic() - self._start,

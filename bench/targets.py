@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from bench.samples import Spread
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
 
 MET: Final = "met"
 NOT_MET: Final = "NOT met"

@@ -54,7 +54,7 @@ async def measure(session: Session) -> dict[str, Any]:
 
 
 def _count(session: Session, name: str) -> int:
-    return session.choose(2000, 600) if name == "1 ms" else session.choose(300, 100)
+    return session.choose(2000, 400) if name == "1 ms" else session.choose(300, 60)
 
 
 async def _utilisation(contender: Contender, method: str, argument: float, count: int) -> tuple[float, float]:
@@ -70,7 +70,7 @@ async def _bare_rate(bare: Contender, method: str, argument: float, count: int) 
     """What the workers do with no pool at all: each runs its share in a loop of its own."""
     share = count // WORKERS
     spans = await asyncio.gather(*[bare.call("repeat", method, argument, share) for _ in range(WORKERS)])
-    return sum(share / (last - first) for first, last, _ in spans)
+    return float(sum(share / (last - first) for first, last, _ in spans))
 
 
 def findings(result: dict[str, Any]) -> list[Finding]:

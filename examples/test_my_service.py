@@ -47,7 +47,7 @@ async def test_a_stuck_worker_is_replaced(poise_pool: type[LocalPool[Model]], po
     async with poise_pool(Model, size=1, kill_after=5, clock=poise_clock) as pool:
         pool.faults.hang()
         call = pool.options(timeout=30).submit(Model.square, 3)
-        await pool.until(lambda stats: stats.running == 1)
+        await pool.faults.happened()
         await poise_clock.advance(30)
         with pytest.raises(poise.DeadlineExceeded):
             await call

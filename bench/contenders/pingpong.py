@@ -60,7 +60,7 @@ class PingPong(Contender):
         self._socket.recv(1)
         return args[0]
 
-    async def together(self, method: str, values: Sequence[Any]) -> Sequence[Any]:
+    async def together(self, method: str, values: Sequence[Any]) -> Sequence[Any]:  # noqa: ARG002 (Contender's shape)
         """There is no pool here."""
         raise Missing("it has one call at a time")
 

@@ -51,6 +51,9 @@ _Event: TypeAlias = Callable[[], None]
 ENDING_TIME: Final = 0.2
 """Seconds that `kill` gives the threads of a worker to end. A thread in user code ends when that returns."""
 
+_LOOK_EVERY: Final = 0.001
+"""Seconds between two looks at what the threads of workers have done."""
+
 _lane_numbers = itertools.count(1)
 
 
@@ -189,6 +192,22 @@ class Faults:
     def pending(self) -> int:
         """How many faults have not happened yet."""
         return len(self._planned) + len(self._refusals)
+
+    async def happened(self, *, within: float = 10.0) -> None:
+        """Wait until everything that was planned has gone wrong: a call that is to hang hangs then.
+
+        Args:
+            within: seconds of real time to wait.
+
+        Raises:
+            TimeoutError: not all of it happened in time.
+        """
+        try:
+            async with asyncio.timeout(within):
+                while self.pending:
+                    await asyncio.sleep(_LOOK_EVERY)
+        except TimeoutError:
+            raise TimeoutError(f"{self.pending} faults did not happen within {within:g} s") from None
 
     def clear(self) -> None:
         """Let nothing more go wrong; what hangs goes on hanging."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from poise._wire.lane import Answer, Kind, Lane, Parcel, Verdict
 
-PATIENCE = 60.0
+PATIENCE = 30.0
 """Seconds to wait for what must come."""
 
 _call_ids = itertools.count(1)
@@ -43,7 +43,7 @@ class Ear:
         self.items.setdefault(call_id, []).extend(items)
         self._note("items", call_id)
 
-    def on_lost(self, worker_id: int, reason: str) -> None:
+    def on_lost(self, worker_id: int, reason: str, *, all_in_doubt: bool = False) -> None:
         self.lost.append(reason)
         self._note("lost", reason)
 
@@ -76,7 +76,7 @@ class Line:
 
     def stream(self, function: Callable[..., Any] | str, *args: Any, credit: int) -> int:
         call_id = next(_call_ids)
-        self.lane.send([Parcel(call_id, function, args, {}, Kind.STREAM, credit)])
+        self.lane.send([Parcel(call_id, function, args, {}, kind=Kind.STREAM, credit=credit)])
         return call_id
 
     async def run(self, function: Callable[..., Any] | str, *args: Any, **kwargs: Any) -> Any:

@@ -204,7 +204,12 @@ class ExpressLane(FreightLane):
                 super().send([parcel])
                 continue
             credit = parcel.credit if parcel.kind is Kind.STREAM else None
-            self._tell_worker((CALL, parcel.call_id, target, arguments, credit, parcel.is_ahead))
+            message = (CALL, parcel.call_id, target, arguments, credit, parcel.is_ahead)
+            self._messages.append(unload(message, self._buffers))
+        if parcels[0].is_ahead:
+            self._flush_soon()
+        else:
+            self.flush()  # a slot is idle, so this is worth a write of its own
 
     def _define(self, function: Any) -> bytes:
         """Send a function that travels by value, once."""
@@ -240,13 +245,19 @@ class ExpressLane(FreightLane):
     def _tell_worker(self, message: Sequence[Any]) -> None:
         """Write the message with whatever else is said in this turn of the loop."""
         self._messages.append(unload(message, self._buffers))
+        self._flush_soon()
+
+    def _flush_soon(self) -> None:
         if not self._is_flushing:
             self._is_flushing = True
-            self._loop.call_soon(self.flush)
+            self._loop.call_soon(self._flush_turn)
+
+    def _flush_turn(self) -> None:
+        self._is_flushing = False
+        self.flush()
 
     def flush(self) -> None:
         """Write what was said, unless the worker does not read: then it waits until it does."""
-        self._is_flushing = False
         link = self._link
         if link is None or link.is_paused or not self._messages:
             return

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from poise._wire.codec import Packed
     from poise._wire.functions import Target
 
-ANNOUNCED_AT_ONCE: Final = 16
+ANNOUNCED_AT_ONCE: Final = 32
 """How many calls one announcement covers: a death leaves at most so many in doubt that had not begun."""
 
 

@@ -1,0 +1,127 @@
+"""An application for the tests of `poise.asgi`, also run by uvicorn as a program of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from typing import Annotated, Any
+
+from fastapi import BackgroundTasks, Depends, FastAPI, Request, WebSocket
+from fastapi.responses import StreamingResponse
+
+import poise
+from poise import asgi
+from tests.gate import leave_mark, wait_at, wait_at_async
+
+
+class Desk:
+    """What the workers hold."""
+
+    def square(self, x: int, seconds: float = 0.0) -> int:
+        time.sleep(seconds)
+        return x * x
+
+    def hold(self, gate: str, mark: str = "") -> str:
+        wait_at(gate, mark)
+        return mark
+
+    async def hold_async(self, gate: str) -> None:
+        try:
+            await wait_at_async(gate, "held")
+        except asyncio.CancelledError:
+            leave_mark(gate, "cancelled")
+            raise
+
+    def count(self, gate: str) -> Iterator[int]:
+        number = 0
+        try:
+            while True:
+                leave_mark(gate, number)
+                yield number
+                number += 1
+        finally:
+            leave_mark(gate, "closed")
+
+
+DeskPool = Annotated[poise.View[Desk], Depends(asgi.pool)]
+
+
+def make_app(make_pool: Callable[[], poise.Pool[Any]], events: list[str] | None = None, **options: Any) -> FastAPI:
+    told = [] if events is None else events
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, str]]:
+        told.append("the application starts")
+        yield {"greeting": "hello"}
+        told.append("the application ends")
+
+    app = FastAPI(lifespan=lifespan)
+    asgi.install(app, make_pool, **options)
+
+    @app.get("/square")
+    async def square(x: int, desk: DeskPool, seconds: float = 0.0) -> int:
+        return await desk.submit(Desk.square, x, seconds)
+
+    @app.get("/twice")
+    async def twice(gate: str, desk: DeskPool) -> list[str]:
+        return [await desk.submit(Desk.square, 1), await desk.submit(Desk.hold, gate)]  # type: ignore[list-item]
+
+    @app.post("/hold")
+    async def hold(request: Request, gate: str, desk: DeskPool) -> int:
+        length = len(await request.body())
+        await desk.run(Desk.hold_async, gate)
+        return length
+
+    @app.get("/count")
+    async def count(gate: str, desk: DeskPool) -> StreamingResponse:
+        async def lines() -> AsyncIterator[str]:
+            async for number in desk.stream(Desk.count, gate):
+                yield f"{number}\n"
+
+        return StreamingResponse(lines())
+
+    @app.get("/background")
+    async def background(gate: str, tasks: BackgroundTasks) -> str:
+        tasks.add_task(wait_at_async, gate, "background")
+        return "sent"
+
+    @app.get("/greeting")
+    async def greeting(request: Request) -> str:
+        return str(request.state.greeting)
+
+    @app.get("/fail/{kind}")
+    async def fail(kind: str) -> None:
+        raise ERRORS[kind]()
+
+    @app.post("/upload")
+    async def upload(request: Request) -> int:
+        return sum([len(chunk) async for chunk in request.stream()])
+
+    @app.websocket("/socket")
+    async def socket(websocket: WebSocket) -> None:
+        await websocket.accept()
+        raise ERRORS["overloaded"]()
+
+    @app.middleware("http")
+    async def around(request: Request, call_next: Callable[[Request], Awaitable[Any]]) -> Any:
+        return await call_next(request)  # BaseHTTPMiddleware, which users have: must not hide a disconnect
+
+    return app
+
+
+ERRORS: dict[str, Callable[[], Exception]] = {
+    "overloaded": lambda: poise.Overloaded(20, 20, 2.3),
+    "soon": lambda: poise.Overloaded(20, 20, 0.001),
+    "late": lambda: poise.DeadlineExceeded(0.5, started=False),
+    "broken": lambda: poise.PoolBroken("no weights", 3),
+    "closed": lambda: poise.PoolClosed("the pool is closed"),
+    "lost": lambda: poise.WorkerLost(1, "gone"),
+}
+
+
+def program() -> FastAPI:
+    """For `uvicorn --factory`."""
+    return make_app(lambda: poise.Pool(Desk, size=2, backlog=int(os.environ.get("BACKLOG", "100"))))
