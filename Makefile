@@ -96,5 +96,5 @@ $(BENCH): $(BIN)/python pyproject.toml bench/constraints.txt
 
 $(DEV): $(RUNTIME)
 	@echo "installing the tools for development into .venv"
-	@$(INSTALL) --group dev
+	@$(INSTALL) --editable '.[cli,demo,progress,tls,web]' --group dev
 	@touch $@

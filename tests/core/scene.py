@@ -168,6 +168,12 @@ class Scene:
     def resize(self, size: int) -> None:
         self.act(self.pool.resize(size, self.now))
 
+    def close(self, *, reject_waiting: bool) -> None:
+        self.act(self.pool.close(self.now, reject_waiting=reject_waiting))
+
+    def stop(self) -> None:
+        self.act(self.pool.stop(self.now))
+
     # ---------------------------------------------------------------- looking
 
     def functions(self, worker_id: int) -> list[str]:

@@ -160,7 +160,7 @@ def test_calls_wait_for_the_first_worker_to_start() -> None:
 def test_a_closed_pool_takes_no_more_calls_and_finishes_those_that_it_has() -> None:  # G1
     scene = Scene(size=1, backlog=1)
     first, second, parked = scene.submit(), scene.submit(), scene.submit(may_park=True)
-    scene.act(scene.pool.close(scene.now, reject_waiting=False))
+    scene.close(reject_waiting=False)
     with pytest.raises(PoolClosed):
         scene.submit()
     for call in (first, second, parked):

@@ -75,7 +75,7 @@ GIVE_BACK: Step = lambda scene, call: scene.answer(call, ending=Ending.NOT_BEGUN
 CANCEL: Step = lambda scene, call: scene.cancel(call)  # noqa: E731
 EXPIRE: Step = lambda scene, _: scene.wait(2.0)  # noqa: E731
 LOSE: Step = lambda scene, _: scene.lose(0)  # noqa: E731
-STOP: Step = lambda scene, _: scene.act(scene.pool.stop(scene.now))  # noqa: E731
+STOP: Step = lambda scene, _: scene.stop()  # noqa: E731
 
 
 @pytest.mark.parametrize(
@@ -116,6 +116,19 @@ def test_nothing_is_kept_of_calls_that_were_dropped_while_they_waited() -> None:
             scene.cancel(call)
         del call, lease, waiting
     assert [ref for ref in gone if ref() is not None] == []
+
+
+def test_a_call_that_has_ended_keeps_no_worker() -> None:
+    scene = Scene(size=2)
+    lease = scene.lease()
+    leased, bound = scene.submit(lease=lease), scene.submit(member=scene.worker(1))
+    scene.answer(leased)
+    scene.answer(bound)
+    refused, moved = scene.submit(lease=lease, retries=1), scene.submit(member=scene.worker(1))
+    scene.cancel(moved)
+    scene.stop()
+    for call in (leased, bound, refused, moved):
+        assert (call.worker, call.bound_for) == (None, None)
 
 
 def test_nothing_is_kept_of_a_worker_that_is_gone() -> None:

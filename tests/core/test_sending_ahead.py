@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from poise._core.call import CallRecord, CallState
+from poise._core.call import CallState
 from poise._core.placement import AHEAD_CALLS, OVERDUE_SECONDS, Pace
 from tests.core.scene import SHORT, Scene, state
 
@@ -222,6 +222,15 @@ def test_what_a_recall_does_not_bring_back_has_begun() -> None:  # G2
     assert set(scene.errors) == {running, ahead}
 
 
+def test_a_short_call_is_not_sent_ahead_past_one_that_waits() -> None:  # G5
+    scene = Scene(size=1, sends_ahead=True)
+    scene.learn_pace()
+    running, waiting, short = scene.submit("long"), scene.submit("long"), scene.submit(SHORT)
+    assert scene.counts == {"waiting": 2, "running": 1}
+    scene.answer(running)
+    assert [state(waiting), state(short)] == [CallState.RUNNING, CallState.AHEAD]
+
+
 def test_a_recall_goes_out_after_what_the_same_step_sends() -> None:
     scene = Scene(size=1, slots=2, sends_ahead=True)
     scene.learn_pace()
@@ -248,6 +257,3 @@ def test_a_call_keeps_its_slot_when_a_later_one_is_answered_first() -> None:  # 
     assert scene.counts == {"running": 1, "free_slots": 1}
 
 
-def test_every_function_sent_ahead_costs_no_memory_of_the_call() -> None:
-    call = CallRecord(1, "f")
-    assert not hasattr(call, "__dict__")

@@ -354,7 +354,7 @@ def test_closing_refuses_what_waits_and_finishes_what_runs() -> None:  # G1
     claim = scene.lease()
     waiting, parked = scene.submit(), scene.submit(may_park=True)
     bound = scene.submit(member=scene.worker(0))
-    scene.act(scene.pool.close(scene.now, reject_waiting=True))
+    scene.close(reject_waiting=True)
     assert set(scene.errors) == {claim, waiting, parked, bound}
     assert all(isinstance(error, PoolClosed) for error in scene.errors.values())
     assert scene.counts == {"running": 2}
@@ -367,7 +367,7 @@ def test_closing_takes_back_and_refuses_what_was_sent_ahead() -> None:  # G1
     scene = Scene(size=1, sends_ahead=True)
     scene.learn_pace()
     running, ahead = scene.submit(retries=1), scene.submit(SHORT)
-    scene.act(scene.pool.close(scene.now, reject_waiting=True))
+    scene.close(reject_waiting=True)
     assert scene.recalls == [(0, [ahead.id])]
     scene.give_back(0, ahead)
     assert isinstance(scene.errors[ahead], PoolClosed)
@@ -379,7 +379,7 @@ def test_closing_takes_back_and_refuses_what_was_sent_ahead() -> None:  # G1
 def test_nothing_is_tried_again_after_the_pool_was_closed_in_haste() -> None:  # G2
     scene = Scene(size=1)
     call = scene.submit(retries=3)
-    scene.act(scene.pool.close(scene.now, reject_waiting=True))
+    scene.close(reject_waiting=True)
     scene.lose(0)
     assert type(scene.errors[call]) is WorkerLost
 
@@ -394,7 +394,7 @@ def test_stopping_ends_every_call_and_every_worker() -> None:  # G1
     gone = scene.submit(SHORT)
     scene.cancel(gone)
     abandoned = scene.sent[1][-1]
-    scene.act(scene.pool.stop(scene.now))
+    scene.stop()
     lost = {call for call, error in scene.errors.items() if type(error) is WorkerLost}
     closed = {call for call, error in scene.errors.items() if type(error) is PoolClosed}
     assert lost == {mine, running, ahead}
@@ -418,7 +418,7 @@ def test_stopping_blames_no_call_for_the_end_of_its_worker() -> None:  # G9
     scene.ready(1)
     abandoned = scene.submit()
     scene.cancel(abandoned)
-    scene.act(scene.pool.stop(scene.now))
+    scene.stop()
     assert type(scene.errors[suspect]) is WorkerLost
     assert not any(isinstance(error, PoisonCall) for error in scene.errors.values())
     assert scene.pool.counters.deaths == 1
@@ -426,7 +426,7 @@ def test_stopping_blames_no_call_for_the_end_of_its_worker() -> None:  # G9
 
 def test_the_death_of_a_worker_after_the_stop_is_no_news() -> None:
     scene = Scene(size=1)
-    scene.act(scene.pool.stop(scene.now))
+    scene.stop()
     scene.lose(0)
     scene.ready(0)
     assert scene.pool.counters.deaths == 0

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from poise._core.call import CallRecord, CallState
 from poise._core.effects import Cancel, Effect, Kill, Lease, Recall, Reject, Resolve, Send, Start
 from poise._core.scheduler import Ended, Ending, Scheduler
-from poise.errors import DeadlineExceeded, LeaseExpired, Overloaded, PoiseError, PoolBroken, PoolClosed
+from poise.errors import DeadlineExceeded, LeaseExpired, Overloaded, PoiseError, PoolBroken, PoolClosed, WorkerLost
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -90,6 +90,7 @@ class Fate:
     """The actor that it was last sent to, until that has answered or died."""
     is_released: bool = False
     """Of a lease: given back, or lost."""
+    error: PoiseError | None = None
 
 
 class World:
@@ -196,8 +197,9 @@ class World:
                     assert other.priority != call.priority or other.id > call.id, f"{call} overtook {other}"
                     assert other.priority <= call.priority or other.id not in self._accepted, f"{call} over {other}"
 
-    def _outcome(self, call: CallRecord, error: Exception | None) -> None:
+    def _outcome(self, call: CallRecord, error: PoiseError | None) -> None:
         fate = self.live.pop(call.id)
+        fate.error = error
         fate.outcomes += 1
         assert fate.outcomes == 1  # G1
         assert not fate.is_cancelled
@@ -385,8 +387,10 @@ class World:
         for fate in self.fates.values():
             if (lease := self.leases.get(actor.id)) is not None and fate.call.lease is lease.call:
                 fate.is_released = True
+        unbegun = [self.fates[c] for c in actor.inbox if self.fates[c].call.state is CallState.AHEAD and not is_cut_off]
         self._bury(actor.id)
         self.perform(self.pool.worker_lost(actor.id, "it died", self.now, all_in_doubt=is_cut_off))
+        assert not any(isinstance(fate.error, WorkerLost) for fate in unbegun), "it had not begun"  # G2
         assert self.pool.worker_lost(actor.id, "it died", self.now) == []
 
     # ---------------------------------------------------------------- time and size

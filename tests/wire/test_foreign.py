@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any, NoReturn
 
 import pytest
+import pytest_asyncio
 import ray
 
 from poise._wire.foreign import ForeignLauncher
@@ -17,7 +18,7 @@ from tests.gate import Gate, leave_mark
 from tests.wire.ear import Ear, Line
 from tests.wire.odd import CannotPickle, OddArguments
 
-pytestmark = pytest.mark.usefixtures("shared_ray")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.usefixtures("shared_ray")]
 
 
 class Shop:
@@ -54,14 +55,23 @@ RemoteShop: Any = ray.remote(Shop)
 
 
 @pytest.fixture
-def actor() -> Iterator[Any]:
+def actor(shared_ray: None) -> Iterator[Any]:
     actor = RemoteShop.remote()
     yield actor
     ray.kill(actor)
 
 
-@pytest.fixture
-async def line(actor: Any) -> AsyncIterator[Line]:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def line(shared_ray: None) -> AsyncIterator[Line]:
+    """An actor for all cases that leave it alive."""
+    actor = RemoteShop.remote()
+    async for line in opened(actor):
+        yield line
+        assert not line.ear.lost
+    ray.kill(actor)
+
+
+async def opened(actor: Any) -> AsyncIterator[Line]:
     ear = Ear()
     launcher = ForeignLauncher([actor])
     await launcher.open(ear)
@@ -72,7 +82,9 @@ async def line(actor: Any) -> AsyncIterator[Line]:
 
 
 async def test_methods_run_by_name_and_as_unbound_methods(line: Line) -> None:
-    assert [await line.run(method, 1) for method in ("add", Shop.add, RemoteShop.add)] == [1, 2, 3]
+    before = await line.run(Shop.add, 0)
+    totals = [await line.run(method, 1) for method in ("add", Shop.add, RemoteShop.add)]
+    assert totals == [before + 1, before + 2, before + 3]
 
 
 async def test_other_functions_are_refused(line: Line) -> None:
@@ -121,26 +133,28 @@ async def test_a_stream_that_nobody_reads_any_more_gives_its_slot_back(line: Lin
     line.lane.cancel(call)
     await line.ear.answer(call)
     assert line.ear.items[call] == [0, 1, 2]
-    assert await line.run(Shop.add, 1) == 1
+    assert await line.run(Shop.echo, 1) == 1
 
 
 async def test_a_generator_where_a_value_was_asked_for_says_what_to_use(line: Line, gate: Gate) -> None:
     error = await line.error(Shop.count, 3, gate.path)
     assert isinstance(error, PayloadError)
     assert "stream()" in error.reason
-    assert await line.run(Shop.add, 1) == 1
+    assert await line.run(Shop.echo, 1) == 1
 
 
-async def test_closing_lets_the_actor_live(line: Line, actor: Any) -> None:
-    await line.lane.kill()
-    await line.lane.kill()
+async def test_closing_lets_the_actor_live(actor: Any) -> None:
+    async for line in opened(actor):
+        await line.lane.kill()
+        await line.lane.kill()
     assert await actor.add.remote(1) == 1
 
 
-async def test_death_is_heard_with_the_call(line: Line) -> None:
-    call = line.send(Shop.die)
-    await line.ear.until(lambda: bool(line.ear.lost))
-    assert call not in line.ear.answers
+async def test_death_is_heard_with_the_call(actor: Any) -> None:
+    async for line in opened(actor):
+        call = line.send(Shop.die)
+        await line.ear.until(lambda: bool(line.ear.lost))
+        assert call not in line.ear.answers
 
 
 async def test_a_dead_actor_is_a_failed_start(actor: Any) -> None:

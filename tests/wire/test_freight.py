@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 import pytest
+import pytest_asyncio
 import ray
 
 from poise._wire.freight import FreightLane, FreightLauncher
@@ -25,7 +26,7 @@ from tests.gate import Gate, leave_mark, wait_at, wait_at_async
 from tests.wire.ear import PATIENCE, Ear, Line
 from tests.wire.odd import CannotPickle, CannotUnpickle, OddArguments
 
-pytestmark = pytest.mark.usefixtures("shared_ray")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.usefixtures("shared_ray")]
 
 
 class Shop:
@@ -117,8 +118,22 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-@pytest.fixture
-async def line() -> AsyncIterator[Line]:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def line(shared_ray: None) -> AsyncIterator[Line]:
+    """A worker for all cases that leave it alive."""
+    async for line in opened():
+        yield line
+        assert not line.ear.lost
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def doomed(shared_ray: None) -> AsyncIterator[Line]:
+    """A worker for a case that ends it."""
+    async for line in opened():
+        yield line
+
+
+async def opened() -> AsyncIterator[Line]:
     ear = Ear()
     launcher, lane = await launch(ear)
     yield Line(lane, ear)
@@ -340,38 +355,38 @@ async def test_a_running_synchronous_call_is_left_alone(line: Line, gate: Gate) 
 
 
 @pytest.mark.parametrize("how", ["kill", "exit", "segfault"])
-async def test_the_death_of_a_worker_is_heard_once(line: Line, how: str) -> None:
-    call = line.send(Shop.end, how)
-    await line.ear.until(lambda: bool(line.ear.lost))
-    await line.lane.kill()
+async def test_the_death_of_a_worker_is_heard_once(doomed: Line, how: str) -> None:
+    call = doomed.send(Shop.end, how)
+    await doomed.ear.until(lambda: bool(doomed.ear.lost))
+    await doomed.lane.kill()
     await asyncio.sleep(0.6)
-    assert len(line.ear.lost) == 1
-    assert call not in line.ear.answers
+    assert len(doomed.ear.lost) == 1
+    assert call not in doomed.ear.answers
 
 
-async def test_the_death_of_an_idle_worker_is_heard(line: Line) -> None:
-    assert line.lane.origin.pid is not None
-    os.kill(line.lane.origin.pid, signal.SIGKILL)
-    await line.ear.until(lambda: bool(line.ear.lost))
+async def test_the_death_of_an_idle_worker_is_heard(doomed: Line) -> None:
+    assert doomed.lane.origin.pid is not None
+    os.kill(doomed.lane.origin.pid, signal.SIGKILL)
+    await doomed.ear.until(lambda: bool(doomed.ear.lost))
 
 
-async def test_kill_ends_a_worker_that_holds_the_gil(line: Line) -> None:  # G6
-    line.send(lambda shop: sum(range(10**11)))
+async def test_kill_ends_a_worker_that_holds_the_gil(doomed: Line) -> None:  # G6
+    doomed.send(lambda shop: sum(range(10**11)))
     await asyncio.sleep(0.2)
     began = time.monotonic()
-    await line.lane.kill()
+    await doomed.lane.kill()
     assert time.monotonic() - began < 3
-    assert line.lane.origin.pid is not None
-    assert not is_alive(line.lane.origin.pid)
+    assert doomed.lane.origin.pid is not None
+    assert not is_alive(doomed.lane.origin.pid)
 
 
-async def test_kill_may_be_called_again_and_at_once(line: Line) -> None:
-    await asyncio.gather(line.lane.kill(), line.lane.kill())
-    await line.lane.kill()
-    line.send(Shop.echo, 1)  # does nothing, and raises nothing
-    line.lane.cancel(1)
-    line.lane.grant(1, 1)
-    assert not line.ear.lost
+async def test_kill_may_be_called_again_and_at_once(doomed: Line) -> None:
+    await asyncio.gather(doomed.lane.kill(), doomed.lane.kill())
+    await doomed.lane.kill()
+    doomed.send(Shop.echo, 1)  # does nothing, and raises nothing
+    doomed.lane.cancel(1)
+    doomed.lane.grant(1, 1)
+    assert not doomed.ear.lost
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -497,6 +497,7 @@ class Scheduler:
             worker.check_invariants()
         head, free = self._granting.first(), self._placement.free_worker()
         assert head is None or free is None, f"{head} waits beside {free}"  # G4
+        assert not self._waiting.claims or self._placement.empty_worker() is None  # G4
         self._check_counts()
 
     def _check_counts(self) -> None:

@@ -1,0 +1,170 @@
+"""The executor in programs that end, with work pending or in the wrong order: they finish it, and none hangs."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.faces.conftest import Start
+
+WITHIN = 90.0
+"""Seconds that a program may take; starting Ray is most of it."""
+
+LOCAL = """
+import atexit, gc, os, sys, threading, time
+import poise
+from poise.testing import LocalPool
+
+class Executor(poise.Executor):
+    def _make_pool(self, factory, **options):
+        return LocalPool(factory, **options)
+
+def work(number, seconds=0.05):
+    time.sleep(seconds)
+    print(f"done {number}", flush=True)
+    return number
+"""
+"""Begins programs whose workers live in the same process."""
+
+
+def run(start: Start, tmp_path: Path, text: str) -> list[str]:
+    """Run a program to its end and return the lines that it printed; it must not complain."""
+    script = tmp_path / "program.py"
+    script.write_text(textwrap.dedent(text))
+    program = start("-X", "dev", "-W", "error", str(script)) if text.startswith(LOCAL) else start(str(script))
+    output, errors = program.communicate(timeout=WITHIN)
+    assert (program.returncode, [line for line in errors.splitlines() if "(raylet)" not in line]) == (0, [])
+    return output.splitlines()
+
+
+def test_a_program_that_ends_finishes_what_was_submitted(start: Start, tmp_path: Path) -> None:
+    program = """
+executor = Executor(2)
+for number in range(10):
+    executor.submit(work, number)
+print("end of the program", flush=True)
+"""
+    first, *rest = run(start, tmp_path, LOCAL + program)
+    assert first == "end of the program"
+    assert sorted(rest) == sorted(f"done {number}" for number in range(10))
+
+
+def test_a_program_that_ends_after_a_shutdown_that_did_not_wait_finishes_too(start: Start, tmp_path: Path) -> None:
+    program = """
+executor = Executor(1)
+executor.submit(work, 1).add_done_callback(lambda future: print("called back", flush=True))
+executor.shutdown(wait=False)
+"""
+    assert run(start, tmp_path, LOCAL + program) == ["done 1", "called back"]
+
+
+def test_a_program_that_ends_does_not_wait_for_what_was_cancelled(start: Start, tmp_path: Path) -> None:
+    program = """
+executor = Executor(1)
+futures = [executor.submit(work, number) for number in range(10)]
+while not futures[0].running():
+    time.sleep(0.001)
+executor.shutdown(wait=False, cancel_futures=True)
+"""
+    assert run(start, tmp_path, LOCAL + program) == ["done 0"]
+
+
+def test_nothing_is_accepted_once_the_program_ends(start: Start, tmp_path: Path) -> None:
+    program = """
+executor, unused = Executor(1), Executor(1)
+executor.submit(work, 1).result()
+
+def late():
+    for each in (executor, unused):
+        try:
+            each.submit(work, 2)
+        except RuntimeError as error:
+            print(error)
+
+atexit.register(late)
+"""
+    assert run(start, tmp_path, LOCAL + program) == [
+        "done 1",
+        *["cannot schedule new futures after interpreter shutdown"] * 2,
+    ]
+
+
+def test_a_thread_that_outlives_the_main_one_is_refused(start: Start, tmp_path: Path) -> None:
+    program = """
+executor = Executor(1)
+executor.submit(work, 1).result()
+main = threading.main_thread()
+
+def late():
+    main.join()
+    for _ in range(10_000):
+        try:
+            executor.submit(int)
+        except RuntimeError as error:
+            print(error)
+            return
+        time.sleep(0.001)
+
+threading.Thread(target=late).start()
+"""
+    assert run(start, tmp_path, LOCAL + program) == [
+        "done 1",
+        "cannot schedule new futures after interpreter shutdown",
+    ]
+
+
+def test_a_forked_child_is_told_to_make_its_own(start: Start, tmp_path: Path) -> None:
+    program = """
+import warnings
+warnings.simplefilter("ignore", DeprecationWarning)  # a fork while threads run
+executor = Executor(1)
+executor.submit(work, 1).result()
+child = os.fork()
+if child == 0:
+    try:
+        executor.submit(work, 2)
+    except RuntimeError as error:
+        print(error, flush=True)
+    executor.shutdown()
+    del executor
+    with Executor(1) as other:
+        other.submit(work, 3).result()
+    sys.exit()
+os.waitpid(child, 0)
+executor.submit(work, 4).result()
+"""
+    assert run(start, tmp_path, LOCAL + program) == [
+        "done 1",
+        "this executor belongs to the process that this one was forked from; make another one here",
+        "done 3",
+        "done 4",
+    ]
+
+
+@pytest.mark.timeout(WITHIN + 60)
+def test_a_program_with_real_workers_finishes_its_calls_although_one_dies(start: Start, tmp_path: Path) -> None:
+    program = """
+        import os, time
+        import poise
+
+        def work(number):
+            if number == 3:
+                os._exit(1)
+            time.sleep(0.01)
+            return number
+
+        def tell(future):
+            print(type(future.exception()).__name__ if future.exception() else future.result(), flush=True)
+
+        executor = poise.Executor(2)
+        for number in range(10):
+            executor.submit(work, number).add_done_callback(tell)
+        executor.submit(time.sleep, 0).result()
+    """
+    lines = [line for line in run(start, tmp_path, program) if "(raylet)" not in line]
+    assert sorted(lines) == sorted([*(str(number) for number in range(10) if number != 3), "WorkerLost"])
