@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from bench import calls, payloads, report
 from bench.samples import Spread, quantile, quantiles, ratios
 from bench.targets import MET, NOT_MET, UNKNOWN, at_least, at_most
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def test_a_quantile_lies_between_its_neighbours() -> None:
@@ -113,8 +115,10 @@ def test_the_page_is_rewritten_between_its_markers_only(tmp_path: Path, run: dic
     assert "old" not in text
     assert "2 cores of a chip" in text
     assert "![throughput](bench/throughput.svg)" in text
+    bare = tmp_path / "bare.md"
+    bare.write_text("no markers")
     with pytest.raises(ValueError, match="must have"):
-        report.rewrite(tmp_path / "page.md", page.write_text("no markers") and "new")  # type: ignore[arg-type]
+        report.rewrite(bare, "new")
 
 
 def by_size(**milliseconds: list[float]) -> dict[str, dict[str, dict[int, float]]]:

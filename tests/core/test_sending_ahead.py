@@ -255,5 +255,3 @@ def test_a_call_keeps_its_slot_when_a_later_one_is_answered_first() -> None:  # 
     assert [call.state for call in (first, third)] == [CallState.RUNNING, CallState.RUNNING]
     scene.answer(third)
     assert scene.counts == {"running": 1, "free_slots": 1}
-
-

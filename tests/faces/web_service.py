@@ -65,6 +65,11 @@ def make_app(make_pool: Callable[[], poise.Pool[Any]], events: list[str] | None 
     async def square(x: int, desk: DeskPool, seconds: float = 0.0) -> int:
         return await desk.submit(Desk.square, x, seconds)
 
+    @app.get("/submitted")
+    async def submitted(desk: DeskPool) -> int:
+        assert isinstance(desk, poise.Pool)
+        return int(desk.stats().submitted)
+
     @app.get("/twice")
     async def twice(gate: str, desk: DeskPool) -> list[str]:
         return [await desk.submit(Desk.square, 1), await desk.submit(Desk.hold, gate)]  # type: ignore[list-item]

@@ -35,7 +35,9 @@ def raised(error: BaseException) -> BaseException:
         return caught
 
 
-@pytest.mark.parametrize("value", [*SCALARS, SCALARS, tuple(SCALARS), {"key": 1}, [[1], {"k": (2,)}], {1, 2}, 1j, range(3)])
+@pytest.mark.parametrize(
+    "value", [*SCALARS, SCALARS, tuple(SCALARS), {"key": 1}, [[1], {"k": (2,)}], {1, 2}, 1j, range(3)]
+)
 def test_a_value_arrives_as_it_was(value: Any) -> None:
     assert unpack(pack(value)) == value
 

@@ -183,7 +183,9 @@ async def test_errors_arrive_as_themselves(line: Line) -> None:  # G10
     assert "_worker" not in str(error.__cause__)
 
 
-@pytest.mark.parametrize("end", [sys.exit, lambda: (_ for _ in ()).throw(KeyboardInterrupt())], ids=["exit", "interrupt"])
+@pytest.mark.parametrize(
+    "end", [sys.exit, lambda: (_ for _ in ()).throw(KeyboardInterrupt())], ids=["exit", "interrupt"]
+)
 async def test_ending_the_process_the_polite_way_is_an_error_of_that_call(line: Line, end: Any) -> None:  # G9
     before = await line.run(Shop.pid)
     assert isinstance(await line.error(lambda shop: end()), RemoteError)
@@ -405,7 +407,12 @@ def construct(how: str) -> NoReturn:
 
 @pytest.mark.parametrize(
     ("how", "says"),
-    [("raise", "no weights"), ("exit", "SystemExit: not today"), ("interrupt", "KeyboardInterrupt"), ("die", "died while")],
+    [
+        ("raise", "no weights"),
+        ("exit", "SystemExit: not today"),
+        ("interrupt", "KeyboardInterrupt"),
+        ("die", "died while"),
+    ],
 )
 async def test_a_start_that_fails_says_why(how: str, says: str) -> None:  # G8
     launcher = FreightLauncher(functools.partial(construct, how))
