@@ -25,6 +25,7 @@ from starlette.routing import Route
 from starlette.websockets import WebSocket
 
 from poise.errors import ConfigError, DeadlineExceeded, Overloaded, PoiseError, PoolBroken, PoolClosed
+from poise.options import CallOptions
 from poise.pool import Pool
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from starlette.applications import Starlette
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+    from poise._engine.call import Call
     from poise.view import View
 
 AnyPool: TypeAlias = "Pool[Any] | Callable[[], Pool[Any]]"
@@ -67,7 +69,7 @@ def install(
             "X-Request-Timeout". It counts from the request's arrival and applies to the calls made through `asgi.pool`.
         prefix: put before the paths of the two health routes.
         cancel_on_disconnect: cancel an endpoint whose client has gone before its response was complete, and with it
-            the calls that it awaits. It is noticed once the endpoint has taken the request's body.
+            the calls made through `asgi.pool`. It is noticed once the endpoint has taken the request's body.
 
     Raises:
         ConfigError: the application has a pool already.
@@ -116,8 +118,7 @@ async def pool(connection: HTTPConnection) -> View[Any]:
     current = connection.scope.get(_SCOPE_KEY)
     if not isinstance(current, _Current):
         raise ConfigError("app", connection.scope.get("app"), "call asgi.install(app, pool) before it starts")
-    home, deadline = current.home, current.deadline
-    return home.pool if deadline is None else home.pool.options(deadline=deadline)
+    return _RequestView(current, current.home.pool)
 
 
 class _Home:
@@ -184,12 +185,39 @@ async def _refuse(connection: Any, error: Exception) -> Any:  # Starlette's type
 class _Current:
     """What one request may use, for `asgi.pool`."""
 
-    __slots__ = ("deadline", "home")
+    __slots__ = ("calls", "deadline", "home")
 
     def __init__(self, home: _Home, deadline: float | None) -> None:
         self.home = home
         self.deadline = deadline
         """By the loop's clock."""
+        self.calls: set[Call[Any]] = set()
+        """Those that have not ended."""
+
+    def drop_calls(self) -> None:
+        """The client has gone: nobody will ask for the outcome of its calls."""
+        for call in tuple(self.calls):
+            call.drop()
+
+
+class _RequestView(View[Any]):
+    """A view for one request, which has a deadline and may end before its calls."""
+
+    __slots__ = ("_current",)
+
+    def __init__(self, current: _Current, pool: Pool[Any], options: CallOptions | None = None) -> None:
+        first = CallOptions(deadline=current.deadline)
+        super().__init__(pool._home, first if options is None else options)  # noqa: SLF001 - as a view of the pool
+        self._current = current
+
+    def _with(self, options: CallOptions) -> View[Any]:
+        return _RequestView(self._current, self._current.home.pool, options)
+
+    def _submit(self, *args: Any, **options: Any) -> Call[Any]:
+        call = super()._submit(*args, **options)
+        self._current.calls.add(call)
+        call.add_done_callback(self._current.calls.discard)
+        return call
 
 
 class _RequestScope:
@@ -214,9 +242,9 @@ class _RequestScope:
                 detail = f"{self._header}: {error}"
                 await JSONResponse({"error": "BadRequest", "detail": detail}, 400)(scope, receive, send)
                 return
-        scope[_SCOPE_KEY] = _Current(self._home, deadline)
+        scope[_SCOPE_KEY] = current = _Current(self._home, deadline)
         if self._cancels and scope["type"] == "http":
-            await _Watched(self._app, scope, receive, send).run()
+            await _Watched(self._app, current, scope, receive, send).run()
         else:
             await self._app(scope, receive, send)
 
@@ -238,8 +266,9 @@ class _Watched:
     an upload is still held back by whoever takes it, and hands on what it reads.
     """
 
-    def __init__(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, app: ASGIApp, current: _Current, scope: Scope, receive: Receive, send: Send) -> None:
         self._app = app
+        self._current = current
         self._scope = scope
         self._receive_from_server = receive
         self._send_to_server = send
@@ -267,6 +296,10 @@ class _Watched:
         finally:
             self._is_over = True
             watcher.cancel()
+            if self._has_cancelled:
+                # A response that is cancelled while it sends leaves its generator suspended, and with it perhaps a
+                # stream of the pool's, until the collector comes by.
+                self._current.drop_calls()
 
     async def _watch(self) -> None:
         while not self._is_gone:

@@ -318,23 +318,25 @@ class _Future(futures.Future[R]):
     def __init__(self, driver: _Driver, order: _Order) -> None:
         super().__init__()
         self._driver = driver
-        self._is_decided = False
+        self._may_begin: bool | None = None
         self.order: _Order | None = order
         """What to call, until the pool has been told."""
+        self.is_given_up = False
+        """Whether it was cancelled; known a little later than by `cancelled()`, and without its lock."""
 
     def cancel(self) -> bool:
         """Cancel the call if it has not been sent to a worker."""
         if not super().cancel():
             return False
+        self.is_given_up = True
         self._driver.tell(self)
         return True
 
     def may_begin(self) -> bool:  # runs on the driver's loop
-        """Whether the call is to go on; after the first True it cannot be cancelled any more."""
-        if self._is_decided:
-            return not self.cancelled()
-        self._is_decided = True
-        return self.set_running_or_notify_cancel()
+        """Whether the call is to go on. It is decided when this is first asked: then it cannot be cancelled any more."""
+        if self._may_begin is None:
+            self._may_begin = self.set_running_or_notify_cancel()
+        return self._may_begin
 
 
 class _Driver:
@@ -475,7 +477,7 @@ class _Driver:
 
     def _deliver(self, arrived: list[_Future[Any]]) -> None:
         for future in arrived:
-            if future.cancelled():
+            if future.is_given_up:
                 self._drop(future)
                 continue
             self._unsettled[future] = None

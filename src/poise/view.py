@@ -402,7 +402,7 @@ class View(Generic[T]):
             "retry_on": retry_on,
         }
         changes = {name: value for name, value in given.items() if value is not _SAME}
-        return View(self._home, self._options.but(**changes), self._lease)
+        return self._with(self._options.but(**changes))
 
     @asynccontextmanager
     async def lease(self, *, timeout: float | None = None) -> AsyncIterator[Worker[T]]:
@@ -435,6 +435,10 @@ class View(Generic[T]):
             self._home.dispatcher.release(record)
 
     # ---------------------------------------------------------------- inside
+
+    def _with(self, options: CallOptions) -> View[T]:
+        """What `options` gives; a view that does more has more to hand on."""
+        return View(self._home, options, self._lease)
 
     def _submit(
         self,

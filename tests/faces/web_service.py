@@ -58,17 +58,22 @@ def make_app(make_pool: Callable[[], poise.Pool[Any]], events: list[str] | None 
         yield {"greeting": "hello"}
         told.append("the application ends")
 
+    pools: list[poise.Pool[Any]] = []
+
+    def make_and_keep_pool() -> poise.Pool[Any]:
+        pools.append(make_pool())
+        return pools[-1]
+
     app = FastAPI(lifespan=lifespan)
-    asgi.install(app, make_pool, **options)
+    asgi.install(app, make_and_keep_pool, **options)
 
     @app.get("/square")
     async def square(x: int, desk: DeskPool, seconds: float = 0.0) -> int:
         return await desk.submit(Desk.square, x, seconds)
 
     @app.get("/submitted")
-    async def submitted(desk: DeskPool) -> int:
-        assert isinstance(desk, poise.Pool)
-        return int(desk.stats().submitted)
+    async def submitted() -> int:
+        return pools[-1].stats().submitted
 
     @app.get("/twice")
     async def twice(gate: str, desk: DeskPool) -> list[str]:

@@ -78,7 +78,7 @@ def pack(value: Any, what: str = "the value", *, started: bool = False) -> Packe
     Raises:
         PayloadError: the value cannot be pickled.
     """
-    kind = type(value)
+    kind: type[Any] = type(value)
     if kind in _ATOMS or _is_flat(kind, value):
         return pickle.dumps(value, PROTOCOL)
     try:
@@ -93,15 +93,18 @@ def pack_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Packed:
     Raises:
         PayloadError: an argument cannot be pickled; the error names it.
     """
+    kind: type[Any]
     for value in args:
-        if type(value) not in _ATOMS and not _is_flat(type(value), value):
+        kind = type(value)
+        if kind not in _ATOMS and not _is_flat(kind, value):
             break
     else:
         # Positional arguments alone travel as a tuple, so that the commonest call packs nothing else.
         if not kwargs:
             return pickle.dumps(args, PROTOCOL)
         for value in kwargs.values():
-            if type(value) not in _ATOMS and not _is_flat(type(value), value):
+            kind = type(value)
+            if kind not in _ATOMS and not _is_flat(kind, value):
                 break
         else:
             return pickle.dumps([args, kwargs], PROTOCOL)
@@ -133,10 +136,7 @@ def unpack_arguments(packed: Packed, awaited: Sequence[Any] = ()) -> tuple[tuple
         loaded = unpack(packed, awaited)
     except BaseException as error:
         raise PayloadError("the arguments", describe(error), started=False) from error
-    if type(loaded) is tuple:
-        return loaded, {}
-    args, kwargs = loaded
-    return args, kwargs
+    return (loaded, {}) if type(loaded) is tuple else tuple(loaded)  # type: ignore[return-value]
 
 
 def unpack_result(packed: Packed, what: str = "the result") -> Any:

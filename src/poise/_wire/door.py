@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
-    import concurrent.futures
     from collections.abc import Callable
 
 T = TypeVar("T")
@@ -55,28 +55,31 @@ async def in_thread(function: Callable[..., R], *args: Any) -> R:
     loop = asyncio.get_running_loop()
     done: asyncio.Future[R] = loop.create_future()
 
-    def settle(result: R | None, error: BaseException | None) -> None:
+    def settle(outcome: concurrent.futures.Future[R]) -> None:
         if done.cancelled():
             return
+        error = outcome.exception()
         if error is None:
-            done.set_result(result)  # type: ignore[arg-type]
+            done.set_result(outcome.result())
         else:
             done.set_exception(error)
 
     def run() -> None:
-        result: R | None = None
-        error: BaseException | None = None
+        outcome: concurrent.futures.Future[R] = concurrent.futures.Future()
         try:
-            result = function(*args)
-        except BaseException as raised:  # noqa: BLE001 - it is raised where it is awaited
-            error = raised
-        try:
-            loop.call_soon_threadsafe(settle, result, error)
-        except RuntimeError:  # the loop is closed
-            return
+            outcome.set_result(function(*args))
+        except BaseException as error:  # noqa: BLE001 - it is raised where it is awaited
+            outcome.set_exception(error)
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(settle, outcome)
 
-    threading.Thread(target=run, name="poise-blocking", daemon=True).start()
-    return await done
+    thread = threading.Thread(target=run, name="poise-blocking", daemon=True)
+    thread.start()
+    try:
+        return await done
+    finally:
+        if not done.cancelled():
+            thread.join()  # it has nothing left to do but to end
 
 
 async def outcome_of(ref: Any) -> Any:

@@ -13,6 +13,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
 import ray
+from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayError, RayTaskError, UnserializableException
 
 from poise._wire.codec import describe, pack_arguments, type_name
@@ -25,6 +26,8 @@ from poise.errors import ConfigError, PayloadError, RemoteError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+_ray: Any = ray  # its own types leave out some of what it takes and gives
 
 _NO_EXCEPTION_OF_THE_USERS: Final = (RayTaskError, UnserializableException, StopIteration, StopAsyncIteration)
 
@@ -44,7 +47,7 @@ class ForeignLauncher:
         if not self._handles:
             raise ConfigError("handles", handles, "at least one actor handle")
         for handle in self._handles:
-            if not isinstance(handle, ray.actor.ActorHandle):
+            if not isinstance(handle, ActorHandle):
                 raise ConfigError("handles", handle, "actor handles, as `Actor.remote()` returns them")
         if len({_actor_id(handle) for handle in self._handles}) < len(self._handles):
             raise ConfigError("handles", handles, "each actor once, or two calls would run on one at once")
@@ -172,7 +175,7 @@ class ForeignLane:
     def _start(self, parcel: Parcel, method: Any) -> None:
         began = perf_counter()
         ref = method.remote(*parcel.args, **parcel.kwargs)
-        if isinstance(ref, ray.ObjectRefGenerator):
+        if isinstance(ref, _ray.ObjectRefGenerator):
             # It is a generator method, and it has begun. Nobody takes its items, and its end gives the slot back.
             failure = PayloadError("the result", "it is a generator, whose items arrive through stream()", started=True)
             self._read_stream(parcel.call_id, _Stream(ref, 0), failure)
@@ -191,7 +194,7 @@ class ForeignLane:
         reason: str | None = None
         for call_id, service_time, outcome in events:
             self._refs.pop(call_id, None)
-            error = outcome if isinstance(outcome, BaseException) else outcome.exception()
+            error: BaseException | None = outcome if isinstance(outcome, Exception) else outcome.exception()
             if error is None:
                 answers.append(Answer(call_id, Verdict.RETURNED, outcome.result(), service_time))
             elif self._is_loss(error):
@@ -265,7 +268,7 @@ class _Stream:
             self._is_cancelled = True
             self._changed.set()
             with contextlib.suppress(Exception):  # it has ended, or it cannot be stopped
-                ray.cancel(self.items, recursive=False)
+                _ray.cancel(self.items, recursive=False)
 
     async def may_pass(self) -> bool:
         """Wait until one more item may go to the consumer; False if it has gone."""

@@ -168,7 +168,7 @@ class FreightLauncher:
         if self._factory is not None:
             packed = pack(self._factory, "the factory")
             if _size(packed) > DEPOSITED:
-                packed = ray.put(packed)
+                packed = _ray.put(packed)
         return packed, ray.get_runtime_context().get_node_id()
 
     def _create(self) -> tuple[Any, Any]:
@@ -197,7 +197,7 @@ class FreightLane:
         self._loop = asyncio.get_running_loop()
         self._door: Door[tuple[int | None, Future[Any]]] = Door(self._loop, self._deliver)
         self._failures: Door[Answer] = Door(self._loop, partial(listener.on_answers, worker_id))
-        self._host = host
+        self._host: Any = host
         self._book = FunctionBook(())
         self._streams: dict[int, _Stream] = {}
         self._refs: dict[int | None, Any] = {}  # a reference that is dropped never answers
@@ -424,7 +424,7 @@ class _Stream:
 def _kill_actor(host: Any) -> None:
     if ray.is_initialized():
         with contextlib.suppress(Exception):  # it is dead already, or Ray is
-            ray.kill(host, no_restart=True)
+            _ray.kill(host, no_restart=True)
 
 
 def _size(packed: Packed) -> int:

@@ -37,7 +37,12 @@ TypeNames: TypeAlias = Sequence[tuple[str, str]]
 KEPT: Final = 1024
 """Functions that a worker keeps unpickled."""
 
-_PLAIN_FUNCTIONS: Final = (types.FunctionType, types.BuiltinFunctionType, functools.partial, type)
+_PLAIN_FUNCTIONS: Final[tuple[type[Any], ...]] = (
+    types.FunctionType,
+    types.BuiltinFunctionType,
+    functools.partial,
+    type,
+)
 
 
 def type_names(instance: object) -> TypeNames:
@@ -65,8 +70,8 @@ class FunctionBook:
         Raises:
             PayloadError: it cannot be pickled.
         """
-        if type(function) is str:
-            return function
+        if isinstance(function, str):
+            return function if type(function) is str else str(function)
         # Other callables may be unhashable, compare equal without being the same, or change: never remembered.
         if type(function) is not types.FunctionType:
             return self._find(function)
@@ -76,9 +81,7 @@ class FunctionBook:
             target = self._known[function] = self._find(function)
             return target
 
-    def _find(self, function: Callable[..., Any] | str) -> Target:
-        if isinstance(function, str):
-            return str(function)
+    def _find(self, function: Callable[..., Any]) -> Target:
         return method_name(function, self._classes) or _pickle(function)
 
 
@@ -160,15 +163,16 @@ class FunctionShelf:
             AttributeError: there is no method of that name. A property may raise anything.
             PayloadError: the function cannot be unpickled here.
         """
-        if type(target) is str:
+        if isinstance(target, str):
             try:
-                return getattr(self._instance, target)  # type: ignore[no-any-return]
+                method: Callable[..., Any] = getattr(self._instance, target)
             except AttributeError:
                 better = self._no_such_method(target)
                 if better is None:
                     raise
                 raise better from None
-        function = self._load(target)  # type: ignore[arg-type]
+            return method
+        function = self._load(target)
         return function if self._alone else functools.partial(function, self._instance)
 
     def define(self, function: PickledFunction) -> None:

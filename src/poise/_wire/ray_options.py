@@ -39,7 +39,7 @@ def unwrap_factory(factory: Any) -> tuple[Callable[[], Any], dict[str, Any]]:
     """The factory itself, and the options that `@ray.remote(...)` gave it if it is a class decorated so."""
     metadata = getattr(factory, "__ray_metadata__", None)
     if metadata is not None:
-        defaults = getattr(factory, "_default_options", None) or {}
+        defaults: dict[str, Any] = getattr(factory, "_default_options", None) or {}
         return metadata.modified_class, {name: value for name, value in defaults.items() if name not in _POOLS_OWN}
     if not callable(factory):
         raise ConfigError("factory", factory, "a callable without arguments, such as a class or a lambda")
@@ -61,7 +61,8 @@ def needs_of(ray_options: Mapping[str, Any]) -> dict[str, float]:
     cpus = ray_options.get("num_cpus")
     needs = {"CPU": 1.0 if cpus is None else float(cpus), "GPU": float(ray_options.get("num_gpus") or 0)}
     needs["memory"] = float(ray_options.get("memory") or 0)
-    needs.update((name, float(amount)) for name, amount in (ray_options.get("resources") or {}).items())
+    resources: dict[str, float] = ray_options.get("resources") or {}
+    needs.update((name, float(amount)) for name, amount in resources.items())
     return {name: amount for name, amount in needs.items() if amount > 0}
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from poise._wire.codec import RAISED, RETURNED, Packed, pack_exception
 from poise._worker.loop_thread import LoopThread
-from poise._worker.outlet import Outlet, check_iterable, pack_item, pack_result
+from poise._worker.outlet import Outlet, check_iterable, is_async_iterable, is_coroutine, pack_item, pack_result
 
 if TYPE_CHECKING:
     from poise._worker.flow import Flow
@@ -88,12 +88,12 @@ class _Stream:
         """Send the items until they end or nobody wants more."""
         task = _this_task()
         self._call.stop = lambda: self._loop.call(self._interrupt, task)
-        if isinstance(source, Coroutine):
+        if is_coroutine(source):
             if self._call.cancelled:
                 source.close()
                 return
             source = await self._produce(source)
-        items = source if isinstance(source, AsyncIterable) else _one_by_one(check_iterable(source))
+        items: AsyncIterable[Any] = source if is_async_iterable(source) else _one_by_one(check_iterable(source))
         await self._send_all(aiter(items))
 
     async def _send_all(self, iterator: AsyncIterator[Any]) -> None:

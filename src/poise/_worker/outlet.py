@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import AsyncIterable, Coroutine, Iterable
 from types import AsyncGeneratorType, GeneratorType
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 from poise._wire.codec import Packed, Reply, pack, type_name
 from poise.errors import PayloadError
@@ -48,13 +48,23 @@ def pack_item(item: Any) -> Packed:
     return pack(item, "an item of the stream", started=True)
 
 
+def is_coroutine(value: Any) -> TypeGuard[Coroutine[Any, Any, Any]]:
+    """Whether the value is what calling an `async def` function gives; other awaitables, like ObjectRefs, are values."""
+    return isinstance(value, Coroutine)
+
+
+def is_async_iterable(value: Any) -> TypeGuard[AsyncIterable[Any]]:
+    """Whether the value is to be iterated on the loop."""
+    return isinstance(value, AsyncIterable)
+
+
 def check_iterable(source: Any) -> Iterable[Any]:
     """Return what a stream's function returned if it can be iterated.
 
     Raises:
         TypeError: it cannot.
     """
-    if not isinstance(source, Iterable) and not hasattr(source, "__getitem__"):
-        raise TypeError(f"stream() needs an iterable, and this call returned {type_name(source)}; use run() for it")
     items: Iterable[Any] = source
+    if not hasattr(source, "__iter__") and not hasattr(source, "__getitem__"):
+        raise TypeError(f"stream() needs an iterable, and this call returned {type_name(source)}; use run() for it")
     return items

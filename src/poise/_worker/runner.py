@@ -10,14 +10,14 @@ from __future__ import annotations
 import inspect
 import logging
 import threading
-from collections.abc import AsyncIterable, Callable, Coroutine, Generator
+from collections.abc import Callable, Generator
 from queue import SimpleQueue
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
 from poise._wire.codec import RAISED, RETURNED, Packed, pack_exception, unpack_arguments
 from poise._worker.coroutines import Coroutines
-from poise._worker.outlet import Outlet, check_iterable, pack_item, pack_result
+from poise._worker.outlet import Outlet, check_iterable, is_async_iterable, is_coroutine, pack_item, pack_result
 
 if TYPE_CHECKING:
     from poise._wire.functions import FunctionShelf
@@ -124,12 +124,12 @@ class Runner:
                 self._let_another_follow()
             result = function(*args, **kwargs)
             if call.flow is not None:
-                if isinstance(result, AsyncIterable | Coroutine):
+                if is_coroutine(result) or is_async_iterable(result):
                     self._coroutines.start_stream(call, call.flow, result, began)
                     return True
                 self._produce(call.call_id, call.flow, result)
                 packed = None
-            elif type(result) not in _NEVER_AWAITED and isinstance(result, Coroutine):
+            elif type(result) not in _NEVER_AWAITED and is_coroutine(result):
                 self._coroutines.start(call, result, began)
                 return True
             else:
