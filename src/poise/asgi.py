@@ -27,6 +27,7 @@ from starlette.websockets import WebSocket
 from poise.errors import ConfigError, DeadlineExceeded, Overloaded, PoiseError, PoolBroken, PoolClosed
 from poise.options import CallOptions
 from poise.pool import Pool
+from poise.view import View
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from poise._engine.call import Call
-    from poise.view import View
 
 AnyPool: TypeAlias = "Pool[Any] | Callable[[], Pool[Any]]"
 """A pool that was not opened yet, or what makes one: an application that is started more than once needs the latter."""

@@ -333,7 +333,7 @@ class _Future(futures.Future[R]):
         return True
 
     def may_begin(self) -> bool:  # runs on the driver's loop
-        """Whether the call is to go on. It is decided when this is first asked: then it cannot be cancelled any more."""
+        """Whether the call is to go on; the first answer is the last, and from then on it cannot be cancelled."""
         if self._may_begin is None:
             self._may_begin = self.set_running_or_notify_cancel()
         return self._may_begin

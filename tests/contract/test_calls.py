@@ -122,7 +122,7 @@ async def test_functions_classes_and_nested_lambdas_arrive(desks: Desks) -> None
 
 
 async def test_a_thousand_calls_at_once_each_get_their_own_result(open_pool: OpenPool) -> None:  # G1, G3
-    async with open_pool(Desk, size=4) as pool:
+    async with open_pool(Desk, size=4, min_ready=4) as pool:
         calls = [pool.submit(Desk.echo, number) for number in range(1000)]
         assert await asyncio.gather(*calls) == list(range(1000))
         witnesses = await pool.broadcast(Desk.witness)

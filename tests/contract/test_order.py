@@ -74,21 +74,25 @@ async def test_short_calls_behind_a_long_one_are_done_by_the_others(open_pool: O
         await long
 
 
-async def test_a_short_function_that_turns_long_holds_nobody_up(open_pool: OpenPool, gate: Gate) -> None:  # G4
+@pytest.mark.parametrize("long", [0, 1, 10, 150])
+async def test_a_short_function_that_turns_long_holds_nobody_up(
+    open_pool: OpenPool, gate: Gate, long: int
+) -> None:  # G4
     def short_or_long(desk: Desk, path: str, number: int) -> int:
-        if number == 10:
+        if number == long:
             desk.hold(path)
         return number
 
     async with open_pool(Desk, size=2, min_ready=2) as pool:
         for _ in range(50):
-            await pool.run(short_or_long, gate.path, 0)
+            await pool.run(short_or_long, gate.path, -1)
         calls = [pool.submit(short_or_long, gate.path, n) for n in range(200)]
-        others = [call for n, call in enumerate(calls) if n != 10]
-        assert await asyncio.gather(*others) == [n for n in range(200) if n != 10]
-        assert not calls[10].done()
+        others = [call for n, call in enumerate(calls) if n != long]
+        async with asyncio.timeout(30):
+            assert await asyncio.gather(*others) == [n for n in range(200) if n != long]
+        assert not calls[long].done()
         gate.open()
-        assert await calls[10] == 10
+        assert await calls[long] == long
 
 
 async def test_calls_start_in_the_order_of_their_submission(open_pool: OpenPool, gate: Gate) -> None:  # G5

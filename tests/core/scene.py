@@ -83,6 +83,7 @@ class Scene:
                 case Cancel(worker_id, call_id):
                     self.cancels.append((worker_id, call_id))
                 case Recall(worker_id, call_ids):
+                    assert {*call_ids} <= {call.id for call in self.sent[worker_id]}, "asked for before it was sent"
                     self.recalls.append((worker_id, list(call_ids)))
                 case Lease(call, worker_id):
                     self.leases[call] = worker_id

@@ -123,26 +123,29 @@ def test_one_idle_worker_asks_one_other_at_a_time() -> None:  # G4
     assert len(scene.recalls) == 1
 
 
-def test_calls_that_have_begun_or_were_abandoned_are_not_asked_back() -> None:  # G2
+def test_calls_that_were_kept_once_or_abandoned_are_not_asked_back() -> None:  # G2
     scene = Scene(size=2, ready=1, sends_ahead=True)
     scene.learn_pace()
     scene.submit()
-    begun, gone = scene.submit(SHORT), scene.submit(SHORT)
-    scene.begun(begun)
+    kept, gone = scene.submit(SHORT), scene.submit(SHORT)
     scene.cancel(gone)
     scene.ready(1)
-    assert scene.recalls == []
+    assert scene.recalls == [(0, [kept.id])]
+    scene.give_back(0)
+    assert len(scene.recalls) == 1
     assert scene.pool.next_tick() == math.inf
 
 
-def test_calls_behind_one_that_has_begun_are_asked_back() -> None:  # G4
+def test_calls_that_may_have_begun_are_asked_back() -> None:  # G4: they were announced together with one that has
     scene = Scene(size=2, ready=1, sends_ahead=True)
     scene.learn_pace()
     scene.submit()
-    begun, still = scene.submit(SHORT), scene.submit(SHORT)
-    scene.begun(begun)
+    announced = scene.submit(SHORT)
+    scene.begun(announced)
     scene.ready(1)
-    assert scene.recalls == [(0, [still.id])]
+    assert scene.recalls == [(0, [announced.id])]
+    scene.give_back(0, announced)
+    assert (announced.state, announced.worker) == (CallState.RUNNING, scene.worker(1))
 
 
 def test_a_worker_that_does_not_get_on_gives_back_what_it_was_sent_ahead() -> None:  # G4
@@ -187,10 +190,12 @@ def test_a_silent_worker_with_nothing_to_give_back_is_left_alone() -> None:  # G
     scene.learn_pace()
     scene.submit("long")
     scene.submit("long")
-    begun = scene.submit(SHORT)
-    scene.begun(begun)
+    scene.submit(SHORT)
     scene.wait(1.0)
-    assert scene.recalls == []
+    assert len(scene.recalls) == 1
+    scene.give_back(1)
+    scene.pool.tick(scene.now)  # it looks once more, and then no more
+    assert len(scene.recalls) == 1
     assert scene.pool.next_tick() == math.inf
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from poise._wire.lane import Answer, Kind, Lane, Parcel, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
 
 PATIENCE = 30.0
 """Seconds to wait for what must come."""

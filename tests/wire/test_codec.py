@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -29,10 +29,13 @@ SCALARS: list[Any] = [None, True, 7, 1.5, "text", b"bytes"]
 
 def raised(error: BaseException) -> BaseException:
     """The exception as it is after it was raised."""
-    try:
-        raise error
-    except BaseException as caught:
-        return caught
+    with pytest.raises(type(error)) as caught:
+        raise_it(error)
+    return caught.value
+
+
+def raise_it(error: BaseException) -> NoReturn:
+    raise error
 
 
 @pytest.mark.parametrize(
@@ -51,7 +54,8 @@ def test_arguments_arrive_as_they_were(args: tuple[Any, ...], kwargs: dict[str, 
 
 def test_scalars_need_no_ray() -> None:
     code = (
-        "import sys; from poise._wire.codec import *; unpack_arguments(pack_arguments((1, [2], {'a': b'c'}), {'k': 1.5}));"
+        "import sys; from poise._wire.codec import *;"
+        "unpack_arguments(pack_arguments((1, [2], {'a': b'c'}), {'k': 1.5}));"
         "sys.exit('ray' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -87,7 +91,7 @@ def test_an_array_that_is_not_contiguous_arrives() -> None:
     assert (unpack(pack(array)) == array).all()
 
 
-@pytest.mark.parametrize("culprit", [CannotPickle(), ExitsWhenPickled(), (x for x in ())])
+@pytest.mark.parametrize("culprit", [CannotPickle(), ExitsWhenPickled(), (number for number in range(3))])
 def test_the_argument_that_cannot_be_pickled_is_named(culprit: object) -> None:
     with pytest.raises(PayloadError) as caught:
         pack_arguments((1, culprit, [2]), {})
@@ -126,13 +130,15 @@ def test_deep_recursion_is_a_payload_error() -> None:
 
 
 def test_an_exception_arrives_as_itself_with_the_remote_traceback() -> None:  # G10
-    try:
+    def chain() -> None:
         try:
-            raise KeyError("first")
+            raise_it(KeyError("first"))
         except KeyError as first:
             raise ValueError("second", 7) from first
-    except ValueError as error:
-        arrived = unpack_exception(pack_exception(error))
+
+    with pytest.raises(ValueError, match="second") as caught:
+        chain()
+    arrived = unpack_exception(pack_exception(caught.value))
     assert type(arrived) is ValueError
     assert arrived.args == ("second", 7)
     assert isinstance(arrived.__cause__, RemoteTraceback)

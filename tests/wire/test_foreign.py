@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-from collections.abc import AsyncIterator, Iterator
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 import pytest_asyncio
@@ -17,6 +17,9 @@ from poise.errors import ConfigError, PayloadError, RemoteError
 from tests.gate import Gate, leave_mark
 from tests.wire.ear import Ear, Line
 from tests.wire.odd import CannotPickle, OddArguments
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.usefixtures("shared_ray")]
 
@@ -65,12 +68,13 @@ def actor(shared_ray: None) -> Iterator[Any]:
 async def line(shared_ray: None) -> AsyncIterator[Line]:
     """An actor for all cases that leave it alive."""
     actor = RemoteShop.remote()
-    async for line in opened(actor):
+    async with opened(actor) as line:
         yield line
         assert not line.ear.lost
     ray.kill(actor)
 
 
+@contextlib.asynccontextmanager
 async def opened(actor: Any) -> AsyncIterator[Line]:
     ear = Ear()
     launcher = ForeignLauncher([actor])
@@ -144,14 +148,14 @@ async def test_a_generator_where_a_value_was_asked_for_says_what_to_use(line: Li
 
 
 async def test_closing_lets_the_actor_live(actor: Any) -> None:
-    async for line in opened(actor):
+    async with opened(actor) as line:
         await line.lane.kill()
         await line.lane.kill()
     assert await actor.add.remote(1) == 1
 
 
 async def test_death_is_heard_with_the_call(actor: Any) -> None:
-    async for line in opened(actor):
+    async with opened(actor) as line:
         call = line.send(Shop.die)
         await line.ear.until(lambda: bool(line.ear.lost))
         assert call not in line.ear.answers

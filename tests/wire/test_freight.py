@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import functools
 import gc
@@ -11,8 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import pytest
@@ -25,6 +25,9 @@ from poise.errors import PayloadError, RemoteError
 from tests.gate import Gate, leave_mark, wait_at, wait_at_async
 from tests.wire.ear import PATIENCE, Ear, Line
 from tests.wire.odd import CannotPickle, CannotUnpickle, OddArguments
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.usefixtures("shared_ray")]
 
@@ -112,7 +115,7 @@ async def launch(ear: Ear, factory: Any = Shop, **options: Any) -> tuple[Freight
 
 def is_alive(pid: int) -> bool:
     try:
-        with open(f"/proc/{pid}/stat") as stat:  # noqa: PTH123
+        with open(f"/proc/{pid}/stat") as stat:
             return stat.read().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
@@ -121,7 +124,7 @@ def is_alive(pid: int) -> bool:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def line(shared_ray: None) -> AsyncIterator[Line]:
     """A worker for all cases that leave it alive."""
-    async for line in opened():
+    async with opened() as line:
         yield line
         assert not line.ear.lost
 
@@ -129,10 +132,11 @@ async def line(shared_ray: None) -> AsyncIterator[Line]:
 @pytest_asyncio.fixture(loop_scope="module")
 async def doomed(shared_ray: None) -> AsyncIterator[Line]:
     """A worker for a case that ends it."""
-    async for line in opened():
+    async with opened() as line:
         yield line
 
 
+@contextlib.asynccontextmanager
 async def opened() -> AsyncIterator[Line]:
     ear = Ear()
     launcher, lane = await launch(ear)
@@ -284,8 +288,10 @@ async def test_a_call_that_waits_for_its_argument_can_be_cancelled_and_holds_up_
 async def test_objects_are_freed_when_nobody_holds_them(line: Line) -> None:  # G12
     from ray._private.worker import global_worker
 
+    worker: Any = global_worker
+
     def references() -> set[str]:
-        return set(global_worker.core_worker.get_all_reference_counts())
+        return set(worker.core_worker.get_all_reference_counts())
 
     await line.run(Shop.echo, 1)
     before = references()
@@ -300,7 +306,7 @@ async def test_objects_are_freed_when_nobody_holds_them(line: Line) -> None:  # 
     line.ear.answers.clear()
     gc.collect()
     deadline = time.monotonic() + PATIENCE
-    while references() - before and time.monotonic() < deadline:
+    while references() - before and time.monotonic() < deadline:  # noqa: ASYNC110 - Ray does not tell
         await asyncio.sleep(0.05)
     assert not references() - before
 
@@ -464,7 +470,7 @@ async def test_a_cancelled_start_leaves_nothing(gate: Gate) -> None:  # G12
         await start
     await launcher.aclose()
     async with asyncio.timeout(PATIENCE):
-        while is_alive(int(pid)):  # Ray tells of a death a little before it
+        while is_alive(int(pid)):  # noqa: ASYNC110 - Ray tells of a death a little before it
             await asyncio.sleep(0.01)
 
 

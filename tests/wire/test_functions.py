@@ -50,7 +50,7 @@ def double(model: Model, x: int) -> int:
     return model.weight * x * 2
 
 
-class Callable_:
+class Changing:
     __hash__ = None  # type: ignore[assignment]
 
     def __init__(self, by: int) -> None:
@@ -109,7 +109,7 @@ def test_any_function_runs_beside_the_instance(function: Any) -> None:
 
 
 def test_an_unhashable_callable_is_pickled_anew_each_time() -> None:
-    function = Callable_(2)
+    function = Changing(2)
     assert call(function, 2) == 4
     function.by = 3
     assert call(function, 2) == 6

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
@@ -14,6 +13,9 @@ from poise._wire.lane import StartFailed, Verdict
 from poise.testing import LocalLane, LocalLauncher
 from tests.wire.ear import Ear, Line
 from tests.wire.odd import CannotUnpickle
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 
 class Shop:

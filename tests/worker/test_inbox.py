@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from poise._worker.inbox import ANNOUNCED_AT_ONCE, Arrival, Inbox
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 def arrivals(*call_ids: int) -> list[Arrival]:

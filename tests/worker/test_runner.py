@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
@@ -18,6 +18,9 @@ from poise._worker.inbox import Arrival, Inbox
 from poise._worker.runner import Runner
 from poise.errors import PayloadError, RemoteError
 from tests.wire.odd import CannotPickle, CannotSpeak, CannotUnpickle, OddArguments
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
 
 PATIENCE = 20.0
 
@@ -56,7 +59,7 @@ class Shop:
     async def wait_async(self, value: Any = None) -> Any:
         self._enter()
         try:
-            while not self.gate.is_set():
+            while not self.gate.is_set():  # noqa: ASYNC110 - it is a gate for threads too
                 await asyncio.sleep(0.001)
         except asyncio.CancelledError:
             self.notes.append("cancelled")
@@ -191,19 +194,23 @@ class Counter:
 
 @pytest.fixture(params=[1, 4], ids=["one", "four"])
 def counter(request: pytest.FixtureRequest) -> Iterator[Counter]:
-    yield from opened(request.param)
+    with opened(request.param) as counter:
+        yield counter
 
 
 @pytest.fixture
 def one() -> Iterator[Counter]:
-    yield from opened(1)
+    with opened(1) as counter:
+        yield counter
 
 
 @pytest.fixture
 def four() -> Iterator[Counter]:
-    yield from opened(4)
+    with opened(4) as counter:
+        yield counter
 
 
+@contextlib.contextmanager
 def opened(concurrency: int) -> Iterator[Counter]:
     counter = Counter(concurrency)
     yield counter
@@ -228,7 +235,7 @@ def test_every_synchronous_call_runs_on_the_serving_thread(one: Counter) -> None
 @pytest.mark.parametrize("function", [Shop.wait, Shop.wait_async, Shop.wait_later])
 @pytest.mark.parametrize("concurrency", [1, 4])
 def test_never_more_than_the_slots_run_at_once(function: Any, concurrency: int) -> None:  # G3
-    for counter in opened(concurrency):
+    with opened(concurrency) as counter:
         calls = [counter.send(function, number) for number in range(12)]
         counter.until(lambda: counter.shop.now == concurrency)
         time.sleep(0.05)
@@ -248,7 +255,7 @@ def test_threads_and_coroutines_share_the_slots(four: Counter) -> None:  # G3
 
 
 def test_many_coroutines_need_few_threads() -> None:
-    for counter in opened(500):
+    with opened(500) as counter:
         calls = [counter.send(Shop.wait_async, number) for number in range(500)]
         counter.until(lambda: counter.shop.now == 500)
         assert len(counter.threads()) <= 3

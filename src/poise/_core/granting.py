@@ -173,7 +173,7 @@ class Granting:
         """Ask for what has not begun as far as is known, or the older half of it; one recall at a time per worker."""
         if worker.recalled:
             return
-        wanted = [call.id for call in worker.ahead.values() if call.state is CallState.AHEAD and not call.is_announced]
+        wanted = [call.id for call in worker.ahead.values() if call.state is CallState.AHEAD and not call.is_kept]
         if half:
             wanted = wanted[: (len(wanted) + 1) // 2]
         if not wanted:

@@ -174,6 +174,9 @@ class Scheduler:
         if worker is None:
             return []
         self.begun(worker_id, worker.recalled)
+        for call_id in worker.recalled:
+            if (call := worker.ahead.get(call_id)) is not None:
+                call.is_kept = True
         worker.recalled = ()
         return self._changed(worker, now)
 
@@ -388,6 +391,7 @@ class Scheduler:
         call.step(CallEvent.RETURN)
         call.worker = None
         call.is_announced = False
+        call.is_kept = False
         call.since = now
         if self._refuses:
             self._outcomes.fail(call, _not_run_error())

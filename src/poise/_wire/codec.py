@@ -78,8 +78,7 @@ def pack(value: Any, what: str = "the value", *, started: bool = False) -> Packe
     Raises:
         PayloadError: the value cannot be pickled.
     """
-    kind: type[Any] = type(value)
-    if kind in _ATOMS or _is_flat(kind, value):
+    if type(value) in _ATOMS or _is_flat(value):
         return pickle.dumps(value, PROTOCOL)
     try:
         return _pack_deep(value)
@@ -93,18 +92,15 @@ def pack_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Packed:
     Raises:
         PayloadError: an argument cannot be pickled; the error names it.
     """
-    kind: type[Any]
     for value in args:
-        kind = type(value)
-        if kind not in _ATOMS and not _is_flat(kind, value):
+        if type(value) not in _ATOMS and not _is_flat(value):
             break
     else:
         # Positional arguments alone travel as a tuple, so that the commonest call packs nothing else.
         if not kwargs:
             return pickle.dumps(args, PROTOCOL)
         for value in kwargs.values():
-            kind = type(value)
-            if kind not in _ATOMS and not _is_flat(kind, value):
+            if type(value) not in _ATOMS and not _is_flat(value):
                 break
         else:
             return pickle.dumps([args, kwargs], PROTOCOL)
@@ -136,7 +132,10 @@ def unpack_arguments(packed: Packed, awaited: Sequence[Any] = ()) -> tuple[tuple
         loaded = unpack(packed, awaited)
     except BaseException as error:
         raise PayloadError("the arguments", describe(error), started=False) from error
-    return (loaded, {}) if type(loaded) is tuple else tuple(loaded)  # type: ignore[return-value]
+    if type(loaded) is tuple:
+        return loaded, {}  # pyright: ignore[reportUnknownVariableType]
+    args, kwargs = loaded
+    return args, kwargs
 
 
 def unpack_result(packed: Packed, what: str = "the result") -> Any:
@@ -158,8 +157,9 @@ def detach(packed: Packed) -> Packed:
     return packed._replace(buffers=[bytes(buffer) for buffer in packed.buffers])
 
 
-def _is_flat(kind: type[Any], value: Any) -> bool:
+def _is_flat(value: Any) -> bool:
     """Whether the value is a small list, tuple or dict of scalars, which the plain pickler handles without surprise."""
+    kind: Any = type(value)  # pyright: ignore[reportUnknownVariableType] - narrowing would make the items unknown
     if kind is list or kind is tuple:
         if len(value) > FLAT_LIMIT:
             return False
@@ -265,6 +265,7 @@ def _deep_pickler() -> Callable[..., tuple[bytes, list[Any], list[Any]]]:
     from ray.actor import ActorHandle
 
     base: Any = cloudpickle.Pickler
+    inherited: Any = base.reducer_override
     lifted = (ray.ObjectRef, ActorHandle)
 
     # `reducer_override` and not `persistent_id`: pickle asks it about classes it does not know, not about every object.
@@ -277,7 +278,7 @@ def _deep_pickler() -> Callable[..., tuple[bytes, list[Any], list[Any]]]:
                 return _nested, (len(self.nested) - 1,)
             if type(obj) is _Awaited:
                 return _awaited, (obj.index,)
-            return super().reducer_override(obj)
+            return inherited(self, obj)
 
     def pickle_deep(value: Any, *, in_band: bool = False) -> tuple[bytes, list[Any], list[Any]]:
         file = io.BytesIO()

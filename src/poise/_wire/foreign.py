@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from concurrent.futures import Future
 from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
@@ -106,7 +107,7 @@ class ForeignLane:
         self._worker_id = worker_id
         self._listener = listener
         self._loop = asyncio.get_running_loop()
-        self._door: Door[tuple[int, float, Any]] = Door(self._loop, self._deliver)
+        self._door: Door[tuple[int, float, Future[Any]]] = Door(self._loop, self._deliver)
         self._handle = handle
         self._actor_id = _actor_id(handle)
         self._refs: dict[int, Any] = {}
@@ -125,7 +126,9 @@ class ForeignLane:
             except RayActorError as error:
                 self._loop.call_soon(self._lose, last_words(error))
             except BaseException as error:  # noqa: BLE001 - Ray pickles the arguments here, with the user's own code
-                self._door.put((parcel.call_id, 0.0, _submission_error(parcel, error)))
+                refusal: Future[Any] = Future()
+                refusal.set_exception(_submission_error(parcel, error))
+                self._door.put((parcel.call_id, 0.0, refusal))
 
     def recall(self, call_ids: Sequence[int]) -> None:  # noqa: ARG002 - nothing is sent ahead, so nothing comes back
         """Give nothing back: on this lane every call that was sent may have begun."""
@@ -184,17 +187,17 @@ class ForeignLane:
         self._refs[parcel.call_id] = ref
         ref.future().add_done_callback(partial(self._on_ray_done, parcel.call_id, began))
 
-    def _on_ray_done(self, call_id: int, began: float, future: Any) -> None:  # runs on Ray's thread
+    def _on_ray_done(self, call_id: int, began: float, future: Future[Any]) -> None:  # runs on Ray's thread
         self._door.put((call_id, perf_counter() - began, future))
 
-    def _deliver(self, events: list[tuple[int, float, Any]]) -> None:
+    def _deliver(self, events: list[tuple[int, float, Future[Any]]]) -> None:
         if self._is_lost:
             return
         answers: list[Answer] = []
         reason: str | None = None
         for call_id, service_time, outcome in events:
             self._refs.pop(call_id, None)
-            error: BaseException | None = outcome if isinstance(outcome, Exception) else outcome.exception()
+            error = outcome.exception()
             if error is None:
                 answers.append(Answer(call_id, Verdict.RETURNED, outcome.result(), service_time))
             elif self._is_loss(error):

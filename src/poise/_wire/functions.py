@@ -37,7 +37,7 @@ TypeNames: TypeAlias = Sequence[tuple[str, str]]
 KEPT: Final = 1024
 """Functions that a worker keeps unpickled."""
 
-_PLAIN_FUNCTIONS: Final[tuple[type[Any], ...]] = (
+_PLAIN_FUNCTIONS: Final = (
     types.FunctionType,
     types.BuiltinFunctionType,
     functools.partial,
@@ -113,8 +113,12 @@ def _owned(module: str | None, owner_name: str, classes: frozenset[tuple[str, ..
     return (module, owner_name) in classes
 
 
+def _stays_as_it_is(function: object) -> bool:
+    return isinstance(function, _PLAIN_FUNCTIONS)
+
+
 def _pickle(function: Callable[..., Any]) -> PickledFunction:
-    keep = isinstance(function, _PLAIN_FUNCTIONS)
+    keep = _stays_as_it_is(function)
     if keep and (known := _pickled.get(function)) is not None:
         return known
     try:

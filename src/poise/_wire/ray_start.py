@@ -6,6 +6,7 @@ import importlib
 import inspect
 import logging
 import os
+import signal
 import socket
 import threading
 from concurrent.futures import Future
@@ -46,6 +47,7 @@ class RaySession:
         except BaseException:
             await self.aclose()
             raise
+        _take_back_sigterm()
 
     async def aclose(self) -> None:
         """Let go of Ray; shut it down if it was started or joined by a pool and this was the last one."""
@@ -171,6 +173,18 @@ def _cannot_join(address: str, reason: str) -> PoiseError:
 def _shut_down() -> None:
     waits = "wait_for_processes" in inspect.signature(_ray.shutdown).parameters  # Ray 2.60 and later
     _ray.shutdown(**({"wait_for_processes": True} if waits else {}))
+
+
+def _take_back_sigterm() -> None:
+    """Undo what `ray.init` did to a program that handles SIGTERM itself, as every web server does.
+
+    Ray's native handler, which runs first, sets an alarm that aborts the process 3 seconds later, in the middle of what
+    the program may have to finish (Abseil's failure signal handler, `alarm_on_failure_secs`).
+    """
+    if threading.current_thread() is threading.main_thread():  # nobody else may set a handler
+        handler = signal.getsignal(signal.SIGTERM)
+        if callable(handler):
+            signal.signal(signal.SIGTERM, handler)
 
 
 def _restore_auth_mode(before: str | None) -> None:

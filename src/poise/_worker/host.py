@@ -1,7 +1,7 @@
 """The Ray actor in which a worker lives: it owns the user's instance and runs the calls that freight brings.
 
-`serve` builds the instance and then runs calls for as long as the worker lives, so the failure of that one Ray call tells
-the worker's death. The other methods run beside it, in concurrency groups of their own.
+`serve` builds the instance and then runs calls for as long as the worker lives, so the failure of that one Ray call
+tells the worker's death. The other methods run beside it, in concurrency groups of their own.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import pickle
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from queue import SimpleQueue
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import ray
 
@@ -34,6 +34,10 @@ from poise._worker.link import Link
 from poise._worker.runner import Runner
 from poise.errors import PayloadError
 
+_ray: Any = ray  # its own types leave out some of what it takes and gives
+
+F = TypeVar("F", bound=Callable[..., Any])
+
 Crate: TypeAlias = bytes | tuple[Any, ...]
 """A tuple on its way through Ray: as bytes if that is all it holds, which Ray carries fastest."""
 
@@ -52,6 +56,12 @@ def crate(*contents: Any, plain: bool) -> Crate:
 def uncrate(crated: Crate) -> Any:
     """Open a crate."""
     return pickle.loads(crated) if type(crated) is bytes else crated
+
+
+def _in_group(name: str) -> Callable[[F], F]:
+    """Let Ray run a method on the threads of this concurrency group."""
+    decorate: Callable[[F], F] = _ray.method(concurrency_group=name)
+    return decorate
 
 
 class Host:
@@ -92,28 +102,28 @@ class Host:
         self._built.set()
         runner.run()
 
-    @ray.method(concurrency_group="control")
+    @_in_group("control")
     def hello(self) -> tuple[int, str]:
         """Return the process id and Ray's id of the node, at once."""
         return os.getpid(), ray.get_runtime_context().get_node_id()
 
-    @ray.method(concurrency_group="control")
+    @_in_group("control")
     def ready(self) -> tuple[TypeNames, Packed | None]:
         """Wait for the instance; return its classes, and the constructor's exception if there was one."""
         self._built.wait()
         return self._classes, self._failure
 
-    @ray.method(concurrency_group="control")
+    @_in_group("control")
     def listen_unix(self) -> str:
         """Let the caller connect on this node, and return the path of the socket."""
         return open_unix(self._welcome)
 
-    @ray.method(concurrency_group="control")
+    @_in_group("control")
     def listen_tls(self, identity: tuple[bytes, bytes, bytes], timeout: float) -> tuple[str, int]:
         """Let the caller connect from another node, and return the address and the port."""
         from poise._wire.certificates import Identity, tls_context
 
-        host = ray.util.get_node_ip_address()
+        host = _ray.util.get_node_ip_address()
         return host, open_tls(host, tls_context(Identity(*identity), is_server=True), timeout, self._welcome)
 
     def _welcome(self, connection: Connection) -> None:
@@ -122,19 +132,19 @@ class Host:
         self._link = Link(connection, self._inbox, self._shelf, self.reply)
         self._link.run()
 
-    @ray.method(concurrency_group="freight")
+    @_in_group("freight")
     def collect(self, call_id: int) -> Crate:
         """Return a reply that the express lane cannot carry."""
         assert self._link is not None
         return _crate_reply(self._link.kept.pop(call_id))
 
-    @ray.method(concurrency_group="freight")
+    @_in_group("freight")
     def collect_item(self, call_id: int) -> Crate:
         """Return the next stream item that the express lane cannot carry."""
         assert self._link is not None
         return crate(self._link.kept_items[call_id].popleft(), plain=False)
 
-    @ray.method(concurrency_group="freight")
+    @_in_group("freight")
     def perform(self, crated: Crate) -> Crate:
         """Run a call and wait for its end, or for the first items of a stream."""
         contents: CallCrate = uncrate(crated)
@@ -154,19 +164,19 @@ class Host:
         self._inbox.put((call,))
         return self._next_items(call_id)
 
-    @ray.method(concurrency_group="freight")
+    @_in_group("freight")
     def pull(self, call_id: int, credit: int) -> Crate:
         """Grant a stream more credit and wait for its next items or its end."""
         if credit:
             self._inbox.credit(call_id, credit)
         return self._next_items(call_id)
 
-    @ray.method(concurrency_group="control")
+    @_in_group("control")
     def grant(self, call_id: int, credit: int) -> None:
         """Grant a stream more credit."""
         self._inbox.credit(call_id, credit)
 
-    @ray.method(concurrency_group="control")
+    @_in_group("control")
     def cancel(self, call_id: int) -> None:
         """Drop the call if it has not begun, or tell it to stop if it can."""
         if call_id in self._fetching:

@@ -49,7 +49,7 @@ def pack_item(item: Any) -> Packed:
 
 
 def is_coroutine(value: Any) -> TypeGuard[Coroutine[Any, Any, Any]]:
-    """Whether the value is what calling an `async def` function gives; other awaitables, like ObjectRefs, are values."""
+    """Whether the value is what an `async def` function gives; other awaitables, such as ObjectRefs, are values."""
     return isinstance(value, Coroutine)
 
 
