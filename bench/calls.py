@@ -36,7 +36,7 @@ class Record:
 async def measure(session: Session) -> dict[str, Any]:
     """Every contender once a round, alone on the machine."""
     records = {kind.key: Record(kind.label) for kind in CONTENDERS}
-    for turn in range(session.choose(5, 1)):
+    for turn in range(session.choose(3, 1)):
         for kind in session.in_turn(CONTENDERS, turn):
             with contextlib.suppress(Absent):
                 async with session.visit(kind) as contender:

@@ -52,7 +52,7 @@ def draw(run: dict[str, Any], folder: Path) -> list[str]:
     return names
 
 
-def _short(text: str, most: int = 150) -> str:
+def _short(text: str, most: int = 180) -> str:
     return text if len(text) <= most else text[: most - 3] + "..."
 
 
@@ -117,7 +117,7 @@ def _waits(plot: Any, result: dict[str, Any]) -> Any:
     loads = result["loads"]
     figure, both = plot.subplots(1, 2, figsize=(10, 4))
     for axes, name in zip(both, ("mean", "p99"), strict=True):
-        for number, (load, by_contender) in enumerate(loads.items()):
+        for number, by_contender in enumerate(loads.values()):
             ideal = quantile([run[f"ideal_{name}"] for run in by_contender["express"]], 0.5) * 1e3
             axes.plot([number - 0.35, number + 0.35], [ideal, ideal], color="black", linewidth=2)
             for place, (key, colour) in enumerate(zip(_REPLAYED, SERIES, strict=False)):
@@ -125,13 +125,12 @@ def _waits(plot: Any, result: dict[str, Any]) -> Any:
                     wait = quantile([run[name] for run in by_contender[key]], 0.5) * 1e3
                     label = LABELS[key] if number == 0 else None
                     axes.plot([number + (place - 1.5) * 0.18], [wait], "o", color=colour, label=label)
-            del load
         axes.set_xticks(range(len(loads)), [load.replace(", ", ",\n") for load in loads], fontsize=8)
         axes.set(yscale="log", ylabel=f"{name} wait, ms (logarithmic)")
         axes.set_title(f"{name} wait")
     both[0].plot([], [], color="black", linewidth=2, label="ideal single queue")
-    both[0].legend(fontsize=8, loc="upper left")
-    figure.tight_layout(rect=(0, 0.03, 1, 1))
+    figure.legend(fontsize=8, loc="lower center", ncols=5, frameon=False, bbox_to_anchor=(0.5, 0.02))
+    figure.tight_layout(rect=(0, 0.08, 1, 1))
     return figure
 
 
@@ -192,7 +191,8 @@ def _payloads(plot: Any, result: dict[str, Any]) -> Any:
 
 def _startup(plot: Any, result: dict[str, Any]) -> Any:
     figure, axes = plot.subplots(figsize=(6, 3.6))
-    for (key, by_count), colour in zip(result["seconds"].items(), SERIES, strict=False):
+    for key, colour in zip(("express", "freight", "ray"), (POISE, SERIES[1], OTHERS), strict=True):
+        by_count = result["seconds"].get(key, {})
         points = sorted((int(count), _median(by_turn)) for count, by_turn in by_count.items())
         label = "bare actors" if key == "ray" else LABELS[key]
         axes.plot([x for x, _ in points], [y for _, y in points], "o-", color=colour, label=label)

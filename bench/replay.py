@@ -29,10 +29,10 @@ LEAST_ALLOWANCE: Final = 0.002
 async def measure(session: Session, folder: Path | None = None) -> dict[str, Any]:
     """Replay each load; the trace of the last run of the mix goes into the folder."""
     plans: list[tuple[Load, tuple[type[Contender], ...]]] = [
-        (loads.recorded(session.choose(1200, 200), WORKERS), ALL),
-        (loads.uniform(0.001, session.choose(3000, 600), WORKERS), LANES),
+        (loads.recorded(session.choose(900, 200), WORKERS), ALL),
+        (loads.uniform(0.001, session.choose(2000, 600), WORKERS), LANES),
         (loads.uniform(0.01, session.choose(600, 120), WORKERS), LANES),
-        (loads.mixed(session.choose(4000, 600), WORKERS), ALL),
+        (loads.mixed(session.choose(3000, 600), WORKERS), ALL),
     ]
     results: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for turn in range(session.choose(3, 1)):

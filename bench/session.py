@@ -41,6 +41,8 @@ class Session:
         self.quick = quick
         self.troubles: dict[str, str] = {}
         """Why a contender is missing or has failed, by its label."""
+        self.missing: set[type[Contender]] = set()
+        """Those that are not tried again; one that has failed has another chance in the next round."""
         self._began = time.monotonic()
 
     def choose(self, full: int, quick: int) -> int:
@@ -72,7 +74,7 @@ class Session:
 
     def in_turn(self, kinds: Sequence[type[Contender]], turn: int) -> list[type[Contender]]:
         """Those that can be measured, in an order that is rotated from round to round."""
-        present = [kind for kind in kinds if kind.label not in self.troubles]
+        present = [kind for kind in kinds if kind not in self.missing]
         shift = turn * 5 % max(1, len(present))
         return present[shift:] + present[:shift]
 
@@ -92,6 +94,7 @@ class Session:
             gc.collect()
             yield contender
         except Missing as missing:
+            self.missing.add(kind)
             self.trouble(kind.label, f"missing: {missing}")
             raise Absent from missing
         except Exception as error:

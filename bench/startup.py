@@ -25,7 +25,7 @@ async def measure(session: Session) -> dict[str, Any]:
     """Start and end each kind with each number of workers."""
     session.start_ray()
     seconds: dict[str, dict[str, dict[int, float]]] = {}
-    for turn in range(session.choose(5, 1)):
+    for turn in range(session.choose(3, 1)):
         for workers in (1, 2, 4, 8) if not session.quick else (1, 4):
             for kind in session.in_turn(KINDS, turn + workers):
                 with contextlib.suppress(Absent):

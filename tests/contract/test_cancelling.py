@@ -99,7 +99,7 @@ async def test_a_storm_of_cancellations_leaves_nothing_in_flight(
     open_pool: OpenPool, seed: int, concurrency: int
 ) -> None:  # G1, G3
     dice = random.Random(seed)
-    async with open_pool(Desk, size=4, concurrency=concurrency) as pool:
+    async with open_pool(Desk, size=4, min_ready=4, concurrency=concurrency) as pool:
         functions = [(Desk.echo, 0.0), (Desk.async_echo, 0.0), (Desk.slow, 0.001), (Desk.slow, 0.005)]
         calls: dict[int, poise.Call[Any]] = {}
         doomed: list[poise.Call[Any]] = []

@@ -57,13 +57,16 @@ class Actor:
             self.flush()
             self.to_pool.append(("recalled", None))
 
-    def begin(self, *, announce: bool) -> int:
-        """Begin the next call. The pool hears of it first: by an announcement or by the answer that made room."""
-        call_id = self.inbox.pop(0)
-        if announce:
-            self.to_pool.append(("begun", [call_id]))
+    def begin(self, announced: int) -> int:
+        """Begin the next call. The pool hears of it first: by an announcement or by the answer that made room.
+
+        Several calls may be announced together, before they begin; such a call can still be given back.
+        """
+        if announced:
+            self.to_pool.append(("begun", self.inbox[:announced]))
         else:
             self.flush()
+        call_id = self.inbox.pop(0)
         self.begun.append(call_id)
         return call_id
 
@@ -340,9 +343,9 @@ class World:
             self.actors[worker_id] = Actor(worker_id, self.slots, self.sends_ahead)
             self.perform(self.pool.worker_ready(worker_id, self.now, sends_ahead=self.sends_ahead))
 
-    def begin(self, actor: Actor, *, announce: bool) -> None:
+    def begin(self, actor: Actor, announced: int) -> None:
         if actor.inbox and len(actor.begun) < self.slots:
-            fate = self.fates[actor.begin(announce=announce)]
+            fate = self.fates[actor.begin(announced)]
             fate.begun += 1
             assert fate.begun <= fate.retries + 1  # G2
             assert fate.holder is actor
@@ -387,7 +390,8 @@ class World:
         for fate in self.fates.values():
             if (lease := self.leases.get(actor.id)) is not None and fate.call.lease is lease.call:
                 fate.is_released = True
-        unbegun = [self.fates[c] for c in actor.inbox if self.fates[c].call.state is CallState.AHEAD and not is_cut_off]
+        ahead = [self.fates[c] for c in actor.inbox if self.fates[c].call.state is CallState.AHEAD and not is_cut_off]
+        unbegun = [fate for fate in ahead if not fate.call.is_announced]
         self._bury(actor.id)
         self.perform(self.pool.worker_lost(actor.id, "it died", self.now, all_in_doubt=is_cut_off))
         assert not any(isinstance(fate.error, WorkerLost) for fate in unbegun), "it had not begun"  # G2
@@ -454,7 +458,7 @@ class World:
             for actor in list(self.actors.values()):
                 while actor.to_actor:
                     actor.receive()
-                self.begin(actor, announce=True)
+                self.begin(actor, announced=1)
                 self.end(actor, 0, Ending.ANSWERED, flush=True)
                 actor.flush()
                 while actor.to_pool and actor.id in self.actors:
@@ -555,7 +559,7 @@ def move_an_actor(world: World, step: str, dice: Dice) -> None:
             if actor.to_actor:
                 actor.receive()
         case "begin":
-            world.begin(actor, announce=pick((True, False)))
+            world.begin(actor, announced=pick((0, 0, 1, 1, 3)))
         case "end":
             ending = pick((Ending.ANSWERED, Ending.ANSWERED, Ending.FAILED, Ending.RETRYABLE))
             world.end(actor, pick(range(4)), ending, flush=pick((True, True, False)))

@@ -64,7 +64,7 @@ class Kept:
 
 @pytest.mark.usefixtures("shared_ray")
 async def test_under_overload_every_request_is_answered_rightly_or_refused_with_503(gate: Gate) -> None:  # G7
-    app = make_app(lambda: poise.Pool(Desk, size=2, backlog=20))
+    app = make_app(lambda: poise.Pool(Desk, size=2, min_ready=2, backlog=20))
     async with serving(app) as client:
         answers = await asyncio.gather(*(client.get(f"/square?x={x}&seconds=0.05") for x in range(200)))
     for x, answer in enumerate(answers):
@@ -306,7 +306,7 @@ async def test_sigterm_under_load_finishes_what_was_accepted(start: Start) -> No
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen(200)
-        os.set_inheritable(taken.fileno(), True)  # noqa: FBT003 - its only parameter
+        os.set_inheritable(taken.fileno(), True)
         server = start(
             *("-m", "uvicorn", "--factory", "tests.faces.web_service:program", "--log-level", "warning"),
             *("--fd", str(taken.fileno())),
@@ -316,12 +316,13 @@ async def test_sigterm_under_load_finishes_what_was_accepted(start: Start) -> No
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
     async with httpx.AsyncClient(base_url=url, timeout=90, limits=httpx.Limits(max_connections=None)) as client:
         assert (await client.get("/readyz")).status_code == 200
-        requests = [asyncio.ensure_future(client.get(f"/square?x={x}&seconds=0.1")) for x in range(40)]
+        # 5 seconds of work: longer than Ray would let the process live after a SIGTERM.
+        requests = [asyncio.ensure_future(client.get(f"/square?x={x}&seconds=0.25")) for x in range(40)]
         while (await client.get("/submitted")).json() < 40:
             await asyncio.sleep(0.01)
         server.send_signal(signal.SIGTERM)
         answers = await asyncio.gather(*requests)
-    assert [answer.json() for answer in answers] == [x * x for x in range(40)]
+    assert [answer.json() for answer in answers] == [x * x for x in range(40)]  # G1
     _, errors = await asyncio.to_thread(server.communicate)
     assert server.returncode in (0, -signal.SIGTERM), errors
     assert "Traceback" not in errors

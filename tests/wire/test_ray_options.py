@@ -60,5 +60,5 @@ def test_workers_are_labelled_by_their_factory() -> None:
 
     assert label_of(Model) == "Model"
     assert label_of(functools.partial(Model)) == "Model"
-    assert label_of(Model) == "poise"
+    assert label_of(lambda: [Model()]) == "poise"
     assert label_of(None) == "poise"

@@ -128,9 +128,9 @@ class CallRecord:
         self.bound_for: WorkerRecord | None = None
         """The one worker on which it may run: broadcasts and leased calls."""
         self.is_announced = False
-        """Whether the worker has said that this call, sent ahead, may have begun: if the worker dies now, it is in doubt."""
+        """Whether the worker has said that this call, sent ahead, may have begun: in doubt if the worker dies."""
         self.is_kept = False
-        """Whether the worker was asked to give this call, sent ahead, back and has not: it has begun."""
+        """Whether the worker was asked to give this call, sent ahead, back and did not: so it has begun."""
         self.attempts = 0
         """How many times it may have begun."""
         self.deaths = 0

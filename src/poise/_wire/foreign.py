@@ -77,6 +77,8 @@ class ForeignLauncher:
         assert self._listener is not None
         if not self._free:
             raise StartFailed(f"the pool has {len(self._handles)} actors and makes no others")
+        if not _ray.is_initialized():  # a call would start another Ray
+            raise StartFailed("Ray has been shut down, and the actors with it")
         handle = self._free.pop(0)
         try:
             await outcome_of(handle.__ray_ready__.remote())
@@ -116,6 +118,9 @@ class ForeignLane:
 
     def send(self, parcels: Sequence[Parcel]) -> None:
         """Give the actor these calls."""
+        if not _ray.is_initialized():  # a call would start another Ray
+            self._loop.call_soon(self._lose, "Ray has been shut down")
+            return
         for parcel in parcels:
             try:
                 method = self._method(parcel.function)

@@ -294,7 +294,7 @@ class FreightLane:
 
     def _call(self, call_id: int, method: str, *args: Any) -> None:
         """Call the host and hear of the outcome."""
-        if self._host is None:
+        if not self._may_call():
             return
         try:
             ref = getattr(self._host, method).remote(*args)
@@ -305,9 +305,17 @@ class FreightLane:
 
     def _tell(self, method: str, *args: Any) -> None:
         """Call the host; if it does not hear it, it is dead, and that is heard elsewhere."""
-        if self._host is not None:
+        if self._may_call():
             with contextlib.suppress(Exception):
                 getattr(self._host, method).remote(*args)
+
+    def _may_call(self) -> bool:
+        if self._host is None or self._is_lost:
+            return False
+        if not _ray.is_initialized():  # a call would start another Ray
+            self._loop.call_soon(self._lose, "Ray has been shut down")
+            return False
+        return True
 
     # -----------------------------------------------------------------------------------------------------------------
     # From the host

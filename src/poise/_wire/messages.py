@@ -40,7 +40,7 @@ RECALL_DONE: Final = 8
 COLLECT: Final = 9
 COLLECT_ITEM: Final = 10
 
-DEPOSIT: Final = 32 << 20
+DEPOSIT: Final = 16 << 20
 """Bytes above which a value goes through Ray's object store: there it is not copied on arrival (see docs/design.md)."""
 
 _PACKED_AT: Final = {CALL: 3, REPLY: 3, ITEM: 2}

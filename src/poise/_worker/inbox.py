@@ -83,6 +83,13 @@ class Inbox:
             live[call.call_id] = waiting[call.call_id] = call
             put(call)
 
+    def is_to_announce(self) -> bool:
+        """Whether the next call will be announced when it is taken."""
+        try:
+            return not next(iter(self._waiting.values())).announced
+        except (StopIteration, RuntimeError):  # empty, or another thread changed the dict meanwhile
+            return False
+
     def take(self) -> Arrival | None:
         """Wait for the next call and claim it, or return None once the inbox is closed."""
         while True:

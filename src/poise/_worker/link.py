@@ -82,7 +82,7 @@ class Link:
             self._out.append((COLLECT, reply[0]))
         else:
             self._out.append((REPLY, *reply))
-        if reply[3] > SHORT or not len(self._inbox):
+        if not len(self._inbox) or (reply[3] > SHORT and not self._inbox.is_to_announce()):
             self.flush()
 
     def item(self, call_id: int, item: Packed) -> None:
