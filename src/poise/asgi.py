@@ -30,7 +30,7 @@ from poise.pool import Pool
 from poise.view import View
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncGenerator, Callable
 
     from starlette.applications import Starlette
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -99,7 +99,7 @@ def lifespan(pool: AnyPool) -> Callable[[Any], AbstractAsyncContextManager[None]
     home = _Home(pool)
 
     @asynccontextmanager
-    async def live(app: Any) -> AsyncIterator[None]:  # noqa: ARG001 (as Starlette calls it)
+    async def live(app: Any) -> AsyncGenerator[None]:  # noqa: ARG001 (as Starlette calls it)
         async with home.open():
             yield
 
@@ -135,9 +135,10 @@ class _Home:
         return self._pool
 
     @asynccontextmanager
-    async def open(self) -> AsyncIterator[None]:
+    async def open(self) -> AsyncGenerator[None]:
         """Open the pool for as long as the block lasts."""
-        self._pool = self._source if isinstance(self._source, Pool) else self._source()
+        source: Any = self._source
+        self._pool = source if isinstance(source, Pool) else source()
         async with self._pool:
             yield
 
@@ -158,7 +159,7 @@ def _around(
     home: _Home, inner: Callable[[Any], AbstractAsyncContextManager[Any]]
 ) -> Callable[[Any], AbstractAsyncContextManager[Any]]:
     @asynccontextmanager
-    async def live(app: Any) -> AsyncIterator[Any]:
+    async def live(app: Any) -> AsyncGenerator[Any]:
         async with home.open(), inner(app) as state:
             yield state
 

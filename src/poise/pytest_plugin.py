@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def poise_pool() -> Iterator[type[LocalPool[Any]]]:
-    """`poise.testing.LocalPool`, to make pools of: `async with poise_pool(Model, size=2) as pool`.
+    """Give `poise.testing.LocalPool`, to be used as in `async with poise_pool(Model, size=2) as pool: ...`.
 
     At the end of the test every one of them must have been closed.
     """

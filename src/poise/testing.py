@@ -204,7 +204,7 @@ class Faults:
         """
         try:
             async with asyncio.timeout(within):
-                while self.pending:
+                while self.pending:  # noqa: ASYNC110 - calls begin on threads, which would wake this late too
                     await asyncio.sleep(_LOOK_EVERY)
         except TimeoutError:
             raise TimeoutError(f"{self.pending} faults did not happen within {within:g} s") from None

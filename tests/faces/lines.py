@@ -46,8 +46,6 @@ def picky(x: int) -> Any:
         raise ValueError("not three")
     if x == 5:
         return {1, 2}  # no JSON
-    if x == 7:
-        os._exit(1)
     return x
 
 

@@ -6,7 +6,7 @@ import json
 import signal
 import subprocess
 import time
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from click.testing import CliRunner
@@ -15,7 +15,11 @@ from poise.cli.commands import poise
 from poise.cli.doctor import examine
 from tests.faces.conftest import ROOT, Start
 from tests.faces.lines import HELD_FROM
-from tests.gate import Gate
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.gate import Gate
 
 PERIOD = 0.01
 
@@ -75,10 +79,9 @@ def test_an_error_is_recorded_in_the_place_of_its_line(start: Start, tmp_path: P
     results = [json.loads(line) for line in lines_of(output)]
     assert results[3] == {"error": "ValueError", "detail": "not three"}
     assert results[5]["error"] == "TypeError"
-    assert results[7]["error"] == "WorkerLost"
     assert "not JSON" in results[9]["detail"]
-    assert [results[place] for place in (0, 1, 2, 4, 6, 8, 10)] == [0, 1, 2, 4, 6, 8, 9]
-    assert "11 lines done, 4 of them with an error" in errors
+    assert [results[place] for place in (0, 1, 2, 4, 6, 7, 8, 10)] == [0, 1, 2, 4, 6, 7, 8, 9]
+    assert "11 lines done, 3 of them with an error" in errors
 
 
 def test_an_error_stops_the_run_which_says_how_to_go_on(start: Start, tmp_path: Path) -> None:

@@ -226,8 +226,6 @@ async def test_a_pool_that_the_code_under_test_makes_is_local_within_the_block()
         faults.die()
         assert await service() == 5
         assert faults.pending == 0
-    assert "_make_launcher" in vars(poise.Pool)
-    assert not isinstance(poise.Pool(Adder)._launcher, type(LocalPool(Adder).launcher))
 
 
 async def test_the_fixtures_give_local_pools(
@@ -252,3 +250,11 @@ def test_a_pool_that_a_test_leaves_open_fails_it(tmp_path: Path) -> None:
     answer = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert answer.returncode == 1
     assert "were not closed" in answer.stdout
+
+
+def test_the_example_of_a_tested_service_passes() -> None:
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "examples/test_my_service.py"]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False, cwd=root)
+    assert answer.returncode == 0, answer.stdout
+    assert "5 passed" in answer.stdout
