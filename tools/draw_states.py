@@ -6,16 +6,19 @@ The tables are the ones that the code runs on, so the page cannot say anything e
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
-from enum import IntEnum
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from poise._core import call, worker
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from enum import IntEnum
 
 PAGE = Path(__file__).parent.parent / "docs" / "design.md"
 
 
-def diagram(transitions: Mapping[tuple[IntEnum, IntEnum], IntEnum], initial: str) -> str:
+def diagram(transitions: Mapping[Any, IntEnum], initial: str) -> str:
     """A mermaid state diagram of a transition table."""
     arrows = defaultdict(list)
     for (state, event), target in transitions.items():
@@ -24,7 +27,7 @@ def diagram(transitions: Mapping[tuple[IntEnum, IntEnum], IntEnum], initial: str
     return "\n".join(["```mermaid", "stateDiagram-v2", f"    [*] --> {initial}", *lines, "```"])
 
 
-def table(transitions: Mapping[tuple[IntEnum, IntEnum], IntEnum]) -> str:
+def table(transitions: Mapping[Any, IntEnum]) -> str:
     """The same as a table: a row for each state, a column for each event."""
     states = list(dict.fromkeys([state for state, _ in transitions] + list(transitions.values())))
     events = list(dict.fromkeys(event for _, event in transitions))
@@ -37,7 +40,7 @@ def table(transitions: Mapping[tuple[IntEnum, IntEnum], IntEnum]) -> str:
 
 def draw(page: str) -> str:
     """The page with its drawings made anew."""
-    tables: dict[str, tuple[Mapping[tuple[IntEnum, IntEnum], IntEnum], str]] = {
+    tables: dict[str, tuple[Mapping[Any, IntEnum], str]] = {
         "call": (call.TRANSITIONS, "WAITING"),
         "worker": (worker.TRANSITIONS, "PENDING"),
     }

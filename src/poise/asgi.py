@@ -138,8 +138,8 @@ class _Home:
     async def open(self) -> AsyncGenerator[None]:
         """Open the pool for as long as the block lasts."""
         source: Any = self._source
-        self._pool = source if isinstance(source, Pool) else source()
-        async with self._pool:
+        self._pool = pool = source if isinstance(source, Pool) else source()
+        async with pool:
             yield
 
     async def readyz(self, request: Request) -> Response:  # noqa: ARG002 (as Starlette calls it)

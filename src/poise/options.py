@@ -100,7 +100,7 @@ class PoolOptions:
 
 
 def _number(option: str, value: Any) -> None:
-    if not isinstance(value, numbers.Real) or isinstance(value, bool) or math.isnan(value):
+    if not isinstance(value, int | float) or isinstance(value, bool) or math.isnan(value):
         raise ConfigError(option, value, "a time of the loop, such as loop.time() + 0.5, or None")
 
 

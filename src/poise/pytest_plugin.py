@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def poise_pool() -> Iterator[type[LocalPool[Any]]]:
-    """Give `poise.testing.LocalPool`, to be used as in `async with poise_pool(Model, size=2) as pool: ...`.
+    """Give `poise.testing.LocalPool`. Use it in `async with`.
 
     At the end of the test every one of them must have been closed.
     """

@@ -1,5 +1,6 @@
 """No stranger gets a byte into a worker (G11)."""
 
+import contextlib
 import logging
 import os
 import queue
@@ -171,10 +172,8 @@ def test_a_stranger_gets_an_error_and_a_line_in_the_log_and_the_caller_still_get
     port = listen(authority, hall)
     assert callable(stranger)
     with caplog.at_level(logging.WARNING, "poise"):
-        try:
+        with contextlib.suppress(OSError):  # of which SSLError is one: what the stranger sees depends on its TLS
             stranger(port)
-        except (ssl.SSLError, OSError) as error:
-            assert str(error)
         with connect(authority, port) as caller:
             caller.sendall(b"mine")
             assert read(hall.next()) == b"mine"

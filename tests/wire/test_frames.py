@@ -1,5 +1,7 @@
 """Frames survive any way of being cut up, and what is no frame ends in an error and nothing worse."""
 
+import contextlib
+
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -66,10 +68,8 @@ def test_a_frame_with_flipped_bytes_raises_only_frame_errors(data: st.DataObject
     raw = bytearray(b"".join(bytes(piece) for piece in pack_frame(*frame)))
     for _ in range(3):
         raw[data.draw(st.integers(0, min(len(raw), 200) - 1))] ^= data.draw(st.integers(1, 255))
-    try:
+    with contextlib.suppress(FrameError):
         read_all(bytes(raw), [1 << 20])
-    except FrameError as error:
-        assert str(error)
 
 
 def test_a_frame_that_claims_too_much_is_refused_before_anything_is_allocated() -> None:

@@ -100,14 +100,14 @@ class Supervisor:
             both: set[asyncio.Future[Any]] = {launch, late}
             await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
             if launch.cancelled():
-                raise StartFailed("its start was cancelled")
+                raise StartFailed("its start was cancelled")  # noqa: TRY301 (the handler below clears up)
             if launch.done():
                 return launch.result()
             reason = f"it was not ready after start_timeout={self._start_timeout:g} s"
             shortage = await self._launcher.shortage()
             if shortage:
                 self._warn(shortage)
-            raise StartFailed(f"{reason}: {shortage}" if shortage else reason)
+            raise StartFailed(f"{reason}: {shortage}" if shortage else reason)  # noqa: TRY301
         except BaseException:
             launch.cancel()
             await asyncio.wait({launch})

@@ -1,7 +1,7 @@
 """Certificates for one pool: made when it opens, known to nobody else, and handed to its workers through Ray.
 
-Mutual TLS 1.3: each side shows a certificate that the pool's own authority has signed, and accepts no other. Which worker
-it speaks to, the caller knows by the name in the certificate.
+Mutual TLS 1.3: each side shows a certificate that the pool's own authority has signed, and accepts no other. Which
+worker it speaks to, the caller knows by the name in the certificate.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The express lane: a socket from the caller's loop straight into the actor's process.
 
 Same node: a Unix socket in a directory that only this user can enter, and the kernel's word on who is at the other end.
-Other node: TCP with mutual TLS 1.3. What only Ray can carry (ObjectRefs, values above `DEPOSIT` bytes) goes by freight to
+Other
+node: TCP with mutual TLS 1.3. What only Ray can carry (ObjectRefs, values above `DEPOSIT` bytes) goes by freight to
 the same inbox, so that the scheduler's order holds for all of it.
 """
 
@@ -13,8 +14,6 @@ import logging
 import os
 import socket
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -47,6 +46,9 @@ from poise._worker.host import uncrate
 from poise.errors import PayloadError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from concurrent.futures import Future
+
     from poise._wire.certificates import Authority
 
 _log = logging.getLogger("poise")
@@ -80,7 +82,7 @@ class ExpressLauncher(FreightLauncher):
 
         Args:
             factory: as `FreightLauncher` takes it.
-            is_required: whether a worker that the express lane cannot reach has failed to start; else freight serves it.
+            is_required: whether a worker that cannot be reached so has failed to start; else freight serves it.
             link_timeout: seconds after which a dead host or a cut link between nodes is noticed.
             always_tls: whether to use TLS on this node too.
             options: as `FreightLauncher` takes them.
@@ -118,7 +120,7 @@ class ExpressLauncher(FreightLauncher):
     def _certify(self) -> Authority:
         if self._authority is None:
             try:
-                from poise._wire.certificates import Authority  # noqa: PLC0415 (needed only between nodes)
+                from poise._wire.certificates import Authority
             except ImportError:
                 raise Unreachable("TLS between nodes needs cryptography: pip install 'poise[tls]'") from None
             self._authority = Authority()
@@ -152,7 +154,7 @@ class ExpressLane(FreightLane):
         """
         path = await outcome_of(self._host.listen_unix.remote())
         _, link = await self._loop.create_unix_connection(lambda: _Link(self), path)
-        uid = peer_uid(link.socket)
+        uid = peer_uid(link.endpoint)
         if uid is not None and uid != os.geteuid():
             link.transport.abort()
             raise Unreachable(f"the worker's socket belongs to user {uid}, and this is user {os.geteuid()}")
@@ -164,7 +166,7 @@ class ExpressLane(FreightLane):
         Raises:
             OSError: nobody is reached, or the peer is not of this pool.
         """
-        from poise._wire.certificates import tls_context  # noqa: PLC0415 (needed only between nodes)
+        from poise._wire.certificates import tls_context
 
         name = f"worker-{self.worker_id}.poise.invalid"
         host, port = await outcome_of(self._host.listen_tls.remote(tuple(authority.issue(name)), link_timeout))
@@ -172,7 +174,7 @@ class ExpressLane(FreightLane):
         _, link = await self._loop.create_connection(
             lambda: _Link(self), host, port, ssl=context, server_hostname=name, family=socket.AF_UNSPEC
         )
-        keep_alive(link.socket, link_timeout)
+        keep_alive(link.endpoint, link_timeout)
         self._use(link)
 
     def _use(self, link: _Link) -> None:
@@ -195,16 +197,18 @@ class ExpressLane(FreightLane):
             except PayloadError as error:
                 self._failures.put(Answer(parcel.call_id, Verdict.RAISED, error))
                 continue
-            if type(target) is not str:
+            if not isinstance(target, str):
                 if not (target.digest and is_express(arguments) and is_express(target.packed)):
                     super().send([parcel])
                     continue
-                target = self._define(target)
-            elif not is_express(arguments):
+                named: str | bytes = self._define(target)
+            elif is_express(arguments):
+                named = target
+            else:
                 super().send([parcel])
                 continue
             credit = parcel.credit if parcel.kind is Kind.STREAM else None
-            message = (CALL, parcel.call_id, target, arguments, credit, parcel.is_ahead)
+            message = (CALL, parcel.call_id, named, arguments, credit, parcel.is_ahead)
             self._messages.append(unload(message, self._buffers))
         if parcels[0].is_ahead:
             self._flush_soon()
@@ -369,7 +373,7 @@ class ExpressLane(FreightLane):
             return
         self._link = None
         self._unlinked.set()
-        why = "its process ended" if link.is_read_out else f"the connection to it was lost: {describe(error)}"
+        why = "its process ended" if link.is_read_out else f"the connection to it was lost: {error!r}"
         super()._lose(self._last_words or why, all_in_doubt=not link.is_read_out)
 
     def _lose(self, reason: str, *, all_in_doubt: bool = False) -> None:
@@ -419,14 +423,14 @@ class _Link(asyncio.BufferedProtocol):
         self._tap: socket.socket | None = None
 
     @property
-    def socket(self) -> Any:
+    def endpoint(self) -> Any:
         """The socket, to ask it things."""
         return self.transport.get_extra_info("socket")
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
-        if self.socket.family == socket.AF_UNIX:
-            self._tap = socket.socket(fileno=os.dup(self.socket.fileno()))
+        if self.endpoint.family == socket.AF_UNIX:
+            self._tap = socket.socket(fileno=os.dup(self.endpoint.fileno()))
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 (asyncio's shape)
         return self._reader.buffer()

@@ -5,8 +5,8 @@ frame   = magic "P1" | buffers u16 | body length u32 | a u64 length for each buf
 body    = msgpack of a list of messages
 ```
 
-Small frames are cut out of one window; a part of a frame that is larger than `DIRECT` is received straight into a buffer
-of its own, so that a big array is copied once. Numbers are big-endian.
+Small frames are cut out of one window; a part of a frame that is larger than `DIRECT` is received straight into a
+buffer of its own, so that a big array is copied once. Numbers are big-endian.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-import msgpack
+import msgpack  # type: ignore[import-untyped] # pyright: ignore[reportMissingTypeStubs]
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,7 +41,7 @@ class FrameError(Exception):
     """The peer sent what is no frame. The connection cannot be used any more."""
 
 
-def pack_frame(messages: Sequence[Any], buffers: Sequence[Buffer] = ()) -> list[Buffer]:
+def pack_frame(messages: Sequence[Any], buffers: Sequence[Buffer] = ()) -> list[bytes | memoryview]:
     """Make one frame, as pieces to be written one after the other; the buffers are not copied.
 
     Raises:
@@ -186,7 +186,12 @@ class FrameReader:
 def _unpack_body(body: bytes | bytearray | memoryview) -> list[Any]:
     try:
         messages = msgpack.unpackb(body, strict_map_key=False)
-    except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:  # what its C code was seen to raise
+    except (
+        ValueError,
+        TypeError,
+        RecursionError,
+        msgpack.UnpackException,
+    ) as error:  # what its C code was seen to raise
         raise FrameError(f"the body of a frame is not msgpack: {type(error).__name__}: {error}") from error
     if type(messages) is not list:
         raise FrameError(f"the body of a frame is a list of messages, and this is {type(messages).__name__}")

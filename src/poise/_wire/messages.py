@@ -14,8 +14,8 @@
 | COLLECT | call id whose reply waits in the worker for a Ray call | worker |
 | COLLECT_ITEM | call id whose next item waits there | worker |
 
-A packed value is bytes, or `[pickle, number of buffers]` with the buffers following in the frame, in order. A large pickle
-is the first of the buffers itself, and None in its place.
+A packed value is bytes, or `[pickle, number of buffers]` with the buffers following in the frame, in order. A
+large pickle is the first of the buffers itself, and None in its place.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The way into a worker: it listens until the pool's own caller has come, and lets nobody else in.
 
-Nothing that a peer sends is looked at before it is known who it is: on one node by the credentials that the kernel vouches
-for, between nodes by its certificate.
+Nothing that a peer sends is looked at before it is known who it is: on one node by the credentials that the kernel
+vouches for, between nodes by its certificate.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ import socket
 import ssl
 import tempfile
 import threading
-from collections.abc import Callable
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from poise._wire.peer import keep_alive, peer_uid
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _log = logging.getLogger("poise")
 
@@ -223,7 +225,8 @@ class TlsConnection:
         while True:
             with self._protocol:
                 try:
-                    return self._tls.read(len(buffer), buffer)  # type: ignore[arg-type]
+                    count: Any = self._tls.read(len(buffer), buffer)  # a number, whatever typeshed says
+                    return int(count)
                 except ssl.SSLWantReadError:
                     pass
                 except ssl.SSLZeroReturnError:

@@ -1,8 +1,8 @@
 """The worker's end of the express lane: one connection, a thread that reads it, and runners that write to it.
 
 The reading thread puts calls into the inbox and answers recalls and cancellations while user code runs. Replies are
-collected and written together: when the inbox is empty, after a call that was not short, with the next announcement, and
-whenever the caller asks for something.
+collected and written together: when the inbox is empty, after a call that was not short, with the next announcement,
+and whenever the caller asks for something.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from poise._wire.codec import NOT_BEGUN, Packed, Payload, Reply
+from poise._wire.codec import NOT_BEGUN, Packed, Reply
+from poise._wire.frames import FrameError, FrameReader, pack_frame
+from poise._wire.functions import FunctionShelf, PickledFunction
 from poise._wire.messages import (
     BEGUN,
     CALL,
@@ -30,10 +31,12 @@ from poise._wire.messages import (
     load,
     unload,
 )
-from poise._wire.frames import FrameError, FrameReader, pack_frame
-from poise._wire.functions import FunctionShelf, PickledFunction
-from poise._worker.entrance import Connection
 from poise._worker.inbox import Arrival, Inbox
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from poise._worker.entrance import Connection
 
 _log = logging.getLogger("poise")
 
@@ -102,7 +105,7 @@ class Link:
     def flush(self) -> None:
         """Write what was collected; waits for as long as the caller does not read."""
         with self._writing:
-            messages: list[tuple[Any, ...]] = []
+            messages: list[Sequence[Any]] = []
             buffers: list[Any] = []
             while self._out:
                 messages.append(unload(self._out.popleft(), buffers))
