@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import math
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, Response
@@ -138,8 +138,8 @@ class _Home:
     async def open(self) -> AsyncGenerator[None]:
         """Open the pool for as long as the block lasts."""
         source: Any = self._source
-        self._pool = pool = source if isinstance(source, Pool) else source()
-        async with pool:
+        self._pool = cast("Pool[Any]", source if isinstance(source, Pool) else source())
+        async with self._pool:
             yield
 
     async def readyz(self, request: Request) -> Response:  # noqa: ARG002 (as Starlette calls it)

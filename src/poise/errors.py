@@ -103,9 +103,11 @@ class PoisonCall(WorkerLost):
     def __init__(self, worker_id: int, reason: str, deaths: int, function: str) -> None:
         """Name the call and count the workers that died with it."""
         super().__init__(worker_id, reason)
-        self.args = (f"{function} was running at each of {deaths} worker deaths and is not tried again: {reason}",)
-        self.deaths = deaths
-        self.function = function
+        PoiseError.__init__(
+            self, f"{function} was running at each of {deaths} worker deaths and is not tried again: {reason}"
+        )
+        self.deaths: int = deaths
+        self.function: str = function
 
 
 class PoolBroken(PoiseError):
@@ -173,7 +175,7 @@ class ConfigError(PoiseError, ValueError):
         """Name the option, the value and the allowed range."""
         super().__init__(f"{option}={value!r} is not allowed: {allowed}")
         self.option = option
-        self.value = repr(value)
+        self.value: str = repr(value)
 
 
 class WrongLoop(PoiseError, RuntimeError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 from poise.errors import ConfigError
 
@@ -40,13 +40,12 @@ class CallOptions:
             _number("deadline", self.deadline)
         check_whole("priority", self.priority, None)
         check_whole("retries", self.retries, 0)
-        kinds: Any = self.retry_on
-        if not isinstance(kinds, tuple):
-            kinds = (kinds,)
-            object.__setattr__(self, "retry_on", kinds)
+        given: Any = self.retry_on
+        kinds: tuple[Any, ...] = cast("tuple[Any, ...]", given) if type(given) is tuple else (given,)
         for kind in kinds:
-            if not (isinstance(kind, type) and issubclass(kind, Exception)):
+            if not (_is(kind, type) and issubclass(kind, Exception)):
                 raise ConfigError("retry_on", kind, "give exception classes, each derived from Exception")
+        object.__setattr__(self, "retry_on", kinds)
 
     def but(self, **changes: Any) -> CallOptions:
         """These options with some changed.
@@ -105,8 +104,7 @@ def _number(option: str, value: Any) -> None:
 
 
 def _seconds(option: str, value: Any, *, zero: bool = False) -> None:
-    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not number or math.isnan(value) or value < 0 or (value == 0 and not zero):
+    if not _is(value, numbers.Real) or math.isnan(value) or value < 0 or (value == 0 and not zero):
         allowed = "seconds, zero or more" if zero else "seconds, more than zero"
         raise ConfigError(option, value, f"{allowed}, or None where that is offered")
 
@@ -117,7 +115,12 @@ def check_whole(option: str, value: Any, least: int | None, most: int | None = N
     Raises:
         ConfigError: it is none, or outside its range.
     """
-    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if not whole or (least is not None and value < least) or (most is not None and value > most):
+    is_whole = _is(value, numbers.Integral)
+    if not is_whole or (least is not None and value < least) or (most is not None and value > most):
         span = "a whole number" if least is None else f"a whole number of at least {least}"
         raise ConfigError(option, value, span if most is None else f"{span} and at most {most}")
+
+
+def _is(value: Any, kind: Any) -> bool:
+    """Whether the value is of that kind and no bool, which Python counts among the numbers."""
+    return isinstance(value, kind) and not isinstance(value, bool)

@@ -346,8 +346,8 @@ class LocalPool(Pool[T]):
         Raises:
             ConfigError: an option is outside its range.
         """
-        self.clock = clock
-        self.faults = Faults() if faults is None else faults
+        self.clock: ManualClock | None = clock
+        self.faults: Faults = Faults() if faults is None else faults
         super().__init__(factory, size=size, **options)
 
     @property
@@ -549,7 +549,7 @@ class LocalLane:
         sends_ahead: bool,
     ) -> None:
         """Reach a worker that `start` is to start."""
-        self.origin = Origin(lane="local")
+        self.origin: Origin = Origin(lane="local")
         self.sends_ahead = sends_ahead
         self._worker_id = worker_id
         self._listener = listener

@@ -405,7 +405,7 @@ class View(Generic[T]):
         return self._with(self._options.but(**changes))
 
     @asynccontextmanager
-    async def lease(self, *, timeout: float | None = None) -> AsyncIterator[Worker[T]]:
+    async def lease(self, *, timeout: float | None = None) -> AsyncGenerator[Worker[T]]:
         """Take a whole worker for a while: nobody else's call runs on it until the block ends.
 
         Calls of the lease that have not begun when the block ends are refused; one that runs keeps the worker busy
@@ -525,7 +525,7 @@ class Worker(View[T]):
     def __init__(self, home: Home, options: CallOptions, lease: CallRecord, worker_id: int) -> None:
         """Made by `Pool.lease`; not for users."""
         super().__init__(home, options, lease)
-        self.id = worker_id
+        self.id: int = worker_id
         """The worker's number in the pool."""
 
     def __repr__(self) -> str:

@@ -103,39 +103,39 @@ class CallRecord:
         is_lease: bool = False,
         tag: Any = None,
     ) -> None:
-        self.id = call_id
-        self.function = function
+        self.id: CallId = call_id
+        self.function: Hashable = function
         """What its service times are averaged by."""
-        self.name = name or str(function)
+        self.name: str = name or str(function)
         """The function, for messages."""
-        self.priority = priority
-        self.deadline = deadline
+        self.priority: int = priority
+        self.deadline: float = deadline
         """Seconds on the engine's clock."""
-        self.timeout = timeout
+        self.timeout: float = timeout
         """What the caller asked for, in seconds: for the message only."""
-        self.retries = retries
+        self.retries: int = retries
         """How many more attempts may follow one that may have begun."""
-        self.lease = lease
+        self.lease: CallRecord | None = lease
         """The lease under which it was submitted: it runs on that worker or nowhere."""
-        self.is_lease = is_lease
+        self.is_lease: bool = is_lease
         """Whether it asks for a whole worker and runs nothing itself."""
-        self.tag = tag
+        self.tag: Any = tag
         """The engine's own object for this call, which the core hands back and never looks at."""
-        self.state = CallState.WAITING
+        self.state: CallState = CallState.WAITING
         self.worker: WorkerRecord | None = None
         """Invariant: set if and only if the state is AHEAD, RUNNING or ABANDONED; an ended lease keeps it, so that a
         late use of the lease can be told which worker it was."""
         self.bound_for: WorkerRecord | None = None
         """The one worker on which it may run: broadcasts and leased calls."""
-        self.is_announced = False
+        self.is_announced: bool = False
         """Whether the worker has said that this call, sent ahead, may have begun: in doubt if the worker dies."""
-        self.is_kept = False
+        self.is_kept: bool = False
         """Whether the worker was asked to give this call, sent ahead, back and did not: so it has begun."""
-        self.attempts = 0
+        self.attempts: int = 0
         """How many times it may have begun."""
-        self.deaths = 0
+        self.deaths: int = 0
         """Workers that died while it was on them and may have begun; for a lease, while it held them."""
-        self.since = 0.0
+        self.since: float = 0.0
         """When it was submitted; from its grant on, when it was given its slot."""
 
     def step(self, event: CallEvent) -> None:

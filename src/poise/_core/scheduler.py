@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from poise._core.call import CallId
+    from poise._core.placement import Pace
+    from poise._core.stats import Counters
     from poise._core.worker import WorkerId
 
 
@@ -62,11 +64,11 @@ class Scheduler:
         heals: bool = True,
         jitter: Callable[[], float] = lambda: 1.0,
     ) -> None:
-        self.size = size
+        self.size: int = size
         self.slots = slots
         self.kill_after = kill_after
         self.poison_after = poison_after
-        self.is_closed = False
+        self.is_closed: bool = False
         """Nothing more is accepted."""
         self._refuses = False
         """What has not begun is refused instead of waiting, and nothing is tried again."""
@@ -79,8 +81,8 @@ class Scheduler:
         self._placement = Placement(slots)
         self._outcomes = Outcomes(self._waiting, self._placement, self._outbox, kill_after)
         self._granting = Granting(slots, self._waiting, self._placement, self._outcomes, self._outbox)
-        self.counters = self._outcomes.counters
-        self.pace = self._granting.pace
+        self.counters: Counters = self._outcomes.counters
+        self.pace: Pace = self._granting.pace
 
     # ---------------------------------------------------------------- callers
 

@@ -78,16 +78,16 @@ class WorkerRecord:
     )
 
     def __init__(self, worker_id: WorkerId, slots: int, start_at: float, failures: int = 0) -> None:
-        self.id = worker_id
-        self.slots = slots
-        self.start_at = start_at
+        self.id: WorkerId = worker_id
+        self.slots: int = slots
+        self.start_at: float = start_at
         """When its start is due."""
-        self.failures = failures
+        self.failures: int = failures
         """Failed starts and early deaths in a row, of this worker and those that it replaces."""
-        self.state = WorkerState.PENDING
-        self.since = start_at
+        self.state: WorkerState = WorkerState.PENDING
+        self.since: float = start_at
         """When it came into its state."""
-        self.sends_ahead = False
+        self.sends_ahead: bool = False
         self.running: dict[CallId, CallRecord] = {}
         """Holds a slot each, and may have begun. Invariant: never more than `slots` (G3)."""
         self.ahead: dict[CallId, CallRecord] = {}
@@ -96,18 +96,18 @@ class WorkerRecord:
         """A call that waits for this worker to be empty. Nothing is granted from the backlog meanwhile."""
         self.lease: CallRecord | None = None
         """Its exclusive holder: a lease, or a suspect that runs alone."""
-        self.leased_queue = Backlog()
+        self.leased_queue: Backlog = Backlog()
         """Calls of the holder of the lease that wait for a slot."""
-        self.pinned_queue = Backlog()
+        self.pinned_queue: Backlog = Backlog()
         """Calls of a broadcast that wait for a slot."""
         """Invariant: while the worker serves and is not leased, empty unless every slot is held."""
         self.recalled: Sequence[CallId] = ()
         """What it was asked to give back and has not answered for yet."""
-        self.is_killed = False
+        self.is_killed: bool = False
         """Whether its end was asked for: it is given nothing more, and its death will be told."""
-        self.progress_at = start_at
+        self.progress_at: float = start_at
         """When it last answered, or was last given a first call: how long its sent-ahead calls have been stuck."""
-        self.finished = 0
+        self.finished: int = 0
 
     def step(self, event: WorkerEvent, now: float) -> None:
         """Move to the next state.

@@ -40,12 +40,12 @@ class Call(asyncio.Future[R]):
         """Made by `Pool.submit`; not for users."""
         super().__init__(loop=dispatcher.loop)
         self._dispatcher = dispatcher
-        self.function = function
-        self.args = args
-        self.kwargs = kwargs
-        self.retry_on = retry_on
-        self.stream = stream
-        self.name = name_of(function)
+        self.function: Callable[..., Any] | str = function
+        self.args: tuple[Any, ...] = args
+        self.kwargs: dict[str, Any] = kwargs
+        self.retry_on: tuple[type[Exception], ...] = retry_on
+        self.stream: StreamBuffer | None = stream
+        self.name: str = name_of(function)
         self.record: CallRecord | None = None
         self.may_begin: Callable[[], bool] | None = None
         """Asked each time before the call is sent to a worker; False cancels it instead."""
@@ -125,10 +125,10 @@ class StreamBuffer:
     __slots__ = ("arrived", "items", "owed", "window")
 
     def __init__(self, window: int) -> None:
-        self.window = window
+        self.window: int = window
         """Most items that the worker may be ahead of the consumer."""
         self.items: deque[Any] = deque()
-        self.owed = 0
+        self.owed: int = 0
         """Items taken since the worker was last granted more."""
         self.arrived: asyncio.Future[None] | None = None
 

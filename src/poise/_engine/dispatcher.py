@@ -42,7 +42,7 @@ class Dispatcher:
         self.clock = clock
         """What deadlines, backoff and every other time are read from: the loop, unless a test has its own."""
         self.scheduler = scheduler
-        self.supervisor = Supervisor(launcher, self, start_timeout)
+        self.supervisor: Supervisor = Supervisor(launcher, self, start_timeout)
         self.lanes: dict[int, Lane] = {}
         """The way to each worker that has started. Invariant: every READY or RETIRING worker has one."""
         self._calls: dict[int, Call[Any]] = {}

@@ -37,6 +37,9 @@ Frame: TypeAlias = tuple[list[Any], list[bytes | bytearray]]
 """Messages, and the buffers that they refer to."""
 
 
+_msgpack: Any = msgpack  # which says nothing of its types
+
+
 class FrameError(Exception):
     """The peer sent what is no frame. The connection cannot be used any more."""
 
@@ -47,7 +50,7 @@ def pack_frame(messages: Sequence[Any], buffers: Sequence[Buffer] = ()) -> list[
     Raises:
         FrameError: it is too large.
     """
-    body: bytes = msgpack.packb(messages)
+    body: bytes = _msgpack.packb(messages)
     if not buffers:
         return [b"%b%b" % (_HEAD.pack(MAGIC, 0, len(body)), body)]
     views = [memoryview(buffer).cast("B") for buffer in buffers]
@@ -185,14 +188,15 @@ class FrameReader:
 
 def _unpack_body(body: bytes | bytearray | memoryview) -> list[Any]:
     try:
-        messages = msgpack.unpackb(body, strict_map_key=False)
+        messages: Any = _msgpack.unpackb(body, strict_map_key=False)
     except (
         ValueError,
         TypeError,
         RecursionError,
-        msgpack.UnpackException,
+        _msgpack.UnpackException,
     ) as error:  # what its C code was seen to raise
         raise FrameError(f"the body of a frame is not msgpack: {type(error).__name__}: {error}") from error
     if type(messages) is not list:
         raise FrameError(f"the body of a frame is a list of messages, and this is {type(messages).__name__}")
-    return messages
+    found: list[Any] = messages
+    return found

@@ -128,6 +128,7 @@ class Launcher(Protocol):
 
     async def default_size(self) -> int:
         """How many workers there is room for: what `size=None` means."""
+        ...
 
     async def launch(self, worker_id: int) -> Lane:
         """Start one worker and return when its instance is constructed.
@@ -137,6 +138,7 @@ class Launcher(Protocol):
 
         Cancelling ends the half-started worker and leaves nothing.
         """
+        ...
 
     async def shortage(self) -> str | None:
         """Say which resource the launches under way wait for a place with, or None if none waits for one."""

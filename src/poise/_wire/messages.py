@@ -90,4 +90,4 @@ def load(packed: Any, buffers: Iterator[bytes | bytearray]) -> Packed:
             data = own.pop(0)
     except (TypeError, ValueError, StopIteration, RuntimeError, IndexError):
         raise FrameError("a packed value is bytes, or a pickle and the number of its buffers") from None
-    return Payload(data, own)
+    return Payload(cast("bytes", data), own)  # or a bytearray, which unpickles as well
