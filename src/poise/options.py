@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, get_args
 
 from poise.errors import ConfigError
 
@@ -41,7 +41,8 @@ class CallOptions:
         check_whole("priority", self.priority, None)
         check_whole("retries", self.retries, 0)
         given: Any = self.retry_on
-        kinds: tuple[Any, ...] = cast("tuple[Any, ...]", given) if type(given) is tuple else (given,)
+        is_tuple = isinstance(given, tuple)
+        kinds: tuple[Any, ...] = given if is_tuple else (given,)  # pyright: ignore[reportUnknownVariableType]
         for kind in kinds:
             if not (_is(kind, type) and issubclass(kind, Exception)):
                 raise ConfigError("retry_on", kind, "give exception classes, each derived from Exception")

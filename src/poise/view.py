@@ -342,8 +342,8 @@ class View(Generic[T]):
     async def broadcast(self, fn: Callable[..., Any] | str, /, *args: Any, **kwargs: Any) -> list[Any]:
         """Call a function once on every worker, those that are still starting among them.
 
-        Each worker runs it at its next free slot, before what waits in the backlog. A worker that is started later, for
-        one that died, begins from the factory and does not run it.
+        Each worker runs it at its next free slot, before what waits in the backlog. If it dies before, its
+        replacement runs it; a worker that is started for another reason begins from the factory and does not.
 
         Returns:
             The results, one for each worker.
@@ -358,7 +358,7 @@ class View(Generic[T]):
         calls: list[Call[Any]] = []
         try:
             for worker in members or [None]:  # without any, an ordinary call is refused with the reason
-                calls.append(self._submit(fn, args, kwargs, options=options, worker=worker))  # noqa: PERF401
+                calls.append(self._submit(fn, args, kwargs, may_park=True, options=options, worker=worker))  # noqa: PERF401
             await asyncio.wait(calls)
         finally:
             for call in calls:
@@ -464,7 +464,7 @@ class View(Generic[T]):
         record = CallRecord(
             dispatcher.next_call_id(),
             pace_key(fn),
-            name=name_of(fn),
+            name=call.name,
             priority=options.priority,
             deadline=deadline,
             timeout=timeout,

@@ -124,5 +124,6 @@ def _belongings() -> set[str]:
         if name.startswith("ray::") and not name.startswith(RAYS_OWN):
             actors.add(f"process {process.pid} {name}")
     threads = {f"thread {t.ident} {t.name}" for t in threading.enumerate() if t.name.startswith("poise")}
-    files = {str(path) for path in Path(gettempdir()).glob("*poise*")}
+    in_use = Path("/proc/net/unix").read_text()  # by a worker that lives: ours are among the actors, if it is ours
+    files = {str(path) for path in Path(gettempdir()).glob("*poise*") if str(path) not in in_use}
     return actors | threads | files

@@ -170,12 +170,15 @@ async def test_when_all_actors_are_dead_the_pool_is_broken(counters: list[Any]) 
         pids = {await pool.run("pid") for _ in range(10)}
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
-        with pytest.raises((poise.PoolBroken, poise.WorkerLost)):
+        lost = 0
+        with pytest.raises(poise.PoolBroken):
             while True:
-                await pool.run("increment", 0)
-        async with asyncio.timeout(30):
-            while pool.stats().workers:
-                await asyncio.sleep(0.01)
+                try:
+                    await pool.run("increment", 0)
+                except poise.WorkerLost:  # the death of an actor is heard with a call
+                    lost += 1
+        assert lost <= 2
+        assert pool.stats().workers == ()
         with pytest.raises(poise.PoolBroken):
             pool.submit("increment", 0)
         with pytest.raises(poise.PoolBroken):

@@ -366,6 +366,7 @@ class Scheduler:
         else:
             call.attempts += not call.may_have_begun  # it began and ended between two answers
             worker.finished += 1
+            worker.busy += ended.service_time
             self.pace.record(call.function, ended.service_time)
         if call.state is CallState.ABANDONED:
             self._outcomes.end_abandoned(call)

@@ -52,6 +52,8 @@ class WorkerStats:
     leased: bool
     finished: int
     """Calls that it has answered."""
+    busy: float
+    """Seconds of service that it has reported: the difference of two snapshots tells how busy it was between them."""
     age: float
     """Seconds in its state."""
     pid: int | None = None
@@ -69,6 +71,7 @@ class WorkerStats:
             slots=worker.slots,
             leased=worker.lease is not None and worker.lease.is_lease,
             finished=worker.finished,
+            busy=worker.busy,
             age=max(0.0, now - worker.since),
         )
 

@@ -59,6 +59,7 @@ class WorkerRecord:
 
     __slots__ = (
         "ahead",
+        "busy",
         "claim",
         "failures",
         "finished",
@@ -108,6 +109,8 @@ class WorkerRecord:
         self.progress_at: float = start_at
         """When it last answered, or was last given a first call: how long its sent-ahead calls have been stuck."""
         self.finished: int = 0
+        self.busy: float = 0.0
+        """Seconds of service that it has reported."""
 
     def step(self, event: WorkerEvent, now: float) -> None:
         """Move to the next state.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections import deque
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from poise._wire.lane import Kind
@@ -105,6 +106,8 @@ class Call(asyncio.Future[R]):
 
 def name_of(function: Callable[..., Any] | str) -> str:
     """What to call a function in messages."""
+    if type(function) is FunctionType:
+        return function.__qualname__
     if isinstance(function, str):
         return function
     while isinstance(function, functools.partial):
@@ -115,8 +118,7 @@ def name_of(function: Callable[..., Any] | str) -> str:
 
 def pace_key(function: Callable[..., Any] | str) -> object:
     """What the service times of this function are averaged by: the same for each lambda made at one place."""
-    code = getattr(function, "__code__", None)
-    return name_of(function) if code is None else id(code)
+    return id(function.__code__) if type(function) is FunctionType else name_of(function)
 
 
 class StreamBuffer:

@@ -94,7 +94,8 @@ class Dispatcher:
         except BaseException:
             self._forget(call)
             raise
-        self._perform(effects)
+        if effects or record.deadline != math.inf:  # else it waits, and nothing else has changed
+            self._perform(effects)
 
     def cancel(self, call: Call[Any]) -> None:
         """The future was cancelled."""
@@ -221,8 +222,13 @@ class Dispatcher:
             return
         self._is_performing = True
         try:
-            while self._pending:
-                self._perform_one(self._pending.popleft())
+            pending = self._pending
+            while pending:
+                effect = pending.popleft()
+                if type(effect) is Resolve:
+                    self._resolve(effect.call.tag, effect.outcome)
+                else:
+                    self._perform_one(effect)
         finally:
             self._is_performing = False
         self._arm_timer()
@@ -230,12 +236,8 @@ class Dispatcher:
             self._wake_watchers()
 
     def _perform_one(self, effect: Effect) -> None:
-        kind = type(effect)
-        if kind is Send:
-            assert isinstance(effect, Send)
+        if isinstance(effect, Send):
             self._send(effect)
-        elif isinstance(effect, Resolve):
-            self._resolve(effect.call.tag, effect.outcome)
         elif isinstance(effect, Reject):
             self._reject(effect.call.tag, effect.error)
         elif isinstance(effect, Lease):
@@ -272,9 +274,11 @@ class Dispatcher:
             lane.send(parcels)
 
     def _resolve(self, call: Call[Any] | None, answer: Answer) -> None:
-        if call is not None and answer.verdict is Verdict.RAISED:
+        if call is None:
+            return
+        if answer.verdict is Verdict.RAISED:
             self._fail(call, answer.value)
-        elif call is not None:
+        else:
             self._finish(call, answer.value)
 
     def _finish(self, call: Call[Any] | None, value: Any) -> None:
@@ -293,7 +297,7 @@ class Dispatcher:
 
     def _forget(self, call: Call[Any]) -> None:
         """The call has had its outcome: keep nothing of it."""
-        if call.record is not None:
+        if self._calls and call.record is not None:
             self._calls.pop(call.record.id, None)
         call.release()
 

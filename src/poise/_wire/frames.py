@@ -196,7 +196,8 @@ def _unpack_body(body: bytes | bytearray | memoryview) -> list[Any]:
         _msgpack.UnpackException,
     ) as error:  # what its C code was seen to raise
         raise FrameError(f"the body of a frame is not msgpack: {type(error).__name__}: {error}") from error
-    if type(messages) is not list:
-        raise FrameError(f"the body of a frame is a list of messages, and this is {type(messages).__name__}")
+    kind = type(messages)  # pyright: ignore[reportUnknownVariableType]
+    if kind is not list:
+        raise FrameError(f"the body of a frame is a list of messages, and this is {kind.__name__}")
     found: list[Any] = messages
     return found

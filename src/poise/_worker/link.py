@@ -2,14 +2,17 @@
 
 The reading thread puts calls into the inbox and answers recalls and cancellations while user code runs. Replies are
 collected and written together: when the inbox is empty, after a call that was not short, with the next announcement,
-and whenever the caller asks for something.
+whenever the caller asks for something, and at the latest after `KEPT_FOR`, by a thread of its own, since the call that
+has begun meanwhile may be a long one.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
 
 from poise._wire.codec import NOT_BEGUN, Packed, Reply
@@ -42,6 +45,8 @@ _log = logging.getLogger("poise")
 
 SHORT: Final = 100e-6
 """Seconds: the reply of a longer call is not kept back for company."""
+KEPT_FOR: Final = 1e-3
+"""Seconds for which a reply is kept back at most."""
 
 
 class Link:
@@ -74,6 +79,10 @@ class Link:
         self._writing = threading.Lock()
         self._is_open = True
         self._shelf = shelf
+        self._flushes = 0
+        self._wake: SimpleQueue[None] = SimpleQueue()
+        # Invariant: when a reply is kept back, this is set, or becomes so at once, until somebody has looked after it.
+        self._is_watched = False
 
     # Runner threads
 
@@ -87,6 +96,9 @@ class Link:
             self._out.append((REPLY, *reply))
         if not len(self._inbox) or (reply[3] > SHORT and not self._inbox.is_to_announce()):
             self.flush()
+        elif not self._is_watched:
+            self._is_watched = True
+            self._wake.put(None)
 
     def item(self, call_id: int, item: Packed) -> None:
         """A stream has produced an item."""
@@ -105,6 +117,7 @@ class Link:
     def flush(self) -> None:
         """Write what was collected; waits for as long as the caller does not read."""
         with self._writing:
+            self._flushes += 1
             messages: list[Sequence[Any]] = []
             buffers: list[Any] = []
             while self._out:
@@ -116,10 +129,25 @@ class Link:
             except OSError:
                 self._is_open = False  # the reading thread hears of it too
 
+    # A thread of its own
+
+    def _flush_late(self) -> None:
+        """Write what was kept back and has met no other occasion."""
+        while self._is_open:
+            self._wake.get()
+            while self._is_open:
+                flushes = self._flushes
+                time.sleep(KEPT_FOR)
+                if flushes == self._flushes:  # else there is traffic, and most likely another occasion
+                    break
+            self._is_watched = False  # before the write: what is kept back from now on wakes this again
+            self.flush()
+
     # The reading thread
 
     def run(self) -> None:
         """Read until the caller is gone; then nothing more begins here."""
+        threading.Thread(target=self._flush_late, name="poise-express-flush", daemon=True).start()
         reader = FrameReader()
         try:
             while count := self._connection.receive_into(reader.buffer()):
@@ -129,6 +157,7 @@ class Link:
             _log.info("the connection to the caller is lost: %s", error)
         finally:
             self._is_open = False
+            self._wake.put(None)
             self._inbox.close()
             self._connection.close()
 
