@@ -1,6 +1,6 @@
 """How the site is built: `make docs` writes it to `site/`.
 
-Sphinx with MyST and Furo: of the generators that read Markdown and docstrings, Sphinx is released most steadily (MkDocs has had no
+Sphinx with MyST and Furo: of the generators that read Markdown and docstrings Sphinx is kept best (MkDocs has had no
 release since 2024), and Furo fetches no font or script from elsewhere.
 """
 
@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from pygments.lexers.special import TextLexer
+from sphinx.ext.napoleon import GoogleDocstring
+from sphinx.pycode import ModuleAnalyzer
 
 project = "poise"
 author = "the authors of poise"
@@ -54,8 +56,9 @@ def _mend_links(app: Any, docname: str, source: list[str]) -> None:
     source[0] = _OUTSIDE.sub(mended, source[0])
 
 
-def _mend_docstring(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+def _mend_docstring(*details: Any) -> None:
     """Turn fenced blocks, which docstrings may have as in Markdown, into literal blocks."""
+    lines: list[str] = details[-1]
     text = "\n".join(lines)
     if "```" in text:
         blocks = re.sub(r"```\w*\n(.*?)\n```", _literal, inspect.cleandoc(text), flags=re.DOTALL)
@@ -64,6 +67,25 @@ def _mend_docstring(app: Any, what: str, name: str, obj: Any, options: Any, line
 
 def _literal(block: re.Match[str]) -> str:
     return "::\n\n" + "\n".join(f"    {line}" for line in block[1].split("\n")) + "\n"
+
+
+def _analyze(self: ModuleAnalyzer) -> None:
+    """Show a method once, as it is implemented, instead of once for each of its typed overloads."""
+    _analyze_all(self)
+    self.overloads = {}
+
+
+_analyze_all, ModuleAnalyzer.analyze = ModuleAnalyzer.analyze, _analyze
+
+
+def _parse_attribute(self: GoogleDocstring) -> list[str]:
+    """Read the docstring of an attribute as any other: a colon in it ends no type, since types are annotated."""
+    self._what = ""
+    self._parse()
+    return []
+
+
+GoogleDocstring._parse_attribute_docstring = _parse_attribute  # noqa: SLF001 - napoleon has no option for it
 
 
 def setup(app: Any) -> None:

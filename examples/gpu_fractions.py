@@ -1,7 +1,8 @@
 """Several workers on one GPU: `ray_options={"num_gpus": 0.25}` places four of them on each.
 
-Ray sets CUDA_VISIBLE_DEVICES for a worker before its factory runs. The fraction is bookkeeping: nothing keeps a worker from
-taking all the memory of the GPU, so limit it in your framework. Where Ray has no GPU, quarters of a CPU stand for it here.
+Ray sets CUDA_VISIBLE_DEVICES for a worker before its factory runs. The fraction is bookkeeping: nothing keeps a worker
+from taking all the memory of the GPU, so limit it in your framework. Where Ray has no GPU, quarters of a CPU stand for
+it here.
 
 Run it with `python -m examples.gpu_fractions`.
 """
@@ -40,7 +41,8 @@ class Model:
 
 def options() -> dict[str, Any]:
     """A share of a GPU for each worker, or of a CPU where there is no GPU."""
-    if ray.cluster_resources().get("GPU", 0) > 0:
+    there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    if there.get("GPU", 0) > 0:
         return {"num_gpus": SHARE, "num_cpus": 0}
     print("Ray has no GPU here: shares of a CPU stand for it")
     return {"num_cpus": SHARE}

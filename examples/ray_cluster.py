@@ -3,8 +3,8 @@
 RAY_ADDRESS=auto python -m examples.ray_cluster     # on a machine of the cluster
 python -m examples.ray_cluster                      # a Ray of its own, on this machine
 
-The nodes need the same versions of Python and Ray, and poise: `pip install 'poise[tls]'`, which is what calls between them
-are protected with.
+The nodes need the same versions of Python and Ray, and poise with what protects calls between nodes:
+`pip install 'poise[tls]'`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Prime:
 async def main() -> None:
     """Count primes on every node there is."""
     print("Ray:", os.environ.get("RAY_ADDRESS") or "one that the pool starts here")
-    # Workers are spread over the nodes. If one dies, with its node or without, what it was doing is done again elsewhere.
+    # Workers are spread over the nodes. If one dies, with its node or without, what it did is done again elsewhere.
     async with poise.Pool(Prime, size=2, ray_options={"scheduling_strategy": "SPREAD"}) as pool:
         steady = pool.options(retries=3)
         found = [prime async for prime in steady.map(Prime.is_prime, range(10_000, 10_200), buffersize=64)]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.gate import Gate
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from collections.abc import Callable, Iterator
 
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray warns of a change of its own to come
 
@@ -24,7 +28,11 @@ def shared_ray() -> Iterator[None]:
     was_there = ray.is_initialized()
     if not was_there:
         ray.init(
-            num_cpus=4, resources={"room": ROOM}, include_dashboard=False, log_to_driver=False, logging_level="ERROR"
+            num_cpus=4,
+            resources={"room": ROOM},
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
         )
     yield
     if not was_there:

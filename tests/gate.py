@@ -50,12 +50,12 @@ def leave_mark(gate: str, mark: object) -> None:
 def wait_at(gate: str, mark: Any = "") -> None:
     """Leave a mark and wait until the gate is open. Runs in workers."""
     leave_mark(gate, mark)
-    while not os.path.exists(gate):  # noqa: PTH110 - a Path each time is dear in a loop
+    while not os.path.exists(gate):
         time.sleep(PERIOD)
 
 
 async def wait_at_async(gate: str, mark: Any = "") -> None:
     """The same for a coroutine."""
     leave_mark(gate, mark)
-    while not os.path.exists(gate):  # noqa: PTH110, ASYNC240 - a look at a local file
+    while not os.path.exists(gate):
         await asyncio.sleep(PERIOD)

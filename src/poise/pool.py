@@ -236,6 +236,27 @@ class Pool(View[T]):
         dispatcher.close(reject_waiting=False)
         await dispatcher.until(lambda: dispatcher.scheduler.is_idle)
 
+    async def until_ready(self, workers: int | None = None) -> None:
+        """Return when so many workers are ready: all that were asked for if None.
+
+        Raises:
+            PoolBroken: no worker can start.
+            PoolClosed: the pool is not open, or was closed meanwhile.
+        """
+        dispatcher = self._home.dispatcher
+        dispatcher.check_loop()
+        scheduler = dispatcher.scheduler
+
+        def is_over() -> bool:
+            wanted = scheduler.size if workers is None else workers
+            return scheduler.ready_workers >= wanted or scheduler.broken is not None or self._closing is not None
+
+        await dispatcher.until(is_over)
+        if self._closing is not None:
+            raise PoolClosed("the pool was closed while its workers were awaited")
+        if scheduler.broken is not None:
+            raise scheduler.broken_error()
+
     async def resize(self, size: int) -> None:
         """Ask for another number of workers. New ones start now; those over it first finish what they hold.
 

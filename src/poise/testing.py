@@ -368,7 +368,7 @@ class LocalPool(Pool[T]):
         """Wait until the pool is in a certain state, for example until a call runs.
 
         Args:
-            predicate: asked after every step of the pool's.
+            predicate: asked again and again, about every millisecond.
             within: seconds of real time to wait, also with a manual clock.
 
         Returns:
@@ -377,13 +377,13 @@ class LocalPool(Pool[T]):
         Raises:
             TimeoutError: it was not true in time; shows the last snapshot.
         """
-        dispatcher = self._home.dispatcher
         try:
             async with asyncio.timeout(within):
-                await dispatcher.until(lambda: predicate(self.stats()))
+                while not predicate(stats := self.stats()):
+                    await asyncio.sleep(_LOOK_EVERY)
         except TimeoutError:
             raise TimeoutError(f"this was not reached within {within:g} s; the pool is at {self.stats()}") from None
-        return self.stats()
+        return stats
 
     def _make_launcher(self, factory: Callable[[], T] | RemoteClass | None, settings: PoolOptions) -> Launcher:
         return _local_launcher(factory, settings, self.faults, self.clock)

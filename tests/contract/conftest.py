@@ -58,7 +58,9 @@ def open_pool(lane: str) -> OpenPool:
         options.setdefault("size", 2)
         if lane == "local":
             return LocalPool(factory, **options)
-        return poise.Pool(factory, lane=lane, **options)  # type: ignore[arg-type]
+        pool_class: Any = poise.Pool
+        pool: poise.Pool[Any] = pool_class(factory, lane=lane, **options)
+        return pool
 
     return make
 

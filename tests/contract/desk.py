@@ -7,10 +7,12 @@ import contextlib
 import threading
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
 from tests.gate import leave_mark, wait_at, wait_at_async
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
 
 
 class Desk:
@@ -23,18 +25,18 @@ class Desk:
         self.at_once = 0
         self.most_at_once = 0
         self.runs = 0
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
 
     @contextlib.contextmanager
     def busy(self) -> Iterator[None]:
-        with self._lock:
+        with self.lock:
             self.runs += 1
             self.at_once += 1
             self.most_at_once = max(self.most_at_once, self.at_once)
         try:
             yield
         finally:
-            with self._lock:
+            with self.lock:
                 self.at_once -= 1
 
     # ---------------------------------------------------------------- values
@@ -52,7 +54,7 @@ class Desk:
             self.total += amount
             return self.total
 
-    def join(self, *parts: str, sep: str = "-", **named: str) -> str:
+    def join(self, /, *parts: str, sep: str = "-", **named: str) -> str:
         return sep.join([*parts, *(f"{key}={value}" for key, value in named.items())])
 
     def slow(self, value: Any, seconds: float = 0.02) -> tuple[str, Any]:
@@ -102,7 +104,7 @@ class Desk:
     def fail_first(self, gate: str, times: int) -> int:
         """Raise ValueError so often, counted over all workers, then return the count."""
         leave_mark(gate, "try")
-        with open(gate + ".marks") as marks:  # noqa: PTH123
+        with open(gate + ".marks") as marks:
             tries = len(marks.readlines())
         if tries <= times:
             raise ValueError(f"try {tries}")

@@ -6,14 +6,16 @@ import asyncio
 import functools
 import math
 import operator
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
 import numpy as np
 import pytest
 
 import poise
-from tests.contract.conftest import OpenPool
 from tests.contract.desk import Desk, Picky
+
+if TYPE_CHECKING:
+    from tests.contract.conftest import OpenPool
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -90,7 +92,22 @@ async def test_what_is_not_callable_is_refused_at_once(desks: Desks) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [None, True, 0, -1.5, "", "ü\0", b"\xff", (), [1, [2, (3,)]], {"a": {1, 2}}, {1: {2: 3}}, math.inf, 10**40, range(3)],
+    [
+        None,
+        True,
+        0,
+        -1.5,
+        "",
+        "ü\0",
+        b"\xff",
+        (),
+        [1, [2, (3,)]],
+        {"a": {1, 2}},
+        {1: {2: 3}},
+        math.inf,
+        10**40,
+        range(3),
+    ],
     ids=repr,
 )
 async def test_values_arrive_as_they_are(desks: Desks, value: object) -> None:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
 import pytest
 
 import poise
-from tests.contract.conftest import OpenPool
 from tests.contract.desk import Desk
-from tests.gate import Gate
+
+if TYPE_CHECKING:
+    from tests.gate import Gate
+    from tests.contract.conftest import OpenPool
 
 
 async def is_idle(pool: poise.Pool[Any]) -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import random
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
 import pytest
 
 import poise
-from tests.contract.conftest import Crash, OpenPool
 from tests.contract.desk import Desk
 from tests.gate import Gate, leave_mark
+
+if TYPE_CHECKING:
+    from tests.contract.conftest import Crash, OpenPool
 
 
 async def is_whole(pool: poise.Pool[Any]) -> None:
@@ -88,7 +90,9 @@ async def test_what_had_not_begun_keeps_its_place(open_pool: OpenPool, crash: Cr
     assert gate.marks == ["first", *map(str, range(20)), "late"]
 
 
-async def test_a_call_that_keeps_killing_its_worker_is_named(open_pool: OpenPool, crash: Crash, gate: Gate) -> None:  # G9
+async def test_a_call_that_keeps_killing_its_worker_is_named(
+    open_pool: OpenPool, crash: Crash, gate: Gate
+) -> None:  # G9
     async with open_pool(Desk, size=1, poison_after=2) as pool:
         call = pool.options(retries=10).submit(Desk.hold, gate.path)
         innocent = [pool.submit(Desk.echo, n) for n in range(20)]
@@ -116,7 +120,9 @@ async def test_retries_end_before_poison_when_there_are_few(open_pool: OpenPool,
         assert pool.stats().retried == 1
 
 
-async def test_an_abandoned_calls_slot_ends_with_its_worker(open_pool: OpenPool, crash: Crash, gate: Gate) -> None:  # G3
+async def test_an_abandoned_calls_slot_ends_with_its_worker(
+    open_pool: OpenPool, crash: Crash, gate: Gate
+) -> None:  # G3
     async with open_pool(Desk, size=1) as pool:
         call = pool.submit(Desk.hold, gate.path)
         await gate.reached()
@@ -157,7 +163,9 @@ async def test_a_chaos_of_deaths_and_cancellations_ends_every_call(open_pool: Op
 # Retries after exceptions
 
 
-async def test_a_call_is_run_again_after_an_exception_that_retry_on_names(open_pool: OpenPool, gate: Gate) -> None:  # G2
+async def test_a_call_is_run_again_after_an_exception_that_retry_on_names(
+    open_pool: OpenPool, gate: Gate
+) -> None:  # G2
     async with open_pool(Desk, size=2) as pool:
         again = pool.options(retries=3, retry_on=(ValueError, KeyError))
         assert await again.run(Desk.fail_first, gate.path, 2) == 3

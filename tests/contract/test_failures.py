@@ -10,14 +10,16 @@ import copyreg
 import os
 import sys
 import threading
-from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TYPE_CHECKING
 
 import pytest
 
 import poise
-from tests.contract.conftest import OpenPool
 from tests.contract.desk import Desk
+
+if TYPE_CHECKING:
+    from tests.contract.conftest import OpenPool
+    from collections.abc import Callable
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -248,11 +250,11 @@ async def test_an_argument_that_cannot_be_pickled_is_named(desks: Desks, which: 
     bad = threading.Lock()
     with pytest.raises(poise.PayloadError) as caught:
         if which == "positional":
-            await desks.run(Desk.join, "a", bad)  # type: ignore[arg-type]
+            await desks.run(Desk.join, "a", bad)  # type: ignore[call-overload]
         elif which == "keyword":
             await desks.run("join", a="a", b=bad)
         else:
-            await desks.run(Desk.join, "a", [{"x": bad}])  # type: ignore[arg-type]
+            await desks.run(Desk.join, "a", [{"x": bad}])  # type: ignore[call-overload]
     assert ("argument 2" if which != "keyword" else "argument 'b'") in caught.value.what
     assert "lock" in caught.value.reason
     assert not caught.value.started
@@ -281,7 +283,7 @@ async def test_an_argument_that_fails_to_unpickle_is_an_error_of_that_call_alone
 
 async def test_a_result_that_cannot_be_pickled_is_an_error_of_that_call_alone(desks: Desks) -> None:
     with pytest.raises(poise.PayloadError) as caught:
-        await desks.run(lambda desk: desk._lock)
+        await desks.run(lambda desk: desk.lock)
     assert "result" in caught.value.what
     assert caught.value.started
     await still_works(desks)
@@ -307,7 +309,8 @@ async def test_a_generator_as_a_result_is_an_error_that_names_stream(desks: Desk
 
 
 async def test_a_result_may_unpickle_to_something_else(desks: Desks) -> None:
-    assert await desks.run(lambda desk: SurrogateResult()) == {}
+    result: object = await desks.run(lambda desk: SurrogateResult())
+    assert result == {}
 
 
 async def test_wrong_arguments_are_a_type_error(desks: Desks) -> None:

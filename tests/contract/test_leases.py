@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
 import pytest
 
 import poise
-from tests.contract.conftest import Crash, OpenPool
 from tests.contract.desk import Desk
-from tests.gate import Gate
+
+if TYPE_CHECKING:
+    from tests.gate import Gate
+    from tests.contract.conftest import Crash, OpenPool
 
 
 async def test_a_leased_worker_serves_its_holder_alone(open_pool: OpenPool) -> None:

@@ -8,14 +8,16 @@ import os
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
 import pytest
 
 import poise
-from tests.contract.conftest import OpenPool
 from tests.contract.desk import Desk
 from tests.gate import Gate, leave_mark
+
+if TYPE_CHECKING:
+    from tests.contract.conftest import OpenPool
 
 
 async def test_a_pool_that_was_not_opened_says_so(open_pool: OpenPool) -> None:
@@ -259,7 +261,9 @@ class Flaky(Desk):
 
 
 @pytest.mark.parametrize("size", [1, 4])
-async def test_a_constructor_that_raises_breaks_the_pool_with_its_traceback(open_pool: OpenPool, size: int) -> None:  # G8
+async def test_a_constructor_that_raises_breaks_the_pool_with_its_traceback(
+    open_pool: OpenPool, size: int
+) -> None:  # G8
     began = time.monotonic()
     with pytest.raises(poise.PoolBroken) as caught:
         async with open_pool(Faulty, size=size):
@@ -299,7 +303,9 @@ async def test_a_constructor_that_fails_at_first_is_tried_again(
         assert len(gate.marks) == failures + 1
 
 
-async def test_a_slow_constructor_exceeds_start_timeout_and_leaves_nothing(open_pool: OpenPool, gate: Gate) -> None:  # G12
+async def test_a_slow_constructor_exceeds_start_timeout_and_leaves_nothing(
+    open_pool: OpenPool, gate: Gate
+) -> None:  # G12
     path = gate.path
 
     def slow() -> Desk:

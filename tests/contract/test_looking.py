@@ -8,15 +8,17 @@ import logging
 import os
 import pickle
 import re
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
 import pytest
 
 import poise
 from poise.testing import LocalPool
-from tests.contract.conftest import OpenPool
 from tests.contract.desk import Desk
-from tests.gate import Gate
+
+if TYPE_CHECKING:
+    from tests.gate import Gate
+    from tests.contract.conftest import OpenPool
 
 
 async def test_options_make_a_view_and_change_nothing_else(open_pool: OpenPool, gate: Gate) -> None:
@@ -87,7 +89,7 @@ async def test_a_bad_option_of_the_pool_is_refused_at_once(open_pool: OpenPool, 
 
 async def test_a_lane_that_does_not_exist_is_refused() -> None:
     with pytest.raises(poise.ConfigError, match="lane"):
-        poise.Pool(Desk, lane="pigeon")  # type: ignore[arg-type]
+        poise.Pool(Desk, lane="pigeon")  # type: ignore[call-overload]
 
 
 async def test_stats_are_a_frozen_snapshot(open_pool: OpenPool, lane: str, gate: Gate) -> None:
@@ -205,8 +207,8 @@ async def test_another_thread_is_refused_at_once(open_pool: OpenPool, gate: Gate
                 lambda: asyncio.run(pool.aclose()),
             ):
                 try:
-                    use()  # type: ignore[no-untyped-call]
-                except BaseException as error:  # noqa: BLE001
+                    use()
+                except BaseException as error:
                     errors.append(error)
             return errors
 

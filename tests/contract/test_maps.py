@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
 import pytest
 
 import poise
-from tests.contract.conftest import OpenPool
 from tests.contract.desk import Desk
-from tests.gate import Gate
+
+if TYPE_CHECKING:
+    from tests.gate import Gate
+    from tests.contract.conftest import OpenPool
+    from collections.abc import AsyncIterator, Callable, Iterator
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -116,14 +118,14 @@ async def test_the_first_error_ends_the_iteration_and_cancels_the_rest(desks: De
     results = []
     with pytest.raises(ValueError, match="10"):
         async for result in method(fail_at_ten, range(1_000_000)):
-            results.append(result)  # noqa: PERF401
+            results.append(result)
     if is_ordered:
         assert results == list(range(10))
     await is_idle(desks)
 
 
 async def test_several_errors_at_once_are_not_reported_as_forgotten(desks: Desks) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011
+    with pytest.raises(ValueError):
         async for _ in desks.map(Desk.fail, [ValueError(n) for n in range(20)], buffersize=20):
             pass
     await is_idle(desks)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable
 
 import pytest
 
 import poise
-from tests.contract.conftest import OpenPool
 from tests.contract.desk import Desk
-from tests.gate import Gate
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.gate import Gate
+    from tests.contract.conftest import OpenPool
+    from collections.abc import Callable
 
 
 async def test_sequential_calls_on_idle_workers_use_more_than_one(open_pool: OpenPool) -> None:

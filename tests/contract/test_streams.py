@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
 import pytest
 
 import poise
-from tests.contract.conftest import Crash, OpenPool
 from tests.contract.desk import Desk
 from tests.gate import Gate, leave_mark
+
+if TYPE_CHECKING:
+    from tests.contract.conftest import Crash, OpenPool
+    from collections.abc import Callable, Iterator
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -45,12 +47,14 @@ async def test_many_streams_at_once_keep_apart(desks: Desks) -> None:
 
 async def test_what_is_no_iterable_is_an_error_that_names_run(desks: Desks) -> None:
     with pytest.raises(TypeError, match=r"run\(\)"):
-        await anext(desks.stream(lambda desk: 3))  # type: ignore[arg-type,return-value]
+        await anext(desks.stream(lambda desk: 3))  # type: ignore[call-overload]
     assert [item async for item in desks.stream("numbers", 3)] == [0, 1, 2]  # a name serves as well
 
 
 @pytest.mark.parametrize("function", [Desk.endless, Desk.async_endless])
-async def test_the_producer_is_at_most_a_window_ahead(desks: Desks, gate: Gate, function: Callable[..., Any]) -> None:  # G7
+async def test_the_producer_is_at_most_a_window_ahead(
+    desks: Desks, gate: Gate, function: Callable[..., Any]
+) -> None:  # G7
     stream = desks.stream(function, gate.path)
     for taken in range(1, 3 * WINDOW):
         await anext(stream)
@@ -128,7 +132,7 @@ async def test_an_error_comes_after_the_items_before_it(
     items: list[int] = []
     with pytest.raises(ValueError, match="in the middle") as caught:
         async for item in desks.stream(function, count):
-            items.append(item)  # noqa: PERF401 - those before the error are wanted
+            items.append(item)
     assert items == list(range(count))
     assert "count_then_fail" in str(caught.value.__cause__)
 
@@ -144,7 +148,7 @@ async def test_an_item_that_cannot_be_pickled_ends_the_stream_after_those_before
     def produce(desk: Desk) -> Iterator[Any]:
         try:
             yield 1
-            yield desk._lock
+            yield desk.lock
             yield 3
         finally:
             leave_mark(gate.path, "closed")
@@ -152,7 +156,7 @@ async def test_an_item_that_cannot_be_pickled_ends_the_stream_after_those_before
     items = []
     with pytest.raises(poise.PayloadError, match="item"):
         async for item in desks.stream(produce):
-            items.append(item)  # noqa: PERF401
+            items.append(item)
     assert items == [1]
     await closed(gate)
 
@@ -170,7 +174,7 @@ async def test_an_item_that_fails_to_unpickle_ends_the_stream_after_those_before
     items = []
     with pytest.raises(poise.PayloadError, match="item"):
         async for item in desks.stream(produce):
-            items.append(item)  # noqa: PERF401
+            items.append(item)
     assert items == [1]
     await closed(gate)
     await is_idle(desks)
@@ -220,7 +224,7 @@ async def test_a_stream_meets_its_deadline(desks: Desks, gate: Gate) -> None:  #
     items = []
     with pytest.raises(poise.DeadlineExceeded) as caught:
         async for item in desks.options(timeout=0.5).stream(Desk.count_then_hold, 2, gate.path):
-            items.append(item)  # noqa: PERF401
+            items.append(item)
     assert items == [0, 1]
     assert caught.value.started
     gate.open()

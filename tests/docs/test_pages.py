@@ -1,7 +1,7 @@
 """What the pages show runs as it stands, one page after the other in one Ray.
 
-The Python of a page shares its names, as in a notebook. `<!-- setup ... -->` holds lines that the reader does not see. A fragment
-below `<!-- not run: why -->` is only compiled.
+The Python of a page shares its names, as in a notebook. `<!-- setup ... -->` holds lines that the reader does not see.
+A fragment below `<!-- not run: why -->` is only compiled.
 """
 
 from __future__ import annotations

@@ -6,15 +6,17 @@ import gc
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
 import psutil
 import pytest
 
 import poise
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +64,7 @@ def _files() -> set[str]:
     names = set()
     for descriptor in Path("/proc/self/fd").iterdir():
         try:
-            name = os.readlink(descriptor)  # noqa: PTH115 - sockets are no paths
+            name = os.readlink(descriptor)
         except OSError:
             continue
         if "poise" in name or "pidfd" in name:

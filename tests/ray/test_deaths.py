@@ -44,7 +44,9 @@ class Machine:
 
 
 @pytest.mark.parametrize("how", ["_exit", "segfault", "sigkill"])
-async def test_a_method_that_ends_its_process_is_lost_and_the_pool_heals(open_pool: OpenPool, how: str) -> None:  # G1, G8
+async def test_a_method_that_ends_its_process_is_lost_and_the_pool_heals(
+    open_pool: OpenPool, how: str
+) -> None:  # G1, G8
     async with open_pool(Machine, size=1) as pool:
         before = await pool.run(Machine.pid)
         waiting = [pool.submit(Machine.exit, how), *(pool.submit(Machine.echo, n) for n in range(20))]

@@ -131,13 +131,13 @@ async def test_existing_actors_are_shared_out_and_left_alive(counters: list[Any]
     async with poise.Pool.of(counters) as pool:
         results = await asyncio.gather(*(pool.run(methods.increment, 1) for _ in range(50)))
         assert len(set(results)) == 50
+        assert len(set(await pool.broadcast("pid"))) == 2
         assert len({await pool.run("pid") for _ in range(20)}) == 2
         assert [x async for x in pool.map("increment", [0, 0, 0])]
         with pytest.raises(LookupError, match="in the actor"):
             await pool.run("fail")
         async with pool.lease() as worker:
             assert len({await worker.run("pid") for _ in range(5)}) == 1
-        assert len(set(await pool.broadcast("pid"))) == 2
     counts = [await handle.increment.remote(0) for handle in counters]
     assert sum(counts) == 1000 + 50
 
@@ -154,7 +154,6 @@ async def test_existing_actors_run_only_their_own_methods(counters: list[Any]) -
 async def test_a_dead_actor_is_not_replaced_and_the_others_go_on(counters: list[Any], gate: Gate) -> None:  # G1
     pid = await counters[0].pid.remote()
     async with poise.Pool.of(counters) as pool:
-        assert len({await pool.run("pid") for _ in range(10)}) == 2
         held = [pool.submit("hold", gate.path) for _ in range(2)]
         await gate.reached(2)
         os.kill(pid, signal.SIGKILL)
@@ -167,8 +166,7 @@ async def test_a_dead_actor_is_not_replaced_and_the_others_go_on(counters: list[
 
 async def test_when_all_actors_are_dead_the_pool_is_broken(counters: list[Any]) -> None:  # G8
     async with poise.Pool.of(counters) as pool:
-        pids = {await pool.run("pid") for _ in range(10)}
-        for pid in pids:
+        for pid in await pool.broadcast("pid"):
             os.kill(pid, signal.SIGKILL)
         lost = 0
         with pytest.raises(poise.PoolBroken):

@@ -7,7 +7,6 @@ and the actors are not killed when the pool closes.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from concurrent.futures import Future
 from functools import partial
 from time import perf_counter
@@ -140,7 +139,7 @@ class ForeignLane:
         self._loop.call_soon(self._listener.on_recall_done, self._worker_id)
 
     def cancel(self, call_id: int) -> None:
-        """Leave a call alone; ask Ray to stop a stream, and read it to its end."""
+        """Leave a call alone; read a stream to its end, since Ray can stop neither."""
         stream = self._streams.get(call_id)
         if stream is not None:
             stream.cancel()
@@ -272,11 +271,11 @@ class _Stream:
         self._changed.set()
 
     def cancel(self) -> None:
-        if not self._is_cancelled:
-            self._is_cancelled = True
-            self._changed.set()
-            with contextlib.suppress(Exception):  # it has ended, or it cannot be stopped
-                _ray.cancel(self.items, recursive=False)
+        # No `ray.cancel`: in Ray 2.60 it leaves the actor deaf to every later call. Nor is the reference just dropped,
+        # which does not stop the generator either, nor its running ahead bounded by Ray: an actor whose reader had
+        # gone would then never be free again. Read to its end, it is.
+        self._is_cancelled = True
+        self._changed.set()
 
     async def may_pass(self) -> bool:
         """Wait until one more item may go to the consumer; False if it has gone."""
