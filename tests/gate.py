@@ -57,5 +57,5 @@ def wait_at(gate: str, mark: Any = "") -> None:
 async def wait_at_async(gate: str, mark: Any = "") -> None:
     """The same for a coroutine."""
     leave_mark(gate, mark)
-    while not os.path.exists(gate):
+    while not os.path.exists(gate):  # noqa: ASYNC240
         await asyncio.sleep(PERIOD)

@@ -7,7 +7,7 @@ import contextlib
 import threading
 import time
 import uuid
-from typing import Any, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tests.gate import leave_mark, wait_at, wait_at_async
 

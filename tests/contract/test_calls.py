@@ -6,7 +6,7 @@ import asyncio
 import functools
 import math
 import operator
-from typing import Any, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -197,7 +197,8 @@ async def test_a_factory_may_be_a_partial_or_a_lambda(open_pool: OpenPool) -> No
 
 
 async def test_an_instance_may_be_anything(open_pool: OpenPool) -> None:
-    async with open_pool(list, size=1) as pool:
+    factory: type[list[int]] = list
+    async with open_pool(factory, size=1) as pool:
         await pool.run(list.append, 5)
         await pool.run("append", 6)
         assert await pool.run(list.copy) == [5, 6]

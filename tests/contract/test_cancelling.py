@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from typing import Any, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -13,8 +13,8 @@ import poise
 from tests.contract.desk import Desk
 
 if TYPE_CHECKING:
-    from tests.gate import Gate
     from tests.contract.conftest import OpenPool
+    from tests.gate import Gate
 
 
 async def is_idle(pool: poise.Pool[Any]) -> None:

@@ -10,7 +10,7 @@ import copyreg
 import os
 import sys
 import threading
-from typing import Any, NoReturn, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
@@ -18,8 +18,9 @@ import poise
 from tests.contract.desk import Desk
 
 if TYPE_CHECKING:
-    from tests.contract.conftest import OpenPool
     from collections.abc import Callable
+
+    from tests.contract.conftest import OpenPool
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -123,7 +124,7 @@ async def test_an_exception_of_an_async_method_arrives_as_itself(desks: Desks) -
 async def test_an_exceptions_own_cause_is_told_in_the_traceback(desks: Desks) -> None:
     def fail(desk: Desk) -> None:
         try:
-            raise KeyError("the first")
+            raise KeyError("the first")  # noqa: TRY301
         except KeyError as error:
             raise ValueError("the second") from error
 

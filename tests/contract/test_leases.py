@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -11,8 +11,8 @@ import poise
 from tests.contract.desk import Desk
 
 if TYPE_CHECKING:
-    from tests.gate import Gate
     from tests.contract.conftest import Crash, OpenPool
+    from tests.gate import Gate
 
 
 async def test_a_leased_worker_serves_its_holder_alone(open_pool: OpenPool) -> None:

@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from pathlib import Path
-from typing import Any, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -368,9 +368,9 @@ async def test_min_ready_of_none_opens_at_once_and_calls_wait(open_pool: OpenPoo
 async def test_a_pool_that_was_forgotten_open_says_so(open_pool: OpenPool) -> None:
     pool = open_pool(Desk, size=1)
     await pool.open()
-    engine = pool._home.dispatcher
-    launcher = pool._launcher
-    with pytest.warns(ResourceWarning, match="was not closed"):
+    engine = pool._home.dispatcher  # noqa: SLF001
+    launcher = pool._launcher  # noqa: SLF001
+    with pytest.warns(ResourceWarning, match="was not closed"):  # noqa: PT031
         del pool
         gc.collect()
     await engine.aclose()

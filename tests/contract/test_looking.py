@@ -8,7 +8,7 @@ import logging
 import os
 import pickle
 import re
-from typing import Any, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -17,8 +17,8 @@ from poise.testing import LocalPool
 from tests.contract.desk import Desk
 
 if TYPE_CHECKING:
-    from tests.gate import Gate
     from tests.contract.conftest import OpenPool
+    from tests.gate import Gate
 
 
 async def test_options_make_a_view_and_change_nothing_else(open_pool: OpenPool, gate: Gate) -> None:
@@ -208,7 +208,7 @@ async def test_another_thread_is_refused_at_once(open_pool: OpenPool, gate: Gate
             ):
                 try:
                     use()
-                except BaseException as error:
+                except BaseException as error:  # noqa: BLE001
                     errors.append(error)
             return errors
 
@@ -255,7 +255,7 @@ async def test_a_loop_that_is_closed_over_an_open_pool_cancels_its_waiters(lane:
         await pool.aclose()
     for lane_ in list(pool.launcher.lanes.values()):
         lane_.crash()
-    pool._home.engine = None  # it warns of nothing then
+    pool._home.engine = None  # it warns of nothing then  # noqa: SLF001
 
 
 async def test_nothing_is_logged_by_asyncio(open_pool: OpenPool, caplog: pytest.LogCaptureFixture) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from typing import Any, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -12,9 +12,10 @@ import poise
 from tests.contract.desk import Desk
 
 if TYPE_CHECKING:
-    from tests.gate import Gate
-    from tests.contract.conftest import OpenPool
     from collections.abc import AsyncIterator, Callable, Iterator
+
+    from tests.contract.conftest import OpenPool
+    from tests.gate import Gate
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -118,14 +119,14 @@ async def test_the_first_error_ends_the_iteration_and_cancels_the_rest(desks: De
     results = []
     with pytest.raises(ValueError, match="10"):
         async for result in method(fail_at_ten, range(1_000_000)):
-            results.append(result)
+            results.append(result)  # noqa: PERF401
     if is_ordered:
         assert results == list(range(10))
     await is_idle(desks)
 
 
 async def test_several_errors_at_once_are_not_reported_as_forgotten(desks: Desks) -> None:
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError):  # noqa: PT011
         async for _ in desks.map(Desk.fail, [ValueError(n) for n in range(20)], buffersize=20):
             pass
     await is_idle(desks)

@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from typing import TYPE_CHECKING
 
 import pytest
 
 import poise
 from tests.contract.desk import Desk
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tests.gate import Gate
-    from tests.contract.conftest import OpenPool
     from collections.abc import Callable
+
+    from tests.contract.conftest import OpenPool
+    from tests.gate import Gate
 
 
 async def test_sequential_calls_on_idle_workers_use_more_than_one(open_pool: OpenPool) -> None:

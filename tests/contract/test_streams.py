@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-from typing import Any, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -14,8 +14,9 @@ from tests.contract.desk import Desk
 from tests.gate import Gate, leave_mark
 
 if TYPE_CHECKING:
-    from tests.contract.conftest import Crash, OpenPool
     from collections.abc import Callable, Iterator
+
+    from tests.contract.conftest import Crash, OpenPool
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -132,7 +133,7 @@ async def test_an_error_comes_after_the_items_before_it(
     items: list[int] = []
     with pytest.raises(ValueError, match="in the middle") as caught:
         async for item in desks.stream(function, count):
-            items.append(item)
+            items.append(item)  # noqa: PERF401
     assert items == list(range(count))
     assert "count_then_fail" in str(caught.value.__cause__)
 
@@ -156,7 +157,7 @@ async def test_an_item_that_cannot_be_pickled_ends_the_stream_after_those_before
     items = []
     with pytest.raises(poise.PayloadError, match="item"):
         async for item in desks.stream(produce):
-            items.append(item)
+            items.append(item)  # noqa: PERF401
     assert items == [1]
     await closed(gate)
 
@@ -174,7 +175,7 @@ async def test_an_item_that_fails_to_unpickle_ends_the_stream_after_those_before
     items = []
     with pytest.raises(poise.PayloadError, match="item"):
         async for item in desks.stream(produce):
-            items.append(item)
+            items.append(item)  # noqa: PERF401
     assert items == [1]
     await closed(gate)
     await is_idle(desks)
@@ -224,7 +225,7 @@ async def test_a_stream_meets_its_deadline(desks: Desks, gate: Gate) -> None:  #
     items = []
     with pytest.raises(poise.DeadlineExceeded) as caught:
         async for item in desks.options(timeout=0.5).stream(Desk.count_then_hold, 2, gate.path):
-            items.append(item)
+            items.append(item)  # noqa: PERF401
     assert items == [0, 1]
     assert caught.value.started
     gate.open()

@@ -91,7 +91,7 @@ async def test_references_are_let_go_of_after_the_call(open_pool: OpenPool) -> N
 
 def _references() -> int:
     """How many objects this process holds references to."""
-    core: Any = ray._private.worker.global_worker.core_worker  # type: ignore[attr-defined]
+    core: Any = ray._private.worker.global_worker.core_worker  # type: ignore[attr-defined]  # noqa: SLF001
     return len(core.get_all_reference_counts())
 
 

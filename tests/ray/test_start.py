@@ -61,13 +61,13 @@ async def test_min_ready_that_has_no_room_fails_with_the_reason_and_leaves_nothi
 
 async def test_room_that_comes_free_is_used(open_pool: OpenPool) -> None:  # G8
     options = {"resources": {"room": 2}, "num_cpus": 0}
-    async with open_pool(Worker, size=1, ray_options=options) as first:
-        async with open_pool(Worker, size=1, min_ready=0, ray_options=options) as second:
-            waiting = second.submit(Worker.pid)
-            await asyncio.sleep(0.2)
-            assert not waiting.done()
-            await first.aclose()
-            assert await waiting
+    first, second = (open_pool(Worker, size=1, min_ready=ready, ray_options=options) for ready in (1, 0))
+    async with first, second:
+        waiting = second.submit(Worker.pid)
+        await asyncio.sleep(0.2)
+        assert not waiting.done()
+        await first.aclose()
+        assert await waiting
 
 
 async def test_options_of_rays_reach_the_actors(open_pool: OpenPool) -> None:

@@ -7,6 +7,7 @@ performed before the next event is looked at.
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from collections import deque
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from poise._core.call import CallRecord
     from poise._engine.call import Call
     from poise._engine.clock import Clock, Timer
+
+logger = logging.getLogger("poise")
 
 
 class Dispatcher:
@@ -171,14 +174,14 @@ class Dispatcher:
         """A worker is dead, or could not start."""
         self.lanes.pop(worker_id, None)
         now = self.clock.time()
-        self._perform(self.scheduler.worker_lost(worker_id, reason, now, cause=cause, all_in_doubt=all_in_doubt))
+        self._take(self.scheduler.worker_lost, worker_id, reason, now, cause=cause, all_in_doubt=all_in_doubt)
 
     # ---------------------------------------------------------------- the wire (Listener)
 
     def on_answers(self, worker_id: int, answers: Sequence[Answer]) -> None:
         """Attempts have ended."""
         endings = [Ended(a.call_id, self._ending(a), a.service_time, a) for a in answers]
-        self._perform(self.scheduler.finished(worker_id, endings, self.clock.time()))
+        self._take(self.scheduler.finished, worker_id, endings, self.clock.time())
 
     def on_begun(self, worker_id: int, call_ids: Sequence[int]) -> None:
         """Calls sent ahead may have begun."""
@@ -186,7 +189,7 @@ class Dispatcher:
 
     def on_recall_done(self, worker_id: int) -> None:
         """A recall was answered."""
-        self._perform(self.scheduler.recall_done(worker_id, self.clock.time()))
+        self._take(self.scheduler.recall_done, worker_id, self.clock.time())
 
     def on_items(self, worker_id: int, call_id: int, items: Sequence[Any]) -> None:  # noqa: ARG002 (Listener's shape)
         """A stream has produced items."""
@@ -214,6 +217,19 @@ class Dispatcher:
         return Ending.FAILED
 
     # ---------------------------------------------------------------- effects
+
+    def _take(self, decide: Callable[..., list[Effect]], *news: Any, **details: Any) -> None:
+        """Have the scheduler decide about news of a worker or of the clock, which no caller waits to hear about.
+
+        If that fails, poise itself is at fault, and what the scheduler knows can no longer be trusted: the pool is
+        given up loudly, because a call that nobody answers would be worse (G1).
+        """
+        try:
+            effects = decide(*news, **details)
+        except Exception:
+            logger.exception("poise has a fault and gives this pool up; please report it")
+            effects = self.scheduler.stop(self.clock.time())
+        self._perform(effects)
 
     def _perform(self, effects: Iterable[Effect]) -> None:
         """Do what the scheduler decided, in order, whatever is decided meanwhile after it."""
@@ -315,7 +331,7 @@ class Dispatcher:
     def _on_timer(self) -> None:
         self._timer = None
         self._timer_at = math.inf
-        self._perform(self.scheduler.tick(self.clock.time()))
+        self._take(self.scheduler.tick, self.clock.time())
 
     def _wake_watchers(self) -> None:
         for predicate, watcher in list(self._watchers):
