@@ -379,7 +379,7 @@ class LocalPool(Pool[T]):
         """
         try:
             async with asyncio.timeout(within):
-                while not predicate(stats := self.stats()):
+                while not predicate(stats := self.stats()):  # noqa: ASYNC110 - a look at what is no event
                     await asyncio.sleep(_LOOK_EVERY)
         except TimeoutError:
             raise TimeoutError(f"this was not reached within {within:g} s; the pool is at {self.stats()}") from None
