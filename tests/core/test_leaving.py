@@ -255,3 +255,13 @@ def test_a_call_of_a_lease_expires_in_its_queue() -> None:  # G6
     scene.answer(running)
     assert not started(scene.errors[late])
     assert scene.sent[0] == [running, fine]
+
+
+def test_a_cancelled_call_that_hangs_past_its_deadline_costs_its_worker_its_life() -> None:  # G6
+    scene = Scene(size=1, kill_after=1.0)
+    call = scene.submit(timeout=2.0)
+    scene.cancel(call)
+    scene.wait(2.9)
+    assert not scene.killed
+    scene.wait(0.1)
+    assert scene.killed == [0]

@@ -306,7 +306,7 @@ async def test_objects_are_freed_when_nobody_holds_them(line: Line) -> None:  # 
     line.ear.answers.clear()
     gc.collect()
     deadline = time.monotonic() + PATIENCE
-    while references() - before and time.monotonic() < deadline:  # noqa: ASYNC110 - Ray does not tell
+    while references() - before and time.monotonic() < deadline:
         await asyncio.sleep(0.05)
     assert not references() - before
 
@@ -470,7 +470,7 @@ async def test_a_cancelled_start_leaves_nothing(gate: Gate) -> None:  # G12
         await start
     await launcher.aclose()
     async with asyncio.timeout(PATIENCE):
-        while is_alive(int(pid)):  # noqa: ASYNC110 - Ray tells of a death a little before it
+        while is_alive(int(pid)):
             await asyncio.sleep(0.01)
 
 

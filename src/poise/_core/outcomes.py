@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Literal
 
 from poise._core.call import CallEvent
@@ -55,13 +56,11 @@ class Outcomes:
         self.fail(call, error)
 
     def expire(self, call: CallRecord) -> None:
-        """The deadline has passed: the caller is answered now; a worker that holds the call has `kill_after` more."""
+        """The deadline has passed: the caller is answered now."""
         self.counters.expired += 1
         started = call.worker is not None or call.attempts > 0
         self._leave(call)
         self._outbox.add(Reject(call, DeadlineExceeded(call.timeout, started=started)))
-        if call.worker is not None and self.kill_after is not None:
-            self.overruns.add(call, call.deadline + self.kill_after)
 
     def cancel(self, call: CallRecord) -> None:
         """The caller is gone and wants no answer."""
@@ -88,7 +87,10 @@ class Outcomes:
             self._placement.update(claimed)
 
     def _leave(self, call: CallRecord) -> None:
-        """The caller no longer waits: drop a call that waits, abandon one that a worker holds."""
+        """The caller no longer waits: drop a call that waits, abandon one that a worker holds.
+
+        The worker has until `kill_after` past the call's deadline to be done with it, if it has one.
+        """
         if call.worker is None:
             self.take_out(call)
             self._end(call)
@@ -96,6 +98,8 @@ class Outcomes:
             call.step(CallEvent.ABANDON)
             self.deadlines.forget(call)
             self._outbox.add(Cancel(call.worker.id, call.id))
+            if call.deadline != math.inf and self.kill_after is not None:
+                self.overruns.add(call, call.deadline + self.kill_after)
 
     def _end(self, call: CallRecord) -> None:
         """The call is over: keep nothing of it, and let it keep nothing of ours."""

@@ -13,11 +13,12 @@ import contextlib
 import logging
 import os
 import socket
+import tempfile
 from collections import deque
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 
 from poise._wire.answers import answer_of, unpack_items
 from poise._wire.codec import describe, pack_arguments
@@ -107,7 +108,7 @@ class ExpressLauncher(FreightLauncher):
                     await lane.connect_unix()
                 else:
                     await lane.connect_tls(self._certify(), self._link_timeout)
-        except (Unreachable, OSError, TimeoutError) as error:
+        except (Unreachable, OSError, TimeoutError, RayTaskError) as error:
             reason = describe(error) if not isinstance(error, Unreachable) else str(error)
             if self._is_required:
                 raise StartFailed(f"the express lane cannot reach it: {reason}") from None
@@ -152,8 +153,10 @@ class ExpressLane(FreightLane):
             Unreachable: whoever listens there is not of this user.
             OSError: nobody is reached.
         """
-        path = await outcome_of(self._host.listen_unix.remote())
-        _, link = await self._loop.create_unix_connection(lambda: _Link(self), path)
+        with tempfile.TemporaryDirectory(prefix="poise-") as directory:  # mode 0700
+            path = os.path.join(directory, "worker")
+            await outcome_of(self._host.listen_unix.remote(path))
+            _, link = await self._loop.create_unix_connection(lambda: _Link(self), path)
         uid = peer_uid(link.endpoint)
         if uid is not None and uid != os.geteuid():
             link.transport.abort()

@@ -9,10 +9,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import shutil
 import socket
 import ssl
-import tempfile
 import threading
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -50,34 +48,32 @@ class Connection(Protocol):
         """End it, also for a thread that waits in it."""
 
 
-def open_unix(welcome: Callable[[Connection], None]) -> str:
-    """Listen on a Unix socket in a new directory that only this user can enter, and return its path.
+def open_unix(path: str, welcome: Callable[[Connection], None]) -> None:
+    """Listen on a Unix socket for the one connection that is let in.
 
     Args:
-        welcome: called on a thread of its own with the one connection that is let in.
+        path: in a directory that only this user can enter. The caller made it and will remove it.
+        welcome: called on a thread of its own with that connection.
+
+    Raises:
+        OSError: the directory is not there, or not to be entered: the caller is on another file system.
     """
-    directory = tempfile.mkdtemp(prefix="poise-")  # 0700
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        path = os.path.join(directory, "worker")
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         listener.bind(path)
         listener.listen(HANDSHAKES)
         listener.settimeout(OPEN_FOR)
     except BaseException:
-        shutil.rmtree(directory, ignore_errors=True)
+        listener.close()
         raise
 
     def admit() -> None:
-        try:
+        with listener:
             peer = _first_of_this_user(listener)
-        finally:
-            listener.close()
-            shutil.rmtree(directory, ignore_errors=True)  # nobody else will come: leave nothing behind a crash
         if peer is not None:
             welcome(PlainConnection(peer))
 
     threading.Thread(target=admit, name="poise-express", daemon=True).start()
-    return path
 
 
 def _first_of_this_user(listener: socket.socket) -> socket.socket | None:

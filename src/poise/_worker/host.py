@@ -114,9 +114,9 @@ class Host:
         return self._classes, self._failure
 
     @_in_group("control")
-    def listen_unix(self) -> str:
-        """Let the caller connect on this node, and return the path of the socket."""
-        return open_unix(self._welcome)
+    def listen_unix(self, path: str) -> None:
+        """Let the caller connect on this node, to a socket at this path."""
+        open_unix(path, self._welcome)
 
     @_in_group("control")
     def listen_tls(self, identity: tuple[bytes, bytes, bytes], timeout: float) -> tuple[str, int]:
