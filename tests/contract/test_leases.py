@@ -247,14 +247,17 @@ async def test_a_cancelled_broadcast_leaves_nothing_waiting(open_pool: OpenPool,
     assert gate.marks == ["held"]
 
 
-async def test_a_broadcast_for_which_one_queue_is_full_runs_nowhere(open_pool: OpenPool, gate: Gate) -> None:  # G7
+async def test_a_broadcast_waits_for_busy_workers_even_where_nothing_else_may_wait(
+    open_pool: OpenPool, gate: Gate
+) -> None:  # G7
     async with open_pool(Desk, size=2, min_ready=2, backlog=0) as pool:
         held = pool.submit(Desk.hold, gate.path, "held")
         await gate.reached()
-        with pytest.raises(poise.Overloaded):
-            await pool.broadcast(Desk.hold, gate.path, "broadcast")
+        broadcast = asyncio.ensure_future(pool.broadcast(Desk.hold, gate.path, "broadcast"))
+        await gate.reached(2)
         gate.open()
         assert await held == "held"
+        assert await broadcast == ["broadcast", "broadcast"]
 
 
 async def test_the_death_of_a_worker_fails_the_broadcast(open_pool: OpenPool, crash: Crash, gate: Gate) -> None:  # G1

@@ -59,7 +59,7 @@ class Shop:
     async def wait_async(self, value: Any = None) -> Any:
         self._enter()
         try:
-            while not self.gate.is_set():  # noqa: ASYNC110 - it is a gate for threads too
+            while not self.gate.is_set():
                 await asyncio.sleep(0.001)
         except asyncio.CancelledError:
             self.notes.append("cancelled")
