@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from typing import TYPE_CHECKING
@@ -51,3 +52,17 @@ def gate(tmp_path: Path) -> Iterator[Gate]:
     gate = Gate(tmp_path / "gate")
     yield gate
     gate.open()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let the whole run be done on uvloop."""
+    parser.addoption("--uvloop", action="store_true", help="run every asyncio test on uvloop")
+
+
+def pytest_asyncio_loop_factories(config: pytest.Config) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Choose the event loop of the asyncio tests."""
+    if not config.getoption("--uvloop"):
+        return {"asyncio": asyncio.new_event_loop}
+    import uvloop
+
+    return {"uvloop": uvloop.new_event_loop}

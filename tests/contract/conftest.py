@@ -11,21 +11,39 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from tempfile import gettempdir
-from typing import Any, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 
 import psutil
 import pytest
 import pytest_asyncio
 
 import poise
+from poise._wire.express import ExpressLauncher
 from poise.testing import LocalPool
 from tests.contract.desk import Desk
+
+if TYPE_CHECKING:
+    from poise._wire.lane import Launcher
+    from poise.options import PoolOptions
 
 T = TypeVar("T")
 
 RAYS_OWN = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent")
 
-LANES = ["local", "freight", "express"]  # "tls" joins here; a param for uvloop belongs beside `lane`
+LANES = ["local", "freight", "express", "tls"]
+
+
+class TlsPool(poise.Pool[Any]):
+    """A pool whose workers are on this node and reached as if they were on another."""
+
+    def _make_launcher(self, factory: Any, settings: PoolOptions) -> Launcher:
+        return ExpressLauncher(
+            factory,
+            is_required=True,
+            always_tls=True,
+            concurrency=settings.concurrency,
+            ray_options=settings.ray_options,
+        )
 
 
 class OpenPool(Protocol):
@@ -58,6 +76,8 @@ def open_pool(lane: str) -> OpenPool:
         options.setdefault("size", 2)
         if lane == "local":
             return LocalPool(factory, **options)
+        if lane == "tls":
+            return TlsPool(factory, **options)
         pool_class: Any = poise.Pool
         pool: poise.Pool[Any] = pool_class(factory, lane=lane, **options)
         return pool
