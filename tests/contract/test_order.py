@@ -216,6 +216,6 @@ async def test_concurrency_holds_for_a_mixture(open_pool: OpenPool) -> None:  # 
 
 
 async def test_coroutines_of_single_slot_workers_run_one_at_a_time(open_pool: OpenPool) -> None:  # G3
-    async with open_pool(Desk, size=2) as pool:
+    async with open_pool(Desk, size=2, min_ready=2) as pool:
         await asyncio.gather(*(pool.run(Desk.async_echo, n) for n in range(200)))
         assert max(most for _, most, _ in await pool.broadcast(Desk.witness)) == 1

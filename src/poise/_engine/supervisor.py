@@ -90,7 +90,7 @@ class Supervisor:
             owner.worker_lost(worker_id, f"{type(error).__name__}: {error}", error)
         else:
             if not owner.worker_ready(worker_id, lane):
-                await lane.kill()
+                self.bury(lane)
 
     async def _launch_in_time(self, worker_id: int) -> Lane:
         launch = self._owner.loop.create_task(self._launcher.launch(worker_id))
@@ -109,13 +109,17 @@ class Supervisor:
                 self._warn(shortage)
             raise StartFailed(f"{reason}: {shortage}" if shortage else reason)  # noqa: TRY301
         except BaseException:
-            launch.cancel()
-            await asyncio.wait({launch})
-            if not launch.cancelled() and launch.exception() is None:
-                await launch.result().kill()  # it was ready at the very moment of giving it up
+            # In a task of its own: the pool may be closed meanwhile, which cancels this one.
+            await asyncio.shield(self._spawn(self._give_up(launch)))
             raise
         finally:
             timer.cancel()
+
+    async def _give_up(self, launch: asyncio.Task[Lane]) -> None:
+        launch.cancel()
+        await asyncio.wait({launch})
+        if not launch.cancelled() and launch.exception() is None:
+            await launch.result().kill()  # it was ready at the very moment of giving it up
 
     async def _end(self, worker_id: int, lane: Lane, reason: str) -> None:
         await lane.kill()
