@@ -26,7 +26,8 @@ class Executor(poise.Executor):
 
 def work(number, seconds=0.05):
     time.sleep(seconds)
-    print(f"done {number}", flush=True)
+    sys.stdout.write(f"done {number}\\n")  # in one piece, beside another thread's
+    sys.stdout.flush()
     return number
 """
 """Begins programs whose workers live in the same process."""

@@ -52,6 +52,9 @@ async def launcher(ear: Ear, shop: Shop) -> AsyncIterator[LocalLauncher]:
     shop.gate.set()
     for lane in list(launcher.lanes.values()):
         await lane.kill()
+    for thread in threading.enumerate():
+        if thread.name.startswith("poise-local"):
+            thread.join(10)  # a thread in user code ends when that returns, which nobody waited for
     assert not threads()
 
 

@@ -6,6 +6,7 @@ worker it speaks to, the caller knows by the name in the certificate.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import ssl
 import tempfile
@@ -18,6 +19,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
 LIFETIME: Final = timedelta(days=3650)
@@ -70,13 +73,25 @@ def tls_context(identity: Identity, *, is_server: bool) -> ssl.SSLContext:
     context.load_verify_locations(cadata=identity.authority.decode())
     if is_server:
         context.num_tickets = 0  # connections are made once: no tickets to resume them with
-    # The ssl module reads keys from files only: one in a directory that nobody else can enter, for a moment.
-    with tempfile.TemporaryDirectory(prefix="poise-") as directory:
-        path = os.path.join(directory, "identity.pem")
-        with open(path, "wb", opener=_private) as file:
-            file.write(identity.certificate + identity.key)
+    with _secret_file(identity.certificate + identity.key) as path:
         context.load_cert_chain(path)
     return context
+
+
+@contextlib.contextmanager
+def _secret_file(content: bytes) -> Generator[str]:
+    """The path of a file for the ssl module, which reads keys from files only."""
+    if hasattr(os, "memfd_create"):  # in memory alone: a process that is killed just now leaves no key behind
+        with open(os.memfd_create("poise"), "wb") as file:
+            file.write(content)
+            file.flush()
+            yield f"/proc/self/fd/{file.fileno()}"
+        return
+    with tempfile.TemporaryDirectory(prefix="poise-") as directory:  # which nobody else can enter
+        path = os.path.join(directory, "identity.pem")
+        with open(path, "wb", opener=_private) as file:
+            file.write(content)
+        yield path
 
 
 def _private(path: str, flags: int) -> int:
