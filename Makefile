@@ -42,9 +42,12 @@ serve: $(RUNTIME) ## run the digits service until interrupted
 test: $(DEV) ## run the tests; ARGS='-k name' runs some of them
 	$(BIN)/coverage run -m pytest $(ARGS)
 ifeq ($(strip $(ARGS)),) # a part of the tests says nothing about coverage
-	$(BIN)/python -m pytest tests/contract -k express --uvloop
 	$(BIN)/coverage report --include='src/poise/_core/*' --fail-under=100
 endif
+
+.PHONY: test-uvloop
+test-uvloop: $(DEV) ## run the contract of the express lane on uvloop
+	$(BIN)/python -m pytest tests/contract -k express --uvloop
 
 .PHONY: check
 check: $(DEV) ## lint, formatting, layers, types
