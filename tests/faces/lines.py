@@ -29,7 +29,7 @@ class Model:
 
 
 def held(x: int) -> int:
-    """From line 100 on wait until the test opens the gate."""
+    """Wait at line 100 until the test opens the gate."""
     if x == HELD_FROM:
         wait_at(os.environ["GATE"], x)
     return x
