@@ -564,6 +564,8 @@ class LocalLane:
         self._failures: dict[int, PayloadError] = {}  # stream items that could not be unpickled
         self._faults = faults
         self._ended = threading.Event()
+        self._dying = threading.Lock()
+        """Held while a call is announced and while the worker dies, so that nothing unannounced begins after that."""
         self._is_dead = False  # says nothing more
         self._is_silent = False  # not even what it had said before
 
@@ -627,8 +629,9 @@ class LocalLane:
 
     async def kill(self) -> None:
         """End the worker: nothing is heard of it any more, and its threads end as soon as user code lets them."""
-        self._is_silent = True
         self._end()
+        await asyncio.sleep(0)  # what it has said is still heard, as everywhere
+        self._is_silent = True
         deadline = time.monotonic() + ENDING_TIME
         while any(thread.name.startswith(self._name) for thread in threading.enumerate()):
             if time.monotonic() > deadline:
@@ -641,8 +644,7 @@ class LocalLane:
     def crash(self, reason: str = "crashed by the test") -> None:
         """Die, as a process does: what runs is abandoned, and the engine hears of it."""
         if not self._is_dead:
-            self._tell(lambda: self._heard_lost(reason))
-            self._end()
+            self._end(lambda: self._heard_lost(reason))
 
     def hold(self) -> None:
         """Keep to yourself what the worker says until `let_go`."""
@@ -673,8 +675,10 @@ class LocalLane:
             self._ended.wait()
             raise SystemExit  # nobody hears of it any more
 
-    def _announce(self, call_ids: Sequence[int]) -> None:
-        self._tell(lambda: self._heard_begun(call_ids))
+    def _announce(self, call_ids: Sequence[int]) -> bool:
+        with self._dying:
+            self._tell(lambda: self._heard_begun(call_ids))
+            return not self._is_dead
 
     def _construct(self, factory: Callable[[], Any] | None, concurrency: int) -> Packed | None:
         try:
@@ -744,9 +748,12 @@ class LocalLane:
         self._flush()
         self._listener.on_lost(self._worker_id, reason)
 
-    def _end(self) -> None:
-        if not self._is_dead:
+    def _end(self, last_words: _Event | None = None) -> None:
+        with self._dying:
+            if last_words is not None:
+                self._tell(last_words)
             self._is_dead = True
+        if not self._ended.is_set():
             self._ended.set()
             if self._runner is not None:
                 self._runner.close()

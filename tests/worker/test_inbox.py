@@ -93,7 +93,12 @@ def test_each_call_is_taken_or_recalled_and_never_both() -> None:  # G2
 
 def test_a_call_is_announced_before_it_is_taken_and_once() -> None:
     announced: list[list[int]] = []
-    inbox = Inbox(lambda call_ids: announced.append(list(call_ids)))
+
+    def announce(call_ids: Sequence[int]) -> bool:
+        announced.append(list(call_ids))
+        return True
+
+    inbox = Inbox(announce)
     inbox.put(arrivals(*range(ANNOUNCED_AT_ONCE + 2)))
     assert taken(inbox) == 0
     assert announced == [list(range(ANNOUNCED_AT_ONCE))]
@@ -103,7 +108,7 @@ def test_a_call_is_announced_before_it_is_taken_and_once() -> None:
 
 
 def test_an_announced_call_may_still_be_recalled() -> None:
-    inbox = Inbox(lambda call_ids: None)
+    inbox = Inbox(lambda call_ids: True)
     inbox.put(arrivals(1, 2))
     assert taken(inbox) == 1
     assert inbox.recall([2]) == [2]
@@ -112,14 +117,45 @@ def test_an_announced_call_may_still_be_recalled() -> None:
 def test_a_recalled_call_is_not_announced() -> None:
     announced: list[int] = []
 
-    def announce(call_ids: Sequence[int]) -> None:
+    def announce(call_ids: Sequence[int]) -> bool:
         announced.extend(call_ids)
+        return True
 
     inbox = Inbox(announce)
     inbox.put(arrivals(1, 2))
     inbox.recall([1])
     assert taken(inbox) == 2
     assert announced == [2]
+
+
+def test_what_cannot_be_announced_does_not_begin() -> None:  # G2
+    inbox = Inbox(lambda call_ids: False)
+    inbox.put(arrivals(1, 2))
+    assert inbox.take() is None
+    assert not len(inbox)
+    assert inbox.take() is None
+
+
+def test_no_call_begins_while_another_thread_announces_it() -> None:  # G2
+    announcing, written = threading.Event(), threading.Event()
+    announced: list[list[int]] = []
+
+    def announce(call_ids: Sequence[int]) -> bool:
+        if not announcing.is_set():
+            announcing.set()
+            assert written.wait(10)
+        announced.append(list(call_ids))
+        return True
+
+    inbox = Inbox(announce)
+    inbox.put(arrivals(1, 2))
+    first = threading.Thread(target=taken, args=(inbox,))
+    first.start()
+    assert announcing.wait(10)
+    assert taken(inbox) == 2
+    assert announced == [[1, 2]]
+    written.set()
+    first.join()
 
 
 def test_close_ends_every_take() -> None:

@@ -203,9 +203,8 @@ class Host:
         elif self._link is not None:
             self._link.item(call_id, item)
 
-    def _announce(self, call_ids: Sequence[int]) -> None:
-        if self._link is not None:
-            self._link.announce(call_ids)
+    def _announce(self, call_ids: Sequence[int]) -> bool:
+        return self._link is not None and self._link.announce(call_ids)
 
     def _next_items(self, call_id: int) -> Crate:
         outgoing = self._streams.get(call_id)

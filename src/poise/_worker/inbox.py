@@ -59,12 +59,13 @@ class Arrival:
 class Inbox:
     """Calls that have arrived, from their arrival to their end."""
 
-    def __init__(self, announce: Callable[[Sequence[int]], None] | None = None) -> None:
+    def __init__(self, announce: Callable[[Sequence[int]], bool] | None = None) -> None:
         """Be empty.
 
         Args:
             announce: called on a runner thread, before any of these calls begins, with calls that may begin from now
-                on. None if the caller takes every call that it has sent to have begun.
+                on. Returns whether it could be said: if not, the caller takes them not to have begun, and they must
+                not begin. None if the caller takes every call that it has sent to have begun.
         """
         self._announce = announce
         self._queue: SimpleQueue[Arrival | None] = SimpleQueue()
@@ -97,8 +98,9 @@ class Inbox:
             if call is None:
                 self._queue.put(None)  # for the next thread
                 return None
-            if self._announce is not None and not call.announced:
-                self._announce_next(call)
+            if self._announce is not None and not call.announced and not self._announce_next(call):
+                self.close()
+                return None
             claimed = self._waiting.pop(call.call_id, None)
             if claimed is call:
                 return call
@@ -149,8 +151,9 @@ class Inbox:
         call.arguments = b""  # the record stays in the queue until it is reached
         call.awaited = ()
 
-    def _announce_next(self, first: Arrival) -> None:
+    def _announce_next(self, first: Arrival) -> bool:
         """Announce the call and those behind it. Those may still be recalled: only a death makes the difference."""
+        assert self._announce is not None
         while True:
             try:
                 calls = list(islice(self._waiting.values(), ANNOUNCED_AT_ONCE))
@@ -160,8 +163,8 @@ class Inbox:
         if first.call_id in self._waiting and first not in calls:
             calls.insert(0, first)
         fresh = [call for call in calls if not call.announced]
-        for call in fresh:
+        if fresh and not self._announce([call.call_id for call in fresh]):
+            return False
+        for call in fresh:  # only now: another thread may begin them as soon as they are marked
             call.announced = True
-        if fresh:
-            assert self._announce is not None
-            self._announce([call.call_id for call in fresh])
+        return True

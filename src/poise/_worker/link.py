@@ -109,10 +109,11 @@ class Link:
             self._out.append((COLLECT_ITEM, call_id))
         self.flush()
 
-    def announce(self, call_ids: Sequence[int]) -> None:
-        """These calls may begin once this has been written."""
+    def announce(self, call_ids: Sequence[int]) -> bool:
+        """Say that these calls may begin; return whether this has been written."""
         self._out.append((BEGUN, list(call_ids)))
         self.flush()
+        return self._is_open
 
     def flush(self) -> None:
         """Write what was collected; waits for as long as the caller does not read."""
