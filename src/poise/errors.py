@@ -4,7 +4,7 @@
 PoiseError
 ├── Overloaded          rejected at admission, never sent
 ├── DeadlineExceeded    the timeout passed (also a TimeoutError)
-├── WorkerLost          the worker died while the call was on it
+├── WorkerLost          the worker died while the call was on it, or waited for it
 │   └── PoisonCall      ... at each of the last n deaths
 ├── PoolBroken          workers cannot start
 ├── PoolClosed          submitted to, or still waiting in, a closed pool
@@ -76,21 +76,27 @@ class DeadlineExceeded(PoiseError, TimeoutError):
 
 
 class WorkerLost(PoiseError):
-    """The worker died, or was killed, while the call was on it: the call may have run.
+    """The worker died, or was killed, while the call was on it or waited for it alone.
 
     Attributes:
         worker_id: the worker's number in the pool.
         reason: how the death was noticed.
+        started: whether the call may have run. False means that it waited for this worker, as the calls of a
+            broadcast do, and never will.
     """
 
-    def __init__(self, worker_id: int, reason: str) -> None:
+    def __init__(self, worker_id: int, reason: str, *, started: bool = True) -> None:
         """Say which worker died and why, as far as it is known."""
-        super().__init__(
-            f"worker {worker_id} was lost while the call was on it, so the call may have run: {reason}; "
+        fate = (
+            f"while the call was on it, so the call may have run: {reason}; "
             "if it is safe to run twice, use pool.options(retries=...)"
+            if started
+            else f"before the call that waited for it could start, so the call has not run: {reason}"
         )
+        super().__init__(f"worker {worker_id} was lost {fate}")
         self.worker_id = worker_id
         self.reason = reason
+        self.started = started
 
 
 class PoisonCall(WorkerLost):
@@ -98,6 +104,7 @@ class PoisonCall(WorkerLost):
 
     Attributes:
         deaths: how many workers have died with this call.
+        function: the name of the function that was called.
     """
 
     def __init__(self, worker_id: int, reason: str, deaths: int, function: str) -> None:

@@ -122,7 +122,8 @@ class Pool(View[T]):
             kill_after: seconds by which a call may overrun its timeout on a worker before that worker is killed and
                 replaced. None never kills.
             poison_after: a call that was on a worker at so many deaths fails with `PoisonCall`, retries left or not.
-            lane: how calls reach the workers: "auto", or "freight" for ordinary Ray calls.
+            lane: how calls reach the workers: "express" by sockets of the pool's own, "freight" by ordinary Ray calls,
+                "auto" by sockets, and by Ray to a worker that no socket reaches.
             ray_options: options of Ray's for each actor, passed on unchanged: `num_gpus`, `resources`, `runtime_env`...
 
         Raises:

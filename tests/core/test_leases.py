@@ -306,6 +306,18 @@ def test_a_broadcast_that_was_on_a_worker_is_lost_with_it_even_if_it_has_retries
     assert [type(error) for error in scene.errors.values()] == [WorkerLost]
 
 
+def test_a_broadcast_that_waited_for_a_worker_without_an_heir_has_not_run() -> None:
+    scene = Scene(size=1, heals=False)
+    scene.submit()
+    broadcast(scene)
+    scene.lose(0)
+    begun, waiting = scene.errors.values()
+    assert isinstance(begun, WorkerLost)
+    assert isinstance(waiting, WorkerLost)
+    assert (begun.started, waiting.started) == (True, False)
+    assert "has not run" in str(waiting)
+
+
 def test_a_retried_broadcast_stays_on_its_worker() -> None:
     scene = Scene(size=2)
     broadcast(scene, retries=1)

@@ -55,7 +55,7 @@ class Granting:
             return None
         if (bound := call.bound_for) is not None:
             if bound.state is WorkerState.GONE:
-                raise WorkerLost(bound.id, "it was gone when the call was submitted")
+                raise WorkerLost(bound.id, "it was gone when the call was submitted", started=False)
             is_its_turn = bound.is_serving and bound.lease is call.lease and not bound.queue
             return bound if is_its_turn and bound.free_slots > 0 else None
         if self.first() is not None:

@@ -57,11 +57,15 @@ class Pace:
         return self._by_function.get(function)
 
     def ahead_limit(self, function: Hashable) -> int:
-        """How many calls of this function one worker may hold beyond its slots: none before it is measured."""
+        """How many calls of this function one worker may hold beyond its slots: none before it is measured.
+
+        It is rounded up. With a single call in hand a worker that computes would run dry at every second call: the
+        thread that reads gets the interpreter only between two calls, and the next call is on its way just then.
+        """
         average = self._by_function.get(function)
         if average is None or average > AHEAD_SECONDS:
             return 0
-        return AHEAD_CALLS if average * AHEAD_CALLS < AHEAD_SECONDS else int(AHEAD_SECONDS / average)
+        return AHEAD_CALLS if average * AHEAD_CALLS < AHEAD_SECONDS else math.ceil(AHEAD_SECONDS / average)
 
 
 class Placement:

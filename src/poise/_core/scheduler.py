@@ -434,7 +434,7 @@ class Scheduler:
             self._settle_held(call, worker, reason, now)
         for call in list(worker.pinned_queue):
             if heir is None:
-                self._outcomes.refuse(call, WorkerLost(worker.id, reason))
+                self._outcomes.refuse(call, WorkerLost(worker.id, reason, started=False))
             else:
                 worker.pinned_queue.discard(call)
                 call.bound_for = heir
