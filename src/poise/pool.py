@@ -114,7 +114,8 @@ class Pool(View[T]):
         Args:
             factory: makes what a worker holds: a class, or any callable without arguments. It runs inside each worker.
                 Without one the workers hold nothing and run plain functions.
-            size: how many workers; as many as Ray offers CPUs if None.
+            size: how many workers; if None, as many as Ray has room for, counted in CPUs unless `ray_options` asks for
+                something else: with `{"num_gpus": 0.5}` it is twice the number of GPUs.
             concurrency: how many calls one worker runs at once: threads for plain methods, tasks for `async def` ones.
             backlog: the most calls that may wait; beyond it `submit` raises `Overloaded`. None sets no limit.
             min_ready: how many workers must be ready before the pool opens; the rest follow.

@@ -42,6 +42,7 @@ class WorkerStats:
     """One worker, at one moment."""
 
     id: int
+    """The worker's number in the pool. A replacement gets a new one."""
     state: str
     """"pending", "starting", "ready" or "retiring"."""
     running: int
@@ -49,7 +50,9 @@ class WorkerStats:
     ahead: int
     """Calls sent ahead of their slot."""
     slots: int
+    """Calls that it may run at once: `concurrency`."""
     leased: bool
+    """Whether a `lease` holds it."""
     finished: int
     """Calls that it has answered."""
     busy: float
@@ -57,8 +60,11 @@ class WorkerStats:
     age: float
     """Seconds in its state."""
     pid: int | None = None
+    """Its process; None until it has started, and where it is not known."""
     node: str | None = None
+    """Ray's id of the node that it runs on, likewise."""
     lane: str = ""
+    """How calls reach it: "express", "freight" or, in tests, "local"."""
 
     @classmethod
     def of(cls, worker: WorkerRecord, now: float) -> WorkerStats:
@@ -88,6 +94,7 @@ class Stats:
     size: int
     """Workers that were asked for."""
     ready: int
+    """Workers that have started and live."""
     starting: int
     """Workers that are starting, or wait for their next try."""
     waiting: int
@@ -97,9 +104,11 @@ class Stats:
     running: int
     """Calls that hold a slot and whose caller still waits."""
     ahead: int
+    """Calls sent to a worker ahead of their slot, which have not begun as far as is known."""
     abandoned: int
     """Calls whose caller is gone and that still hold a worker."""
     free_slots: int
+    """Calls that could begin at once."""
     leased: int
     """Workers that are leased."""
     service_time: float | None
@@ -107,15 +116,25 @@ class Stats:
     wait_time: float | None
     """Moving average of the time that a call waits for its slot."""
     submitted: int
+    """Calls accepted, and leases asked for, since the pool was opened; so are all that follow."""
     completed: int
+    """Answered with a result or with the user's exception; leases given back."""
     failed: int
+    """Of those, answered with an exception."""
     cancelled: int
+    """Given up by their caller."""
     expired: int
+    """Ended by their timeout."""
     rejected: int
+    """Refused with `Overloaded`; not among those submitted."""
     lost: int
+    """Ended without an answer: the worker died, no worker can start, the pool was closed, or the lease had ended."""
     retried: int
+    """Attempts that followed one that may have begun."""
     deaths: int
+    """Workers that died, or failed to start."""
     workers: tuple[WorkerStats, ...]
+    """Every worker that is not gone, those that start among them."""
 
     @property
     def in_flight(self) -> int:
