@@ -57,6 +57,9 @@ __all__ = [
     "WrongLoop",
 ]
 
+_MODULES = frozenset({"asgi", "errors", "testing"})
+"""Those that users know by name."""
+
 # Found when first used (PEP 562), so that a worker, which needs none of them, starts 40 ms sooner.
 _HOMES = {
     "ActorCall": "poise.actor_pool",
@@ -89,6 +92,8 @@ _HOMES = {
 
 def __getattr__(name: str) -> object:
     """Import a public name from where it is defined."""
+    if name in _MODULES:
+        return import_module(f"{__name__}.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value: object = getattr(import_module(_HOMES[name]), name)

@@ -98,7 +98,7 @@ class ActorPool:
         self._granted: deque[tuple[ActorCall[Any], Any]] = deque()
         """Calls that waited and were given an actor, for the starter to begin. All of them are in `_busy`."""
         self._starter: threading.Thread | None = None
-        """Invariant: there is one while a call is waiting or granted."""
+        """Invariant: there is one while a call is granted."""
         self._collection = _Collection()
         self._submitted = 0
         self._deaths = 0
@@ -129,7 +129,6 @@ class ActorPool:
             self._waiting[call] = None
             grants = self._grant()  # of this call alone, as nothing waits beside an idle actor
             failed = self._fail_if_all_dead()
-            self._have_starter()
         _fail(failed)
         for granted, actor in grants:
             try:
@@ -249,7 +248,7 @@ class ActorPool:
                 raise ValueError("Actor already belongs to current ActorPool")
             self._idle.append(actor)
             self._last_death = None
-            self._granted.extend(self._grant())
+            self._grant_to_waiting()
             self._changed.notify_all()
 
     # ---------------------------------------------------------------- inside, with the lock held
@@ -264,13 +263,14 @@ class ActorPool:
                 grants.append((call, actor))
         return grants
 
-    def _have_starter(self) -> None:
-        """Have a thread that begins the calls that wait, once they are granted.
+    def _grant_to_waiting(self) -> None:
+        """Grant, and have a thread begin what was granted.
 
         It cannot be Ray's thread, which tells of completions: there `fn` would hold up all of Ray if it waited for
         anything, and to store a large argument is enough for that. Nor that of whoever collects, since nobody may.
         """
-        if self._waiting and self._starter is None:
+        self._granted.extend(self._grant())
+        if self._granted and self._starter is None:
             self._starter = threading.Thread(target=self._start, name="poise-actor-pool", daemon=True)
             self._starter.start()
 
@@ -303,7 +303,7 @@ class ActorPool:
         while True:
             with self._changed:
                 while not self._granted:
-                    if not self._waiting:
+                    if not (self._waiting and self._busy):  # nothing will be granted before something is submitted
                         self._starter = None
                         return
                     self._changed.wait()
@@ -327,7 +327,7 @@ class ActorPool:
                     self._last_death = _last_words(deaths[0])
             else:
                 self._idle.append(actor)
-                self._granted.extend(self._grant())
+                self._grant_to_waiting()
             self._collection.ended(call)
             failed = self._fail_if_all_dead()
             self._changed.notify_all()

@@ -134,6 +134,11 @@ class _Home:
             raise PoolClosed("the application has not started, or its lifespan is not run: see asgi.install")
         return self._pool
 
+    def time(self) -> float:
+        """What time it is by the clock that tells the pool's deadlines."""
+        engine = None if self._pool is None else self._pool._home.engine  # noqa: SLF001 - a part of the pool
+        return asyncio.get_running_loop().time() if engine is None else engine.clock.time()
+
     @asynccontextmanager
     async def open(self) -> AsyncGenerator[None]:
         """Open the pool for as long as the block lasts."""
@@ -191,7 +196,7 @@ class _Current:
     def __init__(self, home: _Home, deadline: float | None) -> None:
         self.home = home
         self.deadline = deadline
-        """By the loop's clock."""
+        """By the pool's clock."""
         self.calls: set[Call[Any]] = set()
         """Those that have not ended."""
 
@@ -212,6 +217,9 @@ class _RequestView(View[Any]):
         self._current = current
 
     def _with(self, options: CallOptions) -> View[Any]:
+        granted = self._current.deadline
+        if granted is not None and (options.deadline is None or options.deadline > granted):
+            options = options.but(deadline=granted)  # no call outlives its request
         return _RequestView(self._current, self._current.home.pool, options)
 
     def _submit(self, *args: Any, **options: Any) -> Call[Any]:
@@ -238,7 +246,7 @@ class _RequestScope:
         given = None if self._header is None else HTTPConnection(scope).headers.get(self._header)
         if given is not None:
             try:
-                deadline = asyncio.get_running_loop().time() + _seconds(given)
+                deadline = self._home.time() + _seconds(given)
             except ValueError as error:
                 detail = f"{self._header}: {error}"
                 await JSONResponse({"error": "BadRequest", "detail": detail}, 400)(scope, receive, send)

@@ -190,6 +190,8 @@ class Pool(View[T]):
         Raises:
             PoolBroken: the workers cannot start; nothing is left behind. Its cause is the constructor's exception.
             PoolClosed: the pool was open before.
+            PayloadError: the factory cannot be pickled.
+            PoiseError: Ray cannot be started or reached.
         """
         if self._home.engine is not None:
             raise PoolClosed("the pool was opened before; make a new one")
@@ -244,10 +246,15 @@ class Pool(View[T]):
         Raises:
             PoolBroken: no worker can start.
             PoolClosed: the pool is not open, or was closed meanwhile.
+            ConfigError: the pool has no so many workers.
         """
         dispatcher = self._home.dispatcher
         dispatcher.check_loop()
         scheduler = dispatcher.scheduler
+        if workers is not None:
+            check_whole("workers", workers, 1)
+            if workers > scheduler.size:
+                raise ConfigError("workers", workers, f"the pool has {scheduler.size}; resize() gives it more")
 
         def is_over() -> bool:
             wanted = scheduler.size if workers is None else workers
@@ -264,6 +271,7 @@ class Pool(View[T]):
 
         Raises:
             ConfigError: `size` is less than 1, or the pool is one of existing actors.
+            PoolClosed: the pool is not open, or was closed.
         """
         dispatcher = self._home.dispatcher
         dispatcher.check_loop()
@@ -329,7 +337,7 @@ class Pool(View[T]):
         return "open" if engine.scheduler.broken is None else "broken"
 
     def stats(self) -> Stats:
-        """What the pool is doing now: a frozen snapshot, the same in no two calls."""
+        """What the pool is doing now: a frozen snapshot."""
         dispatcher = self._home.dispatcher
         stats = dispatcher.scheduler.stats(dispatcher.clock.time())
         origins = {worker_id: lane.origin for worker_id, lane in dispatcher.lanes.items()}

@@ -384,8 +384,9 @@ class View(Generic[T]):
 
         Args:
             timeout: seconds for waiting and running together; None waits for ever.
-            deadline: a moment of `asyncio.get_running_loop().time()` at which all calls of the view expire, for
-                example the end of what a caller further up has granted. The earlier of it and `timeout` counts.
+            deadline: a moment at which all calls of the view expire, for example the end of what a caller further up
+                has granted, in seconds of `asyncio.get_running_loop().time()` (or of the pool's own clock, where a test
+                has given it one). The earlier of it and `timeout` counts.
             priority: higher starts first; equal ones start in the order of submission.
             retries: how many more times a call may run after its worker died, or after an exception in `retry_on`. Only
                 for what may safely run twice.

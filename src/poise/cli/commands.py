@@ -113,13 +113,13 @@ def run(
                   2  wrong usage
                 130  interrupted
     """  # noqa: D301 - click's mark for a paragraph that is not to be wrapped
-    from poise.cli.run import Failure, Feed, Job, resolve
+    from poise.cli.run import Failure, Feed, Order, resolve
 
     sys.path.insert(0, "")  # as with `python -m`: the module may be in the current directory
     try:
         factory, function = resolve(target)
-        job = Job(factory, function, size, timeout, retries, records_errors=on_error == "record")
-        status = Feed(job, source, output, restarts=restart).run()
+        order = Order(factory, function, size, timeout, retries, records_errors=on_error == "record")
+        status = Feed(order, source, output, restarts=restart).run()
     except Failure as failure:
         click.echo(f"poise run: {failure}", err=True)
         sys.exit(failure.status)

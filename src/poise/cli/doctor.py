@@ -6,7 +6,6 @@ import asyncio
 import importlib.util
 import os
 import platform
-import resource
 import shutil
 import socket
 import struct
@@ -24,8 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 RAY_AT_LEAST: Final = (2, 50)
-SOCKET_PATH_MOST: Final = 107
-"""Bytes of a Unix socket's path: `sun_path` of Linux less its final zero (unix(7))."""
+SOCKET_PATH_MOST: Final = 107 if sys.platform == "linux" else 103
+"""Bytes of a Unix socket's path: `sun_path` less its final zero, of Linux (unix(7)) and of macOS (<sys/un.h>)."""
 DESCRIPTORS_WANTED: Final = 4096
 SHM_WANTED: Final = 1 << 30
 """Bytes of shared memory below which Ray's object store is cramped; containers are given 64 MB."""
@@ -180,6 +179,8 @@ def _processors() -> Finding:
 
 
 def _descriptors() -> Finding:
+    import resource  # not on Windows, where this program still says what is wrong
+
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < DESCRIPTORS_WANTED:
         remedy = f"ulimit -n {min(hard, 65536) if hard > 0 else 65536}"

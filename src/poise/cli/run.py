@@ -44,7 +44,7 @@ class Failure(Exception):
 
 
 @dataclass(frozen=True)
-class Job:
+class Order:
     """What is to be done with each line."""
 
     factory: Callable[[], Any] | None
@@ -85,9 +85,9 @@ def resolve(target: str) -> tuple[Callable[[], Any] | None, Callable[..., Any] |
 class Feed:
     """One run of `poise run`."""
 
-    def __init__(self, job: Job, source: str, output: Path | None, *, restarts: bool) -> None:
+    def __init__(self, order: Order, source: str, output: Path | None, *, restarts: bool) -> None:
         """Open nothing yet."""
-        self._job = job
+        self._order = order
         self._source = source
         self._output = output
         self._restarts = restarts
@@ -103,6 +103,7 @@ class Feed:
         """
         with contextlib.ExitStack() as stack:
             source = sys.stdin.buffer if self._source == "-" else stack.enter_context(open(self._source, "rb"))
+            self._refuse_to_overwrite(source)
             out = stack.enter_context(_Output(self._output, restarts=self._restarts))
             self._skipped = out.lines
             if out.lines:
@@ -124,6 +125,17 @@ class Feed:
             click.echo(f"interrupted{self._hint()}", err=True)
         return INTERRUPTED if interrupted else 0
 
+    def _refuse_to_overwrite(self, source: BinaryIO) -> None:
+        """Keep the input from being taken for earlier results.
+
+        Raises:
+            Failure: the output is the input.
+        """
+        if self._output is not None and self._output.exists():
+            there = self._output.stat()
+            if stat.S_ISREG(there.st_mode) and os.path.samestat(os.fstat(source.fileno()), there):
+                raise Failure(f"{self._output} is the input too: name another file for the output", 2)
+
     def _summary(self) -> str:
         before = f", {self._skipped:,} had been done before" if self._skipped else ""
         return f"{self._written:,} lines done, {self._errors:,} of them with an error{before}"
@@ -137,7 +149,7 @@ class Feed:
         task = asyncio.current_task()
         assert task is not None
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-        job = self._job
+        order = self._order
         lines = aiter(_values(source))
         for done in range(self._skipped):
             line = await anext(lines, None)
@@ -149,8 +161,8 @@ class Feed:
         first = await anext(lines, None)
         if first is None:
             return  # nothing to do, and no need to start Ray for it
-        async with poise.Pool(job.factory, size=job.size, backlog=None) as pool:
-            view = pool.options(timeout=job.timeout, retries=job.retries)
+        async with poise.Pool(order.factory, size=order.size, backlog=None) as pool:
+            view = pool.options(timeout=order.timeout, retries=order.retries)
             await self._pump(view, first, lines, pool.stats().size * WINDOW, out, bar)
 
     async def _pump(
@@ -187,24 +199,36 @@ class Feed:
     def _submit(self, view: poise.View[Any], line: _Line) -> _Answer:
         try:
             value = json.loads(line.text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             outcome: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
             outcome.set_exception(ValueError(f"this is not JSON: {error}"))
             return _Answer(line, outcome)
-        return _Answer(line, view.submit(self._job.function, value))
+        return _Answer(line, view.submit(self._order.function, value))
 
     async def _text_of(self, answer: _Answer) -> bytes:
         try:
-            text = json.dumps(await answer.outcome, separators=(",", ":"), ensure_ascii=False)
+            return _json_line(await answer.outcome)
         except (poise.PoolBroken, poise.PoolClosed):
             raise  # not a fault of the line's
         except Exception as error:
-            if not self._job.records_errors:
+            if not self._order.records_errors:
                 where = f"line {answer.line.number:,}: {type(error).__name__}: {error}"
                 raise Failure(f"{where}{self._hint()} (--on-error=record writes the error and goes on)") from error
             self._errors += 1
-            text = json.dumps({"error": type(error).__name__, "detail": str(error)}, ensure_ascii=False)
-        return text.encode() + b"\n"
+            return _json_line({"error": type(error).__name__, "detail": str(error)})
+
+
+def _json_line(value: Any) -> bytes:
+    """One line of JSON in UTF-8.
+
+    Raises:
+        ValueError, TypeError, RecursionError: JSON has no such value.
+    """
+    line = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    try:
+        return line.encode() + b"\n"
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can only name by its number
+        return json.dumps(value, separators=(",", ":"), allow_nan=False).encode() + b"\n"
 
 
 @dataclass
@@ -229,22 +253,23 @@ async def _values(source: BinaryIO) -> AsyncIterator[_Line]:
     """The lines that are not blank. A pipe is read in a thread, so that a silent one holds nothing up."""
     descriptor = source.fileno()
     is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)
-    rest, number, size = b"", 0, 0
+    rest: list[bytes] = []  # what has come of a line that is not complete
+    number = size = 0
     while chunk := os.read(descriptor, CHUNK) if is_file else await in_thread(os.read, descriptor, CHUNK):
         *complete, tail = chunk.split(b"\n")
         if complete:
-            complete[0] = rest + complete[0]
-            rest = tail
-        else:
-            rest += tail
+            complete[0] = b"".join([*rest, complete[0]])
+            rest.clear()
+        rest.append(tail)
         for text in complete:
             number += 1
             size += len(text) + 1
             if text.strip():
                 yield _Line(text, number, size)
                 size = 0
-    if rest.strip():
-        yield _Line(rest, number + 1, size + len(rest))
+    last = b"".join(rest)
+    if last.strip():
+        yield _Line(last, number + 1, size + len(last))
 
 
 class _Output:
