@@ -92,6 +92,10 @@ _HOMES = {
 
 def __getattr__(name: str) -> object:
     """Import a public name from where it is defined."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version(__name__)
     if name in _MODULES:
         return import_module(f"{__name__}.{name}")
     if name not in _HOMES:

@@ -227,6 +227,12 @@ class ActorPool:
 
     # ---------------------------------------------------------------- actors
 
+    def __repr__(self) -> str:
+        """Give the number of actors and what they do."""
+        with self._changed:
+            idle, busy, waiting = len(self._idle), len(self._busy), len(self._waiting)
+        return f"<ActorPool, {idle} actors idle, {busy} busy, {waiting} calls waiting>"
+
     def has_free(self) -> bool:
         """Whether an actor is idle."""
         with self._changed:

@@ -136,7 +136,8 @@ class _Home:
 
     def time(self) -> float:
         """What time it is by the clock that tells the pool's deadlines."""
-        engine = None if self._pool is None else self._pool._home.engine  # noqa: SLF001 - a part of the pool
+        home = None if self._pool is None else self._pool._home  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+        engine = None if home is None else home.engine
         return asyncio.get_running_loop().time() if engine is None else engine.clock.time()
 
     @asynccontextmanager

@@ -127,7 +127,8 @@ class PoolBroken(PoiseError):
 
     def __init__(self, reason: str, failures: int) -> None:
         """Say how many starts failed and how the last one did."""
-        super().__init__(f"no worker could start ({failures} failed in a row): {reason}")
+        count = f" ({failures} failed in a row)" if failures else ""
+        super().__init__(f"no worker could start{count}: {reason}")
         self.failures = failures
         self.reason = reason
 

@@ -302,6 +302,10 @@ class Executor(futures.Executor, Generic[T]):
         if wait:
             self._driver.join()
 
+    def __repr__(self) -> str:
+        """Say whether it has started, and whether it takes calls."""
+        return f"<Executor, {self._driver.state}>"
+
     def __del__(self) -> None:
         driver: _Driver | None = getattr(self, "_driver", None)
         if driver is not None:
@@ -362,6 +366,13 @@ class _Driver:
         self._is_open = False
 
     # ---------------------------------------------------------------- any thread
+
+    @property
+    def state(self) -> str:
+        """Where it is in its life."""
+        if self._refusal is not None:
+            return "shut down"
+        return "not started" if self._thread is None else "started"
 
     def submit(self, function: Callable[..., Any] | str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Future[Any]:
         """Accept a call.

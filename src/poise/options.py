@@ -88,7 +88,7 @@ class PoolOptions:
         check_whole("min_ready", self.min_ready, 0)
         if self.size is not None and self.min_ready > self.size:
             raise ConfigError("min_ready", self.min_ready, f"at most size, which is {self.size}")
-        _seconds("start_timeout", self.start_timeout)
+        _seconds("start_timeout", self.start_timeout, none=False)
         if self.kill_after is not None:
             _seconds("kill_after", self.kill_after, zero=True)
         check_whole("poison_after", self.poison_after, 1)
@@ -104,10 +104,10 @@ def _number(option: str, value: Any) -> None:
         raise ConfigError(option, value, "a time of the loop, such as loop.time() + 0.5, or None")
 
 
-def _seconds(option: str, value: Any, *, zero: bool = False) -> None:
+def _seconds(option: str, value: Any, *, zero: bool = False, none: bool = True) -> None:
     if not _is(value, numbers.Real) or math.isnan(value) or value < 0 or (value == 0 and not zero):
         allowed = "seconds, zero or more" if zero else "seconds, more than zero"
-        raise ConfigError(option, value, f"{allowed}, or None where that is offered")
+        raise ConfigError(option, value, f"{allowed}, or None for no limit" if none else allowed)
 
 
 def check_whole(option: str, value: Any, least: int | None, most: int | None = None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
+import logging
 import random
 import warnings
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, overload
@@ -20,11 +20,15 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from poise._core.stats import Stats
     from poise._engine.clock import Clock
     from poise._wire.lane import Launcher
 
+logger = logging.getLogger("poise")
+
 T = TypeVar("T")
+
+STALLED_AFTER = 5.0
+"""Seconds of draining after which a stream that nobody reads is worth a warning."""
 
 PoolState = Literal["new", "open", "broken", "draining", "closed"]
 """Where a pool is in its life."""
@@ -42,6 +46,10 @@ class Pool(View[T]):
 
     Leaving the block normally finishes every call that was accepted; leaving it by an exception refuses what has not
     begun. A pool belongs to the event loop that opened it.
+
+    In `submit`, `run`, `map`, `stream` and `broadcast` the function is a method of what the factory makes
+    (`Model.predict`), a method's name as `str`, or any function whose first parameter takes the worker's instance. In a
+    pool without a factory it is any function at all.
     """
 
     __slots__ = ("__weakref__", "_closing", "_launcher", "_settings")
@@ -234,11 +242,17 @@ class Pool(View[T]):
             raise scheduler.broken_error()
 
     async def drain(self) -> None:
-        """Accept nothing more, and return when every accepted call has had its outcome and every lease has ended."""
+        """Accept nothing more, and return when every accepted call has had its outcome and every lease has ended.
+
+        A stream ends at once if nobody is about to take an item of it: no loop over it, and no `anext`, is under way.
+        """
         dispatcher = self._home.dispatcher
         dispatcher.check_loop()
         dispatcher.close(reject_waiting=False)
-        await dispatcher.until(lambda: dispatcher.scheduler.is_idle)
+        if not await dispatcher.until(lambda: dispatcher.scheduler.is_idle, STALLED_AFTER):
+            if stalled := dispatcher.stalled_streams():
+                logger.warning("the pool waits for streams whose items nobody takes, aclose() them: %s", stalled)
+            await dispatcher.until(lambda: dispatcher.scheduler.is_idle)
 
     async def until_ready(self, workers: int | None = None) -> None:
         """Return when so many workers are ready: all that were asked for if None.
@@ -335,19 +349,6 @@ class Pool(View[T]):
         if engine.scheduler.is_closed:
             return "draining"
         return "open" if engine.scheduler.broken is None else "broken"
-
-    def stats(self) -> Stats:
-        """What the pool is doing now: a frozen snapshot."""
-        dispatcher = self._home.dispatcher
-        stats = dispatcher.scheduler.stats(dispatcher.clock.time())
-        origins = {worker_id: lane.origin for worker_id, lane in dispatcher.lanes.items()}
-        workers = tuple(
-            dataclasses.replace(worker, pid=origin.pid, node=origin.node, lane=origin.lane)
-            if (origin := origins.get(worker.id)) is not None
-            else worker
-            for worker in stats.workers
-        )
-        return dataclasses.replace(stats, workers=workers)
 
     def __repr__(self) -> str:
         """Give the size and what the pool is doing."""

@@ -32,7 +32,7 @@ from poise._wire.codec import (
     pack_exception,
 )
 from poise._wire.door import Door
-from poise._wire.functions import Absent, FunctionBook, FunctionShelf, Target, type_names
+from poise._wire.functions import FunctionBook, FunctionShelf, Target, construct, type_names
 from poise._wire.lane import Answer, Kind, Lane, Launcher, Listener, Origin, Parcel, StartFailed, Verdict
 from poise._wire.ray_options import unwrap_factory
 from poise._worker.inbox import Arrival, Inbox
@@ -682,9 +682,9 @@ class LocalLane:
 
     def _construct(self, factory: Callable[[], Any] | None, concurrency: int) -> Packed | None:
         try:
-            instance = Absent() if factory is None else factory()
+            instance = construct(factory)
         except BaseException as error:  # noqa: BLE001 - a constructor may well call sys.exit()
-            return pack_exception(error, skip_frames=1)
+            return pack_exception(error, skip_frames=2)
         self._book = FunctionBook(type_names(instance))
         self._runner = Runner(self._inbox, _FaultyShelf(instance, self.suffer), self, concurrency, self._name)
         return None

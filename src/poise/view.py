@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import math
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
@@ -11,14 +12,14 @@ from poise._core.call import CallRecord, CallState
 from poise._engine.call import Call, Stream, StreamBuffer, name_of, pace_key
 from poise._engine.mapping import map_calls
 from poise.errors import ConfigError, DeadlineExceeded, PoolClosed
-from poise.options import check_whole
+from poise.options import CallOptions, check_whole
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable
 
+    from poise._core.stats import Stats
     from poise._core.worker import WorkerRecord
     from poise._engine.dispatcher import Dispatcher
-    from poise.options import CallOptions
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -107,7 +108,10 @@ class View(Generic[T]):
             Overloaded: the backlog is full; the call was not accepted.
             PoolClosed: the pool is not open.
             PoolBroken: no worker can start.
+            DeadlineExceeded: the view's `deadline` has passed already.
+            LeaseExpired: the worker that it was leased is not this caller's any more.
             WrongLoop: called from another loop or thread than the pool's own.
+            ConfigError: `fn` is nothing that can be called.
         """
         return self._submit(fn, args, kwargs)
 
@@ -434,6 +438,31 @@ class View(Generic[T]):
         finally:
             call.cancel()
             self._home.dispatcher.release(record)
+
+    # ---------------------------------------------------------------- looking
+
+    def stats(self) -> Stats:
+        """What the pool is doing now: a frozen snapshot."""
+        dispatcher = self._home.dispatcher
+        stats = dispatcher.scheduler.stats(dispatcher.clock.time())
+        origins = {worker_id: lane.origin for worker_id, lane in dispatcher.lanes.items()}
+        workers = tuple(
+            dataclasses.replace(worker, pid=origin.pid, node=origin.node, lane=origin.lane)
+            if (origin := origins.get(worker.id)) is not None
+            else worker
+            for worker in stats.workers
+        )
+        return dataclasses.replace(stats, workers=workers)
+
+    def __repr__(self) -> str:
+        """Give the options that are not as they are by default."""
+        default = CallOptions()
+        changed = [
+            f"{name}={value!r}"
+            for name in CallOptions.__slots__
+            if (value := getattr(self._options, name)) != getattr(default, name)
+        ]
+        return f"<View of a pool, {', '.join(changed) or 'no options'}>"
 
     # ---------------------------------------------------------------- inside
 

@@ -175,4 +175,4 @@ async def views(pool: poise.Pool[Model]) -> None:
     pool.options(retries="3")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     pool.options(retry_on=KeyboardInterrupt)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     pool.options(3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
-    view.stats()  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+    view.drain()  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import weakref
 from collections import deque
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from poise._wire.lane import Kind
+from poise.errors import PoolClosed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 
     from poise._core.call import CallRecord
     from poise._engine.dispatcher import Dispatcher
@@ -124,7 +126,7 @@ def pace_key(function: Callable[..., Any] | str) -> object:
 class StreamBuffer:
     """Items that have arrived for a stream and were not taken yet, and the credit that bounds them."""
 
-    __slots__ = ("arrived", "items", "owed", "window")
+    __slots__ = ("arrived", "items", "owed", "reader", "window")
 
     def __init__(self, window: int) -> None:
         self.window: int = window
@@ -133,6 +135,19 @@ class StreamBuffer:
         self.owed: int = 0
         """Items taken since the worker was last granted more."""
         self.arrived: asyncio.Future[None] | None = None
+        """What the consumer waits for."""
+        self.reader: weakref.ref[object] | None = None
+        """The loop that takes the items, if it is one: dead when that has been left."""
+
+    @property
+    def is_read(self) -> bool:
+        """Whether anybody is about to take items, as far as can be known."""
+        return self.arrived is not None or (self.reader is not None and self.reader() is not None)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the worker may send nothing before an item is taken."""
+        return len(self.items) + self.owed >= self.window
 
     def put(self, items: Sequence[Any]) -> None:
         """Take in items from the worker."""
@@ -148,8 +163,9 @@ class StreamBuffer:
 class Stream(Generic[R_co]):
     """The items of a generator method, as they come: use it in `async for`.
 
-    The worker is at most `buffersize` items ahead of the consumer. Breaking out of the loop, or `aclose`, stops the
-    producer and frees its slot.
+    The worker is at most 16 items ahead of the consumer. Leaving the loop, or `aclose`, stops the producer and frees
+    its slot. With `anext` alone nobody can see that the last item was taken: use `contextlib.aclosing`, or leave the
+    pool.
     """
 
     __slots__ = ("__weakref__", "_buffer", "_call", "_is_done", "_submit")
@@ -161,15 +177,18 @@ class Stream(Generic[R_co]):
         self._call: Call[Any] | None = None
         self._is_done = False
 
-    def __aiter__(self) -> Stream[R_co]:
-        """The stream itself."""
-        return self
+    def __aiter__(self) -> AsyncIterator[R_co]:
+        """What a loop holds, and drops when it is left, even if the stream itself has a name."""
+        reader = _Reader(self)
+        self._buffer.reader = weakref.ref(reader)
+        return reader
 
     async def __anext__(self) -> R_co:
         """The next item. The call is submitted by the first one.
 
         Raises:
             StopAsyncIteration: the producer has ended.
+            PoolClosed: the pool was left while nobody was about to take an item.
             PoiseError: see `Pool.run`; also any exception of the producer's own.
         """
         if self._is_done:
@@ -181,7 +200,11 @@ class Stream(Generic[R_co]):
         buffer, call = self._buffer, self._call
         while not buffer.items:
             if call.done():
-                self._is_done = True
+                was_closed, self._is_done = self._is_done, True
+                if was_closed:
+                    raise StopAsyncIteration
+                if call.cancelled():
+                    raise PoolClosed("the pool was left while nobody was about to take an item of this stream")
                 call.result()
                 raise StopAsyncIteration
             if buffer.arrived is not None:
@@ -205,6 +228,15 @@ class Stream(Generic[R_co]):
         """Stop the producer; the slot is free when the worker has closed the generator."""
         self._cancel()
 
+    def abandon(self) -> None:
+        """Nobody takes items any more; the collector may say so, on any thread."""
+        call = self._call
+        if call is not None and not self._is_done:
+            self._is_done = True
+            loop = call.get_loop()
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(call.drop)
+
     def _cancel(self) -> None:
         self._is_done = True
         if self._call is not None:
@@ -212,13 +244,28 @@ class Stream(Generic[R_co]):
             self._buffer.items.clear()
 
     def __del__(self) -> None:
-        """Stop the producer of a stream that was broken out of; the collector may run on any thread."""
-        call = self._call
-        if call is not None and not self._is_done:
-            loop = call.get_loop()
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(call.drop)
+        """Stop the producer of a stream that nobody holds."""
+        self.abandon()
 
     def __repr__(self) -> str:
         """Give the call behind the stream."""
         return f"<Stream of {self._call!r}>" if self._call is not None else "<Stream not begun>"
+
+
+class _Reader(Generic[R_co]):
+    """One loop over a stream."""
+
+    __slots__ = ("__weakref__", "_stream")
+
+    def __init__(self, stream: Stream[R_co]) -> None:
+        self._stream = stream
+
+    def __aiter__(self) -> _Reader[R_co]:
+        return self
+
+    def __anext__(self) -> Coroutine[Any, Any, R_co]:
+        return self._stream.__anext__()
+
+    def __del__(self) -> None:
+        """The loop was left."""
+        self._stream.abandon()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from poise._core.scheduler import Ended, Ending, Scheduler
 from poise._engine.clock import alarm
 from poise._engine.supervisor import Supervisor
 from poise._wire.lane import Answer, Kind, Lane, Launcher, Parcel, Verdict
-from poise.errors import WrongLoop
+from poise.errors import PoolClosed, WrongLoop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -42,6 +43,7 @@ class Dispatcher:
         clock: Clock,
     ) -> None:
         self.loop = loop
+        self._thread = threading.get_ident()
         self.clock = clock
         """What deadlines, backoff and every other time are read from: the loop, unless a test has its own."""
         self.scheduler = scheduler
@@ -54,6 +56,7 @@ class Dispatcher:
         self._pending: deque[Effect] = deque()
         """Effects still to be performed. A lane may answer while it is sent to, which adds to them."""
         self._is_performing = False
+        self._is_given_up = False
         self._timer: Timer | None = None
         self._timer_at = math.inf
         self._watchers: list[tuple[Callable[[], bool], asyncio.Future[bool]]] = []
@@ -72,6 +75,8 @@ class Dispatcher:
             where = "another event loop"
         except RuntimeError:
             where = "a thread in which no event loop runs"
+            if threading.get_ident() == self._thread:
+                where = "outside a coroutine of it (in IPython a cell runs in the loop only if it awaits something)"
         raise WrongLoop(
             f"this pool belongs to the event loop that opened it, and was used from {where}; "
             "open a pool there too, or hand the call over with asyncio.run_coroutine_threadsafe"
@@ -128,8 +133,15 @@ class Dispatcher:
         self._perform(self.scheduler.resize(size, self.clock.time()))
 
     def close(self, *, reject_waiting: bool) -> None:
-        """Accept nothing more."""
+        """Accept nothing more, and end the streams of which nobody is about to take an item: they would never end."""
         self._perform(self.scheduler.close(self.clock.time(), reject_waiting=reject_waiting))
+        for call in list(self._calls.values()):
+            if call.stream is not None and not call.stream.is_read:
+                call.drop()
+
+    def stalled_streams(self) -> list[Call[Any]]:
+        """Those whose worker waits until the consumer takes an item."""
+        return [call for call in self._calls.values() if call.stream is not None and call.stream.is_full]
 
     async def until(self, predicate: Callable[[], bool], timeout: float | None = None) -> bool:
         """Wait for something to become true of the scheduler; it is looked at after every step.
@@ -152,6 +164,7 @@ class Dispatcher:
 
     async def aclose(self) -> None:
         """Give up every call and every worker, and return when they are gone."""
+        self._is_given_up = True
         self._perform(self.scheduler.stop(self.clock.time()))
         await self.supervisor.aclose()
         if self._timer is not None:
@@ -305,6 +318,8 @@ class Dispatcher:
     def _reject(self, call: Call[Any] | None, error: BaseException) -> None:
         if call is not None:
             self._fail(call, error)
+            if isinstance(error, PoolClosed) or self._is_given_up:
+                call.drop()  # whoever closes a pool knows it: asyncio need not report what nobody asks for
 
     def _fail(self, call: Call[Any], error: BaseException) -> None:
         if not call.done():

@@ -12,7 +12,7 @@ import hashlib
 import types
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -68,7 +68,7 @@ class FunctionBook:
         """Name the function, pickling it if it has no name in the worker.
 
         Raises:
-            PayloadError: it cannot be pickled.
+            PayloadError: it cannot be pickled, or it is bound to an object of this process.
         """
         if isinstance(function, str):
             return function if type(function) is str else str(function)
@@ -82,7 +82,14 @@ class FunctionBook:
             return target
 
     def _find(self, function: Callable[..., Any]) -> Target:
-        return method_name(function, self._classes) or _pickle(function)
+        name = method_name(function, self._classes)
+        if name is None:
+            return _pickle(function)
+        if _is_bound_to_an_instance(function):
+            what, remedy = f"the function {function.__qualname__}", f"give {function.__qualname__} of the class itself"
+            reason = f"it is bound to an object of this process, and each worker has an instance of its own: {remedy}"
+            raise PayloadError(what, reason, started=False)
+        return name
 
 
 def method_name(function: Callable[..., Any], classes: frozenset[tuple[str, ...]] | None = None) -> str | None:
@@ -92,8 +99,8 @@ def method_name(function: Callable[..., Any], classes: frozenset[tuple[str, ...]
         function: an unbound method such as `Model.predict`, also through a class decorated with `@ray.remote`.
         classes: (module, qualified name) of the classes whose methods count; None means any class.
     """
-    if isinstance(function, types.MethodType) and hasattr(function.__self__, "__ray_metadata__"):
-        return function.__name__  # Ray's ActorClass is an instance, so Ray's `Actor.increment` is bound to it
+    if isinstance(function, types.MethodType) and _is_ray_class(function.__self__):
+        return function.__name__  # so Ray's `Actor.increment` is bound to it
     if isinstance(function, types.MethodDescriptorType | types.WrapperDescriptorType):
         owner = function.__objclass__
         return function.__name__ if _owned(owner.__module__, owner.__qualname__, classes) else None
@@ -105,6 +112,15 @@ def method_name(function: Callable[..., Any], classes: frozenset[tuple[str, ...]
     if name.startswith("__") and not name.endswith("__"):
         return f"_{owner_name.rpartition('.')[2].lstrip('_')}{name}"
     return name
+
+
+def _is_bound_to_an_instance(function: Callable[..., Any]) -> bool:
+    owner: Any = getattr(function, "__self__", None)
+    return isinstance(function, types.MethodType) and not (isinstance(owner, type) or _is_ray_class(owner))
+
+
+def _is_ray_class(value: object) -> bool:
+    return hasattr(value, "__ray_metadata__")  # Ray's ActorClass, which is an instance
 
 
 def _owned(module: str | None, owner_name: str, classes: frozenset[tuple[str, ...]] | None) -> bool:
@@ -150,6 +166,25 @@ class Absent:
     """Stands for the instance in a pool without a factory, whose functions run alone."""
 
 
+def construct(factory: Callable[[], Any] | None) -> object:
+    """Make what a worker holds.
+
+    Raises:
+        TypeError: the factory is an `async def` function.
+        BaseException: whatever the user's constructor raises.
+    """
+    if factory is None:
+        return Absent()
+    instance: object = factory()
+    if isinstance(instance, Coroutine):
+        instance.close()
+        raise TypeError(
+            "the factory is an async function, and a worker is made by a plain call; let it return an object with an "
+            "async method that does the rest, and broadcast that when the pool is open"
+        )
+    return instance
+
+
 class FunctionShelf:
     """Finds what a call is to run; keeps the functions that came pickled."""
 
@@ -169,12 +204,15 @@ class FunctionShelf:
         """
         if isinstance(target, str):
             try:
-                method: Callable[..., Any] = getattr(self._instance, target)
+                method: object = getattr(self._instance, target)
             except AttributeError:
                 better = self._no_such_method(target)
                 if better is None:
                     raise
                 raise better from None
+            if not callable(method):
+                kind = type(self._instance).__qualname__
+                raise TypeError(f"{target!r} of {kind!r} is no method: it is of type {type(method).__qualname__!r}")
             return method
         function = self._load(target)
         return function if self._alone else functools.partial(function, self._instance)
@@ -211,4 +249,7 @@ class FunctionShelf:
         kind = type(self._instance)
         if hasattr(kind, name):
             return None
-        return AttributeError(f"{kind.__qualname__!r} has no method {name!r}{names_like(name, self._instance)}")
+        return AttributeError(
+            f"{kind.__qualname__!r} has no method {name!r}, as it was when the worker started"
+            f"{names_like(name, self._instance)}"
+        )

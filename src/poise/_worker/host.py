@@ -26,7 +26,7 @@ from poise._wire.codec import (
     pack_exception,
     unpack,
 )
-from poise._wire.functions import Absent, FunctionShelf, PickledFunction, Target, TypeNames, type_names
+from poise._wire.functions import FunctionShelf, PickledFunction, Target, TypeNames, construct, type_names
 from poise._wire.ray_errors import own_error
 from poise._worker.entrance import Connection, open_tls, open_unix
 from poise._worker.inbox import Arrival, Inbox
@@ -91,12 +91,12 @@ class Host:
     def serve(self, factory: Packed | None, concurrency: int) -> None:
         """Build the instance, then run calls until the worker is killed."""
         try:
-            instance = Absent() if factory is None else _unpack_factory(factory)()
+            instance = construct(None if factory is None else _unpack_factory(factory))
             self._classes = type_names(instance)
             self._shelf = FunctionShelf(instance)
             runner = Runner(self._inbox, self._shelf, self, concurrency)
         except BaseException as error:  # noqa: BLE001 - a constructor may well call sys.exit()
-            self._failure = pack_exception(error, skip_frames=1)
+            self._failure = pack_exception(error, skip_frames=2)
             self._built.set()
             return
         self._built.set()
