@@ -7,6 +7,7 @@ for asyncio.
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 def poise_pool() -> Iterator[type[LocalPool[Any]]]:
     """Give `poise.testing.LocalPool`. Use it in `async with`.
 
-    At the end of the test every one of them must have been closed.
+    At the end of the test every one of them must have been closed, and a fault that was planned and has not happened is
+    warned of: the name of its function may be misspelled.
     """
     from poise.testing import LocalPool
 
@@ -37,6 +39,9 @@ def poise_pool() -> Iterator[type[LocalPool[Any]]]:
     yield TrackedPool
     left = [pool for pool in made if pool.state not in ("new", "closed")]
     assert not left, f"these pools were not closed, use `async with`: {left}"
+    for pool in made:
+        if pool.faults.pending:
+            warnings.warn(f"faults that were planned have not happened: {pool.faults!r}", stacklevel=1)
 
 
 @pytest.fixture

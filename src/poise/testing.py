@@ -216,7 +216,9 @@ class Faults:
             self._refusals.clear()
 
     def __repr__(self) -> str:
-        return f"<Faults: {self.pending} still to happen>"
+        planned = [f"{name or 'any call'}, call {number}" for name, number in self._planned]
+        planned += ["a start"] * len(self._refusals)
+        return f"<Faults, still to happen: {'; '.join(planned) or 'none'}>"
 
     def _plan(self, fault: _Fault, on_call: int, function: Callable[..., Any] | str | None) -> None:
         check_whole("on_call", on_call, 1)

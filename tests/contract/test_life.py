@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import os
 import threading
 import time
@@ -241,6 +242,25 @@ async def test_a_bad_size_is_refused_and_changes_nothing(open_pool: OpenPool, si
         assert await pool.run(Desk.echo, 1) == 1
 
 
+async def test_until_ready_waits_for_so_many_workers_or_for_all(open_pool: OpenPool) -> None:
+    async with open_pool(Desk, size=2, min_ready=0) as pool:
+        await pool.until_ready(1)
+        assert pool.stats().ready >= 1
+        await pool.until_ready()
+        assert pool.stats().ready == 2
+        await pool.resize(3)
+        await pool.until_ready(3)
+        assert pool.stats().ready == 3
+
+
+@pytest.mark.parametrize("workers", [5, 0, "x"])
+async def test_workers_that_the_pool_never_has_are_not_waited_for(open_pool: OpenPool, workers: Any) -> None:
+    async with open_pool(Desk, size=2) as pool:
+        with pytest.raises(poise.ConfigError, match="workers"):
+            await pool.until_ready(workers)
+        assert await pool.run(Desk.echo, 1) == 1
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Starting
 
@@ -384,3 +404,36 @@ async def _lease(pool: poise.Pool[Any]) -> None:
 
 async def _collect(results: Any) -> list[Any]:
     return [result async for result in results]
+
+
+async def test_a_bound_method_of_another_instance_is_refused(open_pool: OpenPool) -> None:
+    async with open_pool(Desk) as pool:
+        with pytest.raises(poise.PayloadError, match=r"bound to an object of this process.*give Desk\.add"):
+            await pool.run(Desk().add, 1)  # type: ignore[arg-type]  # pyright: ignore[reportCallIssue, reportArgumentType]
+        assert await pool.run(Desk.add, 1) == 1
+
+
+async def test_an_async_factory_is_refused(open_pool: OpenPool) -> None:
+    async def factory() -> Desk:
+        return Desk()
+
+    with pytest.raises(poise.PoolBroken) as caught:
+        async with open_pool(factory, size=1):
+            pass
+    assert isinstance(caught.value.__cause__, TypeError)
+    assert "async function" in str(caught.value.__cause__)
+
+
+async def test_what_a_closing_pool_refuses_is_not_reported_by_asyncio(
+    open_pool: OpenPool, caplog: pytest.LogCaptureFixture, gate: Gate
+) -> None:
+    with caplog.at_level(logging.ERROR, "asyncio"):
+        with pytest.raises(ZeroDivisionError):
+            async with open_pool(Desk, size=1) as pool:
+                for _ in range(50):
+                    pool.submit(Desk.hold, gate.path)
+                await gate.reached()
+                gate.open()
+                raise ZeroDivisionError
+        gc.collect()
+    assert not caplog.records

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import poise
-from tests.contract.desk import Desk
+from tests.contract.desk import Desk, is_idle
 from tests.gate import Gate, leave_mark
 
 if TYPE_CHECKING:
@@ -23,13 +23,6 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 Desks = poise.Pool[Desk]
 
 WINDOW = 16
-
-
-async def is_idle(pool: Desks) -> None:
-    """Wait until no worker holds a call."""
-    async with asyncio.timeout(30):
-        while pool.stats().in_flight:
-            await asyncio.sleep(0.002)
 
 
 @pytest.mark.parametrize("count", [0, 1, 5, WINDOW, WINDOW + 1, 1000])
@@ -283,3 +276,74 @@ async def test_closing_the_pool_ends_a_stream(open_pool: OpenPool, gate: Gate) -
 class Trojan:
     def __reduce__(self) -> tuple[Any, ...]:
         return int, ("not a number",)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A stream that has a name, and outlives the loop over it
+
+
+@pytest.mark.parametrize("leave", ["break", "raise"])
+async def test_leaving_the_loop_stops_the_producer_of_a_named_stream_too(
+    desks: Desks, gate: Gate, leave: str
+) -> None:  # G3
+    stream = desks.stream(Desk.endless, gate.path)
+    with contextlib.suppress(ZeroDivisionError):
+        async for item in stream:
+            if leave == "break":
+                break
+            item / 0
+    assert (await closed(gate))[-1] == "closed"
+    await is_idle(desks)
+    assert [item async for item in stream] == []
+    with pytest.raises(StopAsyncIteration):
+        await anext(stream)
+
+
+async def test_a_consumers_own_error_leaves_the_pool_through_a_named_stream(open_pool: OpenPool, gate: Gate) -> None:
+    async def consume() -> None:
+        async with open_pool(Desk, size=1) as pool:
+            stream = pool.stream(Desk.endless, gate.path)
+            async for item in stream:
+                item / 0
+
+    with pytest.raises(ZeroDivisionError):
+        await asyncio.wait_for(consume(), 30)
+
+
+async def test_leaving_the_pool_ends_a_stream_of_which_nobody_is_about_to_take_an_item(
+    open_pool: OpenPool, gate: Gate
+) -> None:  # G1
+    async with asyncio.timeout(30), open_pool(Desk, size=1) as pool:
+        stream = pool.stream(Desk.endless, gate.path)
+        assert await anext(stream) == 0
+    with pytest.raises(poise.PoolClosed, match="nobody was about to take"):
+        while True:  # what had arrived is still there
+            await anext(stream)
+
+
+async def test_leaving_the_pool_waits_for_a_loop_that_goes_on(open_pool: OpenPool) -> None:
+    taken: list[int] = []
+
+    async def consume(stream: poise.Stream[int]) -> None:
+        async for item in stream:
+            await asyncio.sleep(0)
+            taken.append(item)
+
+    async with open_pool(Desk, size=1) as pool:
+        stream = pool.stream(Desk.count, 100)
+        consumer = asyncio.ensure_future(consume(stream))
+        while not taken:
+            await asyncio.sleep(0.001)
+    await consumer
+    assert taken == list(range(100))
+
+
+async def test_closing_a_stream_ends_a_wait_for_its_next_item(desks: Desks, gate: Gate) -> None:
+    stream = desks.stream(Desk.count_then_hold, 0, gate.path)
+    waiting = asyncio.ensure_future(anext(stream))
+    await gate.reached()
+    await stream.aclose()
+    with pytest.raises(StopAsyncIteration):
+        await waiting
+    gate.open()
+    await is_idle(desks)
