@@ -59,11 +59,11 @@ class Session:
         self.say(f"{label}: {reason}")
 
     def start_ray(self) -> None:
-        """Have Ray, as a user's `ray.init()` would start it, but for the dashboard."""
+        """Have a Ray of our own, as a user's `ray.init()` would start it, but for the dashboard."""
         if not _ray.is_initialized():
             self.say("starting Ray")
             os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray warns of a change of its own to come
-            _ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+            _ray.init("local", include_dashboard=False, log_to_driver=False, logging_level="ERROR")
 
     def close(self) -> None:
         """Shut Ray down."""

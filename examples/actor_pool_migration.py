@@ -45,7 +45,7 @@ def main() -> None:
     """Make the actors, as before, and use the pool in both ways."""
     is_ours = not ray.is_initialized()
     if is_ours:
-        ray.init(num_cpus=2, include_dashboard=False, logging_level=logging.ERROR)
+        ray.init("local", num_cpus=2, include_dashboard=False, logging_level=logging.ERROR)
     actor_class: Any = ray.remote(num_cpus=0)(Squarer)
     actors = [actor_class.remote() for _ in range(2)]
     pool = ActorPool(actors)

@@ -29,6 +29,7 @@ def shared_ray() -> Iterator[None]:
     was_there = ray.is_initialized()
     if not was_there:
         ray.init(
+            address="local",  # not one that RAY_ADDRESS names or `ray start` has left here
             num_cpus=4,
             resources={"room": ROOM},
             include_dashboard=False,

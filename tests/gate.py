@@ -6,7 +6,10 @@ import asyncio
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 PERIOD = 0.002
 """Seconds between two looks at a gate."""
@@ -59,3 +62,15 @@ async def wait_at_async(gate: str, mark: Any = "") -> None:
     leave_mark(gate, mark)
     while not os.path.exists(gate):  # noqa: ASYNC240
         await asyncio.sleep(PERIOD)
+
+
+def count_until_closed(gate: str) -> Iterator[int]:
+    """Leave a mark for each number as it is made, and one for the end. Runs in workers."""
+    number = 0
+    try:
+        while True:
+            leave_mark(gate, number)
+            yield number
+            number += 1
+    finally:
+        leave_mark(gate, "closed")

@@ -219,19 +219,29 @@ class Pool(View[T]):
         try:
             await self._launcher.open(dispatcher)
             scheduler.size = settings.size or await self._launcher.default_size()
-            dispatcher.open()
+            if self._closing is None:
+                dispatcher.open()
             await self._until_ready(dispatcher, min(settings.min_ready, scheduler.size))
-        except BaseException:
+        except BaseException as error:
+            was_closed = self._closing is not None and isinstance(error, Exception)
             await self.aclose()
+            await self._launcher.aclose()  # again: it may have been closed while it was still opening
+            if was_closed:
+                raise PoolClosed("the pool was closed while it was being opened") from error
             raise
         dispatcher.supervisor.watch_shortage()
         return self
 
     async def _until_ready(self, dispatcher: Dispatcher, wanted: int) -> None:
         scheduler, timeout = dispatcher.scheduler, self._settings.start_timeout
-        if not await dispatcher.until(
-            lambda: scheduler.ready_workers >= wanted or scheduler.broken is not None, timeout
-        ):
+
+        def is_over() -> bool:
+            return scheduler.ready_workers >= wanted or scheduler.broken is not None or self._closing is not None
+
+        is_in_time = await dispatcher.until(is_over, timeout)
+        if self._closing is not None:
+            raise PoolClosed("it was closed")
+        if not is_in_time:
             ready = scheduler.ready_workers
             reason = f"{ready} of min_ready={wanted} workers were ready after start_timeout={timeout:g} s"
             shortage = await self._launcher.shortage()

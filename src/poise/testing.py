@@ -662,11 +662,14 @@ class LocalLane:
 
     def reply(self, reply: Reply) -> None:
         """An attempt has ended."""
-        self._tell(lambda: self._take_reply(reply))
+        call_id, code, packed, service_time = reply
+        kept = None if packed is None else detach(packed)
+        self._tell(lambda: self._take_reply((call_id, code, kept, service_time)))
 
     def item(self, call_id: int, item: Packed) -> None:
         """A stream has produced an item."""
-        self._tell(lambda: self._take_item(call_id, item))
+        kept = detach(item)
+        self._tell(lambda: self._take_item(call_id, kept))
 
     def suffer(self, function: Callable[..., Any] | str) -> None:
         """A call of this function begins: go wrong, if that is planned."""
@@ -700,6 +703,8 @@ class LocalLane:
             self.reply((call.call_id, RAISED, pack_exception(error), 0.0))
         else:
             self._inbox.put((call,))
+            if self._inbox.has_missed(call.call_id):
+                self.cancel(call.call_id)
 
     # -----------------------------------------------------------------------------------------------------------------
     # On the loop

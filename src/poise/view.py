@@ -65,7 +65,8 @@ class View(Generic[T]):
 
     In `submit`, `run`, `map`, `stream` and `broadcast` the function is a method of `T` (`Model.predict`), a method's
     name as `str`, or any function whose first parameter takes the worker's instance. In a pool without a factory it is
-    any function at all. Functions and arguments are pickled, lambdas and functions of `__main__` by value.
+    any function at all. Functions and arguments are pickled, lambdas and functions of `__main__` by value: a function
+    when it is first sent, arguments when their call is sent, so change neither before the call has ended.
     """
 
     __slots__ = ("_home", "_lease", "_options")

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from tempfile import gettempdir
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 
 import psutil
@@ -95,7 +96,8 @@ def crash(lane: str) -> Crash:
         else:
             (pid,) = [worker.pid for worker in pool.stats().workers if worker.id == worker_id]
             assert pid is not None
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it has just died by itself
+                os.kill(pid, signal.SIGKILL)
 
     return crash_it
 
@@ -116,13 +118,23 @@ async def desks(open_pool: OpenPool) -> AsyncIterator[poise.Pool[Desk]]:
 # G12: nothing is left
 
 
+@pytest.fixture(scope="module")
+def own_temp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A directory for temporary files in which no other program has any: pools make their sockets there."""
+    tmp_path_factory.getbasetemp()  # pytest's own stay elsewhere
+    # Not below `tmp_path`: the path of a Unix socket has at most 107 bytes.
+    with tempfile.TemporaryDirectory(prefix="t-") as directory, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", directory)
+        yield Path(directory)
+
+
 @pytest.fixture(scope="module", autouse=True)
-def nothing_left(lane: str) -> Iterator[None]:
+def nothing_left(lane: str, own_temp: Path) -> Iterator[None]:
     """Compare processes, threads and files before and after each module."""
-    before = _belongings()
+    before = _belongings(own_temp)
     yield
     deadline = time.monotonic() + 10
-    while (left := _belongings() - before) and time.monotonic() < deadline:
+    while (left := _belongings(own_temp) - before) and time.monotonic() < deadline:
         gc.collect()
         time.sleep(0.05)
     assert not left
@@ -136,7 +148,7 @@ async def no_tasks_left(request: pytest.FixtureRequest) -> AsyncIterator[None]:
     assert not left
 
 
-def _belongings() -> set[str]:
+def _belongings(temp: Path) -> set[str]:
     actors = set()
     for process in psutil.Process().children(recursive=True):
         try:
@@ -146,6 +158,4 @@ def _belongings() -> set[str]:
         if name.startswith("ray::") and not name.startswith(RAYS_OWN):
             actors.add(f"process {process.pid} {name}")
     threads = {f"thread {t.ident} {t.name}" for t in threading.enumerate() if t.name.startswith("poise")}
-    in_use = Path("/proc/net/unix").read_text()  # by a worker that lives: ours are among the actors, if it is ours
-    files = {str(path) for path in Path(gettempdir()).glob("*poise*") if str(path) not in in_use}
-    return actors | threads | files
+    return actors | threads | {str(path) for path in temp.iterdir()}

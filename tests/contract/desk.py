@@ -9,10 +9,12 @@ import time
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from tests.gate import leave_mark, wait_at, wait_at_async
+from tests.gate import count_until_closed, leave_mark, wait_at, wait_at_async
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
+
+    import poise
 
 
 class Desk:
@@ -128,15 +130,7 @@ class Desk:
         return list(range(end))
 
     def endless(self, gate: str) -> Iterator[int]:
-        """Mark each item as it is made, and the end."""
-        number = 0
-        try:
-            while True:
-                leave_mark(gate, number)
-                yield number
-                number += 1
-        finally:
-            leave_mark(gate, "closed")
+        yield from count_until_closed(gate)
 
     async def async_endless(self, gate: str) -> AsyncIterator[int]:
         number = 0
@@ -172,3 +166,10 @@ class Picky(Desk):
 
     def echo(self, value: Any) -> Any:
         return ["picky", value]
+
+
+async def is_idle(pool: poise.Pool[Any]) -> None:
+    """Wait until no call waits and no worker holds one. Runs in the test."""
+    async with asyncio.timeout(60):
+        while pool.stats().in_flight or pool.stats().waiting:
+            await asyncio.sleep(0.002)

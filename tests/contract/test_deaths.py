@@ -115,8 +115,9 @@ async def test_retries_end_before_poison_when_there_are_few(open_pool: OpenPool,
             await gate.reached(death + 1)
             (worker,) = [w for w in pool.stats().workers if w.running]
             crash(pool, worker.id)
-        with pytest.raises(poise.WorkerLost):
+        with pytest.raises(poise.WorkerLost) as caught:
             await call
+        assert type(caught.value) is poise.WorkerLost  # no PoisonCall
         assert pool.stats().retried == 1
 
 

@@ -15,7 +15,7 @@ import pytest
 
 import poise
 from tests.contract.desk import Desk
-from tests.gate import Gate, leave_mark
+from tests.gate import Gate, leave_mark, wait_at
 
 if TYPE_CHECKING:
     from tests.contract.conftest import OpenPool
@@ -409,7 +409,7 @@ async def _collect(results: Any) -> list[Any]:
 async def test_a_bound_method_of_another_instance_is_refused(open_pool: OpenPool) -> None:
     async with open_pool(Desk) as pool:
         with pytest.raises(poise.PayloadError, match=r"bound to an object of this process.*give Desk\.add"):
-            await pool.run(Desk().add, 1)  # type: ignore[arg-type]  # pyright: ignore[reportCallIssue, reportArgumentType]
+            await pool.run(Desk().add, 1)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
         assert await pool.run(Desk.add, 1) == 1
 
 
@@ -437,3 +437,32 @@ async def test_what_a_closing_pool_refuses_is_not_reported_by_asyncio(
                 raise ZeroDivisionError
         gc.collect()
     assert not caplog.records
+
+
+async def test_closing_a_pool_that_is_still_opening_leaves_nothing(open_pool: OpenPool, gate: Gate) -> None:  # G12
+    path = gate.path
+
+    def slow() -> Desk:
+        leave_mark(path, "constructing")
+        wait_at(path)
+        return Desk()
+
+    pool = open_pool(slow, size=1, start_timeout=30)
+    opening = asyncio.ensure_future(pool.open())
+    await gate.reached()
+    gate.open()  # a thread cannot be killed
+    await pool.aclose()
+    with pytest.raises(poise.PoolClosed, match="while it was being opened"):
+        await opening
+    assert pool.state == "closed"
+    assert pool.stats().workers == ()
+
+
+async def test_closing_a_pool_at_the_first_moment_of_its_opening_leaves_nothing(open_pool: OpenPool) -> None:  # G12
+    pool = open_pool(Desk, size=1)
+    opening = asyncio.ensure_future(pool.open())
+    await asyncio.sleep(0)
+    await pool.aclose()
+    with pytest.raises(poise.PoolClosed, match="while it was being opened"):
+        await opening
+    assert pool.stats().workers == ()

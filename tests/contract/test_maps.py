@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import poise
-from tests.contract.desk import Desk
+from tests.contract.desk import Desk, is_idle
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -20,12 +20,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 Desks = poise.Pool[Desk]
-
-
-async def is_idle(pool: Desks) -> None:
-    async with asyncio.timeout(30):
-        while pool.stats().in_flight or pool.stats().waiting:
-            await asyncio.sleep(0.002)
 
 
 async def async_range(end: int) -> AsyncIterator[int]:

@@ -148,14 +148,14 @@ def test_a_call_that_keeps_killing_its_workers_fails_by_name() -> None:  # G9
     assert scene.counts == {"free_slots": 1}
 
 
-def test_a_call_whose_retries_end_with_a_second_death_fails_by_name() -> None:  # G9
+def test_a_call_whose_retries_end_before_it_counts_as_poison_is_lost() -> None:  # G9
     scene = Scene(size=1)
     call = scene.submit(retries=1)
     scene.lose(0)
     scene.wait(1.0)
     scene.ready(1)
     scene.lose(1)
-    assert isinstance(scene.errors[call], PoisonCall)
+    assert type(scene.errors[call]) is WorkerLost
 
 
 def test_one_death_is_enough_if_the_pool_says_so() -> None:  # G9

@@ -260,3 +260,17 @@ def test_a_call_keeps_its_slot_when_a_later_one_is_answered_first() -> None:  # 
     assert [call.state for call in (first, third)] == [CallState.RUNNING, CallState.RUNNING]
     scene.answer(third)
     assert scene.counts == {"running": 1, "free_slots": 1}
+
+
+def test_an_expired_call_that_begins_after_all_and_is_stuck_has_its_worker_killed() -> None:  # G6
+    scene = Scene(size=1, sends_ahead=True, kill_after=0.5)
+    scene.learn_pace()
+    running = scene.submit(SHORT)
+    expired = scene.submit(SHORT, timeout=0.001)
+    scene.wait(2.0)  # the cancellation is under way, and the time to kill for it has passed
+    assert (expired.state, scene.killed) == (CallState.ABANDONED, [])
+    scene.answer(running)
+    scene.wait(0.4)
+    assert scene.killed == []
+    scene.wait(0.2)
+    assert scene.killed == [0]

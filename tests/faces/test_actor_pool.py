@@ -414,22 +414,23 @@ def test_threads_share_a_pool(actors: list[Any]) -> None:
     assert not pool.has_next()
 
 
-def test_threads_that_collect_get_each_result_once(actors: list[Any]) -> None:
+@pytest.mark.parametrize("get", [poise.ActorPool.get_next, poise.ActorPool.get_next_unordered])
+def test_threads_that_collect_get_each_result_once(actors: list[Any], get: Callable[..., int]) -> None:
     pool = poise.ActorPool(actors)
     for number in range(200):
         pool.submit(echo, number)
 
-    def collect(ordered: bool) -> list[int]:
+    def collect() -> list[int]:
         collected: list[int] = []
         while True:
             try:
-                collected.append(pool.get_next(WITHIN) if ordered else pool.get_next_unordered(WITHIN))
+                collected.append(get(pool, WITHIN))
             except StopIteration:
                 return collected
 
     with cf.ThreadPoolExecutor(4) as threads:
-        parts = list(threads.map(collect, [True] * 4))
-    assert sorted(number for part in parts for number in part) == list(range(200))
+        parts = [threads.submit(collect) for _ in range(4)]
+    assert sorted(number for part in parts for number in part.result()) == list(range(200))
 
 
 def test_a_call_that_waits_can_be_cancelled_and_never_runs(actors: list[Any], gate: Gate, tmp_path: Any) -> None:

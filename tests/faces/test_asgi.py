@@ -8,6 +8,7 @@ import signal
 import socket
 from collections import Counter
 from contextlib import asynccontextmanager
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -20,7 +21,7 @@ from starlette.routing import Route
 
 import poise
 from poise import asgi
-from poise.testing import Faults, LocalPool
+from poise.testing import Faults, LocalPool, ManualClock, local_pools
 from tests.faces.conftest import ROOT, Start
 from tests.faces.web_service import ERRORS, Desk, make_app
 
@@ -69,7 +70,13 @@ class Kept:
 async def test_under_overload_every_request_is_answered_rightly_or_refused_with_503(gate: Gate) -> None:  # G7
     app = make_app(lambda: poise.Pool(Desk, size=2, min_ready=2, backlog=20))
     async with serving(app) as client:
-        answers = await asyncio.gather(*(client.get(f"/square?x={x}&seconds=0.05") for x in range(200)))
+        requests = [
+            asyncio.ensure_future(client.get("/square", params={"x": x, "gate": gate.path})) for x in range(200)
+        ]
+        for refused in islice(asyncio.as_completed(requests), 178):
+            assert (await refused).status_code == 503
+        gate.open()
+        answers = await asyncio.gather(*requests)
     for x, answer in enumerate(answers):
         if answer.status_code == 200:
             assert answer.json() == x * x
@@ -78,9 +85,10 @@ async def test_under_overload_every_request_is_answered_rightly_or_refused_with_
             assert answer.json()["error"] == "Overloaded"
             assert "the limit is 20" in answer.json()["detail"]
             assert int(answer.headers["Retry-After"]) >= 1
-    counts = Counter(answer.status_code for answer in answers)
-    assert counts[200] >= 22  # what the workers and the backlog hold at once
-    assert counts[503] >= 1
+    assert Counter(answer.status_code for answer in answers) == {
+        200: 22,  # what the workers and the backlog hold at once
+        503: 178,
+    }
 
 
 @pytest.mark.parametrize(
@@ -173,6 +181,7 @@ async def test_what_runs_after_the_response_is_not_cancelled_when_the_client_goe
         await gate.reached(1)
         await asyncio.sleep(0.05)
         gate.open()
+        assert await gate.reached(2) == ["begun", "ended"]
 
 
 async def test_an_endpoint_may_be_left_to_run_when_its_client_goes(gate: Gate) -> None:
@@ -208,6 +217,25 @@ async def test_a_client_that_has_no_time_gets_504_and_nothing_runs() -> None:
         assert kept.pool.stats().completed == 0
         assert (await client.get("/square?x=2", headers={"X-Request-Timeout": "30"})).json() == 4
         assert (await client.get("/square?x=3")).json() == 9
+
+
+async def test_an_endpoint_cannot_give_itself_more_time_than_the_client_has(gate: Gate) -> None:  # G6
+    kept = Kept(size=1, kill_after=None)
+    async with serving(make_app(kept, deadline_header="X-Request-Timeout")) as client:
+        params = {"x": "3", "gate": gate.path}
+        answer = await client.get("/later", params=params, headers={"X-Request-Timeout": "0.2"})
+        gate.open()
+        assert (answer.status_code, answer.json()["error"]) == (504, "DeadlineExceeded")
+        assert (await client.get("/later", params=params)).json() == 9  # a client that gives no time gives all
+
+
+async def test_the_time_that_a_client_gives_is_told_by_the_clock_of_the_pool() -> None:
+    clock = ManualClock(1e9)
+    with local_pools(clock=clock):
+        app = make_app(lambda: poise.Pool(Desk, size=1), deadline_header="X-Request-Timeout")
+        async with serving(app) as client:
+            answer = await client.get("/square?x=2", headers={"X-Request-Timeout": "30"})
+    assert (answer.status_code, answer.json()) == (200, 4)
 
 
 @pytest.mark.parametrize("text", ["soon", "-1", "nan", "inf", ""])

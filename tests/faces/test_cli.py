@@ -150,6 +150,34 @@ def test_two_runs_do_not_write_one_file(start: Start, tmp_path: Path, gate: Gate
     assert finish(first)[0] == 0
 
 
+@pytest.mark.parametrize("options", [[], ["--restart"]])
+@pytest.mark.parametrize("name", ["in", "link"])
+def test_the_input_is_not_taken_for_the_output(tmp_path: Path, name: str, options: list[str]) -> None:
+    source = write_numbers(tmp_path / "in", 3)
+    (tmp_path / "link").symlink_to(source)
+    command = ["run", "tests.faces.lines:Model.triple", str(source), "-o", str(tmp_path / name), *options]
+    answer = CliRunner().invoke(poise, command)
+    assert answer.exit_code == 2
+    assert "is the input too" in answer.stderr
+    assert lines_of(source) == ["0", "1", "2"]
+
+
+@pytest.mark.usefixtures("poise_local")
+def test_what_is_hard_to_read_or_to_write_spoils_its_own_line_at_most(tmp_path: Path) -> None:
+    source, output = tmp_path / "in", tmp_path / "out"
+    deep = "[" * 200_000 + "]" * 200_000
+    source.write_text(f'"\\ud800"\n{deep}\nNaN\n[1, Infinity]\n"ü"\n')
+    command = ["run", "tests.faces.lines:picky", str(source), "-o", str(output), "--size", "1"]
+    answer = CliRunner().invoke(poise, [*command, "--on-error", "record"])
+    assert answer.exit_code == 0, answer.output
+    assert "5 lines done, 3 of them with an error" in answer.stderr
+    surrogate, nested, nan, infinity, last = lines_of(output)
+    assert surrogate == '"\\ud800"'
+    assert "not JSON" in json.loads(nested)["detail"]
+    assert [json.loads(line)["error"] for line in (nested, nan, infinity)] == ["ValueError"] * 3
+    assert last == '"ü"'
+
+
 @pytest.mark.parametrize(
     ("target", "message"),
     [

@@ -14,14 +14,16 @@ from fastapi.responses import StreamingResponse
 
 import poise
 from poise import asgi
-from tests.gate import leave_mark, wait_at, wait_at_async
+from tests.gate import count_until_closed, leave_mark, wait_at, wait_at_async
 
 
 class Desk:
     """What the workers hold."""
 
-    def square(self, x: int, seconds: float = 0.0) -> int:
+    def square(self, x: int, seconds: float = 0.0, gate: str = "") -> int:
         time.sleep(seconds)
+        if gate:
+            wait_at(gate, x)
         return x * x
 
     def hold(self, gate: str, mark: str = "") -> str:
@@ -36,14 +38,7 @@ class Desk:
             raise
 
     def count(self, gate: str) -> Iterator[int]:
-        number = 0
-        try:
-            while True:
-                leave_mark(gate, number)
-                yield number
-                number += 1
-        finally:
-            leave_mark(gate, "closed")
+        yield from count_until_closed(gate)
 
 
 DeskPool = Annotated[poise.View[Desk], Depends(asgi.pool)]
@@ -70,8 +65,14 @@ def make_app(  # noqa: C901 - its endpoints
     asgi.install(app, make_and_keep_pool, **options)
 
     @app.get("/square")
-    async def square(x: int, desk: DeskPool, seconds: float = 0.0) -> int:
-        return await desk.submit(Desk.square, x, seconds)
+    async def square(x: int, desk: DeskPool, seconds: float = 0.0, gate: str = "") -> int:
+        return await desk.submit(Desk.square, x, seconds, gate)
+
+    @app.get("/later")
+    async def later(x: int, gate: str, desk: DeskPool) -> int:
+        """Ask for more time than the request may have left."""
+        deadline = asyncio.get_running_loop().time() + 3600
+        return await desk.options(deadline=deadline).options(timeout=None).submit(Desk.square, x, 0.0, gate)
 
     @app.get("/submitted")
     async def submitted() -> int:
@@ -97,7 +98,11 @@ def make_app(  # noqa: C901 - its endpoints
 
     @app.get("/background")
     async def background(gate: str, tasks: BackgroundTasks) -> str:
-        tasks.add_task(wait_at_async, gate, "background")
+        async def work() -> None:
+            await wait_at_async(gate, "begun")
+            leave_mark(gate, "ended")
+
+        tasks.add_task(work)
         return "sent"
 
     @app.get("/greeting")

@@ -378,9 +378,13 @@ async def test_the_death_of_an_idle_worker_is_heard(doomed: Line) -> None:
     await doomed.ear.until(lambda: bool(doomed.ear.lost))
 
 
-async def test_kill_ends_a_worker_that_holds_the_gil(doomed: Line) -> None:  # G6
-    doomed.send(lambda shop: sum(range(10**11)))
-    await asyncio.sleep(0.2)
+async def test_kill_ends_a_worker_that_holds_the_gil(doomed: Line, gate: Gate) -> None:  # G6
+    def hold_the_gil(_: Shop, path: str) -> None:
+        leave_mark(path, "begun")
+        sum(range(10**11))
+
+    doomed.send(hold_the_gil, gate.path)
+    await gate.reached()
     began = time.monotonic()
     await doomed.lane.kill()
     assert time.monotonic() - began < 3

@@ -27,8 +27,12 @@ class Deadlines:
         """How many calls are watched."""
         return len(self._calls)
 
+    def __contains__(self, call: CallRecord) -> bool:
+        """Whether the call is watched."""
+        return call.id in self._calls
+
     def add(self, call: CallRecord, when: float) -> None:
-        """Watch a call until then. A call is watched once, and not again after it was forgotten."""
+        """Watch a call until then: one that is not watched, and was not forgotten before its time had come."""
         self._calls[call.id] = call
         heapq.heappush(self._heap, (when, call.id))
 

@@ -128,6 +128,8 @@ class Granting:
             call.attempts += not call.is_announced
             if call.state is CallState.AHEAD:
                 call.step(CallEvent.BEGIN)
+            else:
+                self._outcomes.watch_overrun(call, now)
         if worker.is_serving:
             while len(running) < worker.slots and (bound := worker.queue.first()) is not None:
                 self._grant_in_time(bound, worker, now)

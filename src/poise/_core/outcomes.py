@@ -67,6 +67,11 @@ class Outcomes:
         self.counters.cancelled += 1
         self._leave(call)
 
+    def watch_overrun(self, call: CallRecord, now: float) -> None:
+        """An expired call that was sent ahead has begun after all: the worker has `kill_after` from now."""
+        if call.deadline != math.inf and self.kill_after is not None and call not in self.overruns:
+            self.overruns.add(call, now + self.kill_after)
+
     def end_abandoned(self, call: CallRecord) -> None:
         """A call whose caller is gone has left its worker."""
         self._end(call)

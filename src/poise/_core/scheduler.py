@@ -452,7 +452,7 @@ class Scheduler:
         call.deaths += 1
         if call.bound_for is None and call.deaths < self.poison_after and self._may_retry(call):
             self._retry(call, worker, now)
-        elif call.deaths > 1 or call.deaths >= self.poison_after:
+        elif call.deaths >= self.poison_after:
             self._outcomes.fail(call, PoisonCall(worker.id, reason, call.deaths, call.name))
         else:
             self._outcomes.fail(call, WorkerLost(worker.id, reason))

@@ -151,10 +151,22 @@ def unpack_result(packed: Packed, what: str = "the result") -> Any:
 
 
 def detach(packed: Packed) -> Packed:
-    """Copy the out-of-band buffers, so that the sender may change its own afterwards."""
+    """Copy the out-of-band buffers, so that whoever they belong to may change them afterwards."""
     if isinstance(packed, bytes) or not packed.buffers:
         return packed
-    return packed._replace(buffers=[bytes(buffer) for buffer in packed.buffers])
+    return packed._replace(buffers=[raw(buffer).tobytes() for buffer in packed.buffers])
+
+
+def nbytes(packed: Packed) -> int:
+    """The size of a packed value, without Ray's objects."""
+    if isinstance(packed, bytes):
+        return len(packed)
+    return len(packed.data) + sum(memoryview(buffer).nbytes for buffer in packed.buffers)
+
+
+def raw(buffer: Any) -> memoryview:
+    """The bytes of a contiguous buffer as they lie in memory, whatever its shape."""
+    return pickle.PickleBuffer(buffer).raw()
 
 
 def _is_flat(value: Any) -> bool:

@@ -1,9 +1,8 @@
 """The express lane: a socket from the caller's loop straight into the actor's process.
 
 Same node: a Unix socket in a directory that only this user can enter, and the kernel's word on who is at the other end.
-Other
-node: TCP with mutual TLS 1.3. What only Ray can carry (ObjectRefs, values above `DEPOSIT` bytes) goes by freight to
-the same inbox, so that the scheduler's order holds for all of it.
+Other node: TCP with mutual TLS 1.3. What only Ray can carry (ObjectRefs, values above `DEPOSIT` bytes) goes by freight
+to the same inbox, so that the scheduler's order holds for all of it.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from ray.exceptions import RayError, RayTaskError
 from poise._wire.answers import answer_of, unpack_items
 from poise._wire.codec import describe, pack_arguments
 from poise._wire.door import Door, outcome_of
-from poise._wire.frames import FrameError, FrameReader, pack_frame
+from poise._wire.frames import FrameError, FrameReader, Unloaded, pack_frames
 from poise._wire.freight import FreightLane, FreightLauncher
 from poise._wire.lane import Answer, Kind, Parcel, StartFailed, Verdict
 from poise._wire.messages import (
@@ -43,6 +42,7 @@ from poise._wire.messages import (
     unload,
 )
 from poise._wire.peer import keep_alive, peer_uid
+from poise._wire.ray_errors import answer_of_failure, last_words
 from poise._worker.host import uncrate
 from poise.errors import PayloadError
 
@@ -135,13 +135,13 @@ class ExpressLane(FreightLane):
         """Reach a host; `connect_unix` or `connect_tls` makes it express."""
         super().__init__(worker_id, listener, host, serving)
         self._link: _Link | None = None
-        self._messages: list[Sequence[Any]] = []
-        self._buffers: list[Any] = []
+        self._unloaded: list[Unloaded] = []
+        """What is to be written."""
         self._is_flushing = False
         self._defined: set[bytes] = set()
         self._behind: dict[int, deque[_Slot | Answer | Any]] = {}
         """What streams have produced since an item that Ray still brings, by call."""
-        self._failures_of_streams: dict[int, PayloadError] = {}
+        self._failures_of_streams: dict[int, Exception] = {}
         self._items_by_ray: Door[tuple[_Slot, Future[Any]]] = Door(self._loop, self._deliver_items)
         self._last_words: str | None = None
         self._unlinked = asyncio.Event()
@@ -168,6 +168,7 @@ class ExpressLane(FreightLane):
 
         Raises:
             OSError: nobody is reached, or the peer is not of this pool.
+            StartFailed: the connection was made, and has failed.
         """
         from poise._wire.certificates import tls_context
 
@@ -177,7 +178,11 @@ class ExpressLane(FreightLane):
         _, link = await self._loop.create_connection(
             lambda: _Link(self), host, port, ssl=context, server_hostname=name, family=socket.AF_UNSPEC
         )
-        keep_alive(link.endpoint, link_timeout)
+        try:
+            keep_alive(link.endpoint, link_timeout)
+        except OSError as error:  # too late for freight: a worker that has let its caller in ends with the connection
+            link.transport.abort()
+            raise StartFailed(f"the connection to it cannot be watched: {describe(error)}") from None
         self._use(link)
 
     def _use(self, link: _Link) -> None:
@@ -212,7 +217,7 @@ class ExpressLane(FreightLane):
                 continue
             credit = parcel.credit if parcel.kind is Kind.STREAM else None
             message = (CALL, parcel.call_id, named, arguments, credit, parcel.is_ahead)
-            self._messages.append(unload(message, self._buffers))
+            self._unloaded.append(unload(message))
         if parcels[0].is_ahead:
             self._flush_soon()
         else:
@@ -251,7 +256,7 @@ class ExpressLane(FreightLane):
 
     def _tell_worker(self, message: Sequence[Any]) -> None:
         """Write the message with whatever else is said in this turn of the loop."""
-        self._messages.append(unload(message, self._buffers))
+        self._unloaded.append(unload(message))
         self._flush_soon()
 
     def _flush_soon(self) -> None:
@@ -266,11 +271,10 @@ class ExpressLane(FreightLane):
     def flush(self) -> None:
         """Write what was said, unless the worker does not read: then it waits until it does."""
         link = self._link
-        if link is None or link.is_paused or not self._messages:
+        if link is None or link.is_paused or not self._unloaded:
             return
-        messages, self._messages = self._messages, []
-        buffers, self._buffers = self._buffers, []
-        for piece in pack_frame(messages, buffers):
+        unloaded, self._unloaded = self._unloaded, []
+        for piece in pack_frames(unloaded):
             link.transport.write(piece)
 
     # -----------------------------------------------------------------------------------------------------------------
@@ -319,7 +323,7 @@ class ExpressLane(FreightLane):
         elif operation == COLLECT:
             self._call(message[1], "collect", message[1])
         elif operation == COLLECT_ITEM:
-            self._collect_item(message[1])
+            self._collect_item(message[1], message[2])
         else:
             raise ValueError(f"operation {operation!r}")
 
@@ -332,10 +336,12 @@ class ExpressLane(FreightLane):
         else:
             self._hear_item(call_id, news)
 
-    def _collect_item(self, call_id: int) -> None:
+    def _collect_item(self, call_id: int, number: int) -> None:
+        if not self._may_call():
+            return
         slot = _Slot(call_id)
         self._behind.setdefault(call_id, deque()).append(slot)
-        ref = self._host.collect_item.remote(call_id)
+        ref = self._host.collect_item.remote(number)
         slot.ref = ref  # a reference that is dropped never answers
         door = self._items_by_ray
 
@@ -346,9 +352,16 @@ class ExpressLane(FreightLane):
 
     def _deliver_items(self, events: list[tuple[_Slot, Future[Any]]]) -> None:
         for slot, future in events:
-            if future.exception() is not None:
-                continue  # the worker is lost, or about to be
-            (slot.item,) = uncrate(future.result())
+            error = future.exception()
+            if error is None:
+                (slot.item,) = uncrate(future.result())
+            else:
+                failed = answer_of_failure(slot.call_id, error)
+                if failed is None:
+                    self._lose(last_words(error))
+                    continue
+                self._end_stream(slot.call_id, failed.value)
+                slot.item = b""  # never looked at: the stream has failed
             behind = self._behind.get(slot.call_id, deque())
             while behind and not (isinstance(behind[0], _Slot) and behind[0].item is None):
                 news = behind.popleft()
@@ -360,12 +373,18 @@ class ExpressLane(FreightLane):
                 self._behind.pop(slot.call_id, None)
 
     def _hear_item(self, call_id: int, packed: Any) -> None:
+        if call_id in self._failures_of_streams:
+            return
         items, failure = unpack_items([packed])
         if failure is not None:
-            self._failures_of_streams.setdefault(call_id, failure)
-            self.cancel(call_id)
-        elif call_id not in self._failures_of_streams:
+            self._end_stream(call_id, failure)
+        else:
             self._listener.on_items(self.worker_id, call_id, items)
+
+    def _end_stream(self, call_id: int, failure: Exception) -> None:
+        """An item was lost on the way: the producer is stopped, and the stream ends with this when it has."""
+        self._failures_of_streams.setdefault(call_id, failure)
+        self.cancel(call_id)
 
     # -----------------------------------------------------------------------------------------------------------------
     # Death

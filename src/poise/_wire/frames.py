@@ -11,6 +11,7 @@ buffer of its own, so that a big array is copied once. Numbers are big-endian.
 
 from __future__ import annotations
 
+import pickle
 import struct
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 MAGIC: Final = b"P1"
 MOST_BUFFERS: Final = 4096
 """So that the head of a frame always fits into the window."""
+MOST_MESSAGES: Final = 512
+"""In one frame as it is written: with `DIRECT` for each, its body is far from `MOST_BYTES`."""
 MOST_BYTES: Final = 64 << 20
 """The largest body or buffer: a peer that claims more is refused before anything is allocated."""
 WINDOW: Final = 256 * 1024
@@ -32,6 +35,9 @@ DIRECT: Final = 64 * 1024
 _HEAD: Final = struct.Struct("!2sHI")
 _LENGTH: Final = struct.Struct("!Q")
 
+
+Unloaded: TypeAlias = tuple["Sequence[Any]", "Sequence[Buffer]"]
+"""A message, and the buffers that it refers to."""
 
 Frame: TypeAlias = tuple[list[Any], list[bytes | bytearray]]
 """Messages, and the buffers that they refer to."""
@@ -44,16 +50,37 @@ class FrameError(Exception):
     """The peer sent what is no frame. The connection cannot be used any more."""
 
 
+def pack_frames(unloaded: Sequence[Unloaded]) -> list[bytes | memoryview]:
+    """Make as few frames as will do, as pieces to be written one after the other; the buffers are not copied.
+
+    Args:
+        unloaded: messages of at most `DIRECT` bytes or so, each with at most `MOST_BUFFERS` contiguous buffers.
+    """
+    pieces: list[bytes | memoryview] = []
+    messages: list[Sequence[Any]] = []
+    buffers: list[Buffer] = []
+    for message, own in unloaded:
+        if len(messages) >= MOST_MESSAGES or len(buffers) + len(own) > MOST_BUFFERS:
+            pieces += pack_frame(messages, buffers)
+            messages, buffers = [], []
+        messages.append(message)
+        if own:
+            buffers.extend(own)
+    if messages:
+        pieces += pack_frame(messages, buffers)
+    return pieces
+
+
 def pack_frame(messages: Sequence[Any], buffers: Sequence[Buffer] = ()) -> list[bytes | memoryview]:
-    """Make one frame, as pieces to be written one after the other; the buffers are not copied.
+    """Make one frame, as pieces to be written one after the other.
 
     Raises:
-        FrameError: it is too large.
+        FrameError: it has too many buffers.
     """
     body: bytes = _msgpack.packb(messages)
     if not buffers:
         return [b"%b%b" % (_HEAD.pack(MAGIC, 0, len(body)), body)]
-    views = [memoryview(buffer).cast("B") for buffer in buffers]
+    views = [pickle.PickleBuffer(buffer).raw() for buffer in buffers]
     if len(views) > MOST_BUFFERS:
         raise FrameError(f"a frame of {len(views)} buffers is too large; {MOST_BUFFERS} are allowed")
     head = _HEAD.pack(MAGIC, len(views), len(body)) + b"".join(_LENGTH.pack(view.nbytes) for view in views)

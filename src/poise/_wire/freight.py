@@ -16,7 +16,7 @@ import ray
 from ray.exceptions import RayError
 
 from poise._wire.answers import answer_of, start_failed, unpack_items
-from poise._wire.codec import Packed, Payload, describe, pack, pack_arguments
+from poise._wire.codec import describe, nbytes, pack, pack_arguments
 from poise._wire.death import ProcessWatch
 from poise._wire.door import Door, in_thread, outcome_of
 from poise._wire.functions import FunctionBook
@@ -79,7 +79,9 @@ class FreightLauncher:
         self._options = {**defaults, **(ray_options or {})}
         self._concurrency = concurrency
         self._label = label_of(self._factory)
-        groups = {"control": 2, "freight": concurrency + SPARE_THREADS}
+        # `perform` of a call that was sent ahead waits for its turn, so what others need is not on its threads.
+        threads = concurrency + SPARE_THREADS
+        groups = {"control": 2, "freight": threads, "pull": threads, "collect": SPARE_THREADS}
         try:
             actor_class: Any = _ray.remote(concurrency_groups=groups)(Host)
             self._actor_class = actor_class.options(**self._options, max_restarts=0, max_task_retries=0)
@@ -164,16 +166,16 @@ class FreightLauncher:
         await self._session.aclose()
 
     def _prepare(self) -> tuple[Any, str]:
+        _refuse_another_ray()
         packed: Any = None
         if self._factory is not None:
             packed = pack(self._factory, "the factory")
-            if _size(packed) > DEPOSITED:
+            if nbytes(packed) > DEPOSITED:
                 packed = _ray.put(packed)
         return packed, ray.get_runtime_context().get_node_id()
 
     def _create(self) -> tuple[Any, Any]:
-        if not ray.is_initialized():
-            raise RuntimeError("Ray has been shut down")  # to create an actor would start another one
+        _refuse_another_ray()
         host = self._actor_class.remote(self._label)
         return host, host.serve.remote(self._packed, self._concurrency)
 
@@ -203,6 +205,7 @@ class FreightLane:
         self._refs: dict[int | None, Any] = {}  # a reference that is dropped never answers
         self._process: ProcessWatch | None = None
         self._dead = asyncio.Event()
+        self._is_started = False
         self._is_lost = False
         self._killing: asyncio.Task[None] | None = None
         self._listen(None, serving)
@@ -231,6 +234,7 @@ class FreightLane:
         if failure is not None:
             raise start_failed(failure)
         self._book = FunctionBook(classes)
+        self._is_started = True
 
     def send(self, parcels: Sequence[Parcel]) -> None:
         """Give the worker these calls."""
@@ -337,8 +341,10 @@ class FreightLane:
         for call_id, future in events:
             self._refs.pop(call_id, None)
             error = future.exception()
-            if call_id is None:  # the serve call, which ends by itself only when the constructor has failed
-                loss = error
+            if (
+                call_id is None
+            ):  # the serve call, which ends by itself when the constructor or the connection has failed
+                loss = error or (RuntimeError("it takes no more calls") if self._is_started else None)
             elif error is not None:
                 answer = answer_of_failure(call_id, error)
                 if answer is None:
@@ -429,13 +435,17 @@ class _Stream:
         self.failure: PayloadError | None = None
 
 
+def _refuse_another_ray() -> None:
+    """Keep Ray from starting anew.
+
+    Raises:
+        RuntimeError: it is not running any more.
+    """
+    if not ray.is_initialized():
+        raise RuntimeError("Ray has been shut down")
+
+
 def _kill_actor(host: Any) -> None:
     if ray.is_initialized():
         with contextlib.suppress(Exception):  # it is dead already, or Ray is
             _ray.kill(host, no_restart=True)
-
-
-def _size(packed: Packed) -> int:
-    if isinstance(packed, Payload):
-        return len(packed.data) + sum(memoryview(buffer).nbytes for buffer in packed.buffers)
-    return len(packed)

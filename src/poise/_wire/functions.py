@@ -34,6 +34,8 @@ Target: TypeAlias = str | PickledFunction
 TypeNames: TypeAlias = Sequence[tuple[str, str]]
 """The classes of a worker's instance, most derived first, as (module, qualified name)."""
 
+LONGEST_NAME: Final = 1000
+"""Characters of a method's name."""
 KEPT: Final = 1024
 """Functions that a worker keeps unpickled."""
 
@@ -71,6 +73,8 @@ class FunctionBook:
             PayloadError: it cannot be pickled, or it is bound to an object of this process.
         """
         if isinstance(function, str):
+            if len(function) > LONGEST_NAME or not (function.isascii() or _is_text(function)):
+                raise PayloadError("the method's name", "it is no name that an object could have", started=False)
             return function if type(function) is str else str(function)
         # Other callables may be unhashable, compare equal without being the same, or change: never remembered.
         if type(function) is not types.FunctionType:
@@ -112,6 +116,15 @@ def method_name(function: Callable[..., Any], classes: frozenset[tuple[str, ...]
     if name.startswith("__") and not name.endswith("__"):
         return f"_{owner_name.rpartition('.')[2].lstrip('_')}{name}"
     return name
+
+
+def _is_text(name: str) -> bool:
+    """Whether UTF-8 has it: halves of surrogate pairs are in no name."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _is_bound_to_an_instance(function: Callable[..., Any]) -> bool:

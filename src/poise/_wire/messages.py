@@ -12,18 +12,18 @@
 | BEGUN | call ids that may begin from now on | worker |
 | RECALL_DONE | | worker |
 | COLLECT | call id whose reply waits in the worker for a Ray call | worker |
-| COLLECT_ITEM | call id whose next item waits there | worker |
+| COLLECT_ITEM | call id, the number under which an item of it waits there | worker |
 
-A packed value is bytes, or `[pickle, number of buffers]` with the buffers following in the frame, in order. A
-large pickle is the first of the buffers itself, and None in its place.
+A packed value, and a pickled function, is bytes, or `[pickle, number of buffers]` with the buffers following in the
+frame, in order. A large pickle is the first of the buffers itself, and None in its place.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from poise._wire.codec import Packed, Payload
-from poise._wire.frames import DIRECT, MOST_BUFFERS, FrameError
+from poise._wire.codec import Packed, Payload, nbytes
+from poise._wire.frames import DIRECT, MOST_BUFFERS, FrameError, Unloaded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -43,7 +43,7 @@ COLLECT_ITEM: Final = 10
 DEPOSIT: Final = 16 << 20
 """Bytes above which a value goes through Ray's object store: there it is not copied on arrival (see docs/design.md)."""
 
-_PACKED_AT: Final = {CALL: 3, REPLY: 3, ITEM: 2}
+_PACKED_AT: Final = {CALL: 3, DEFINE: 2, REPLY: 3, ITEM: 2}
 """Where the packed value of a message stands."""
 
 
@@ -54,25 +54,24 @@ def is_express(packed: Packed) -> bool:
     payload = cast("Payload", packed)
     if payload.nested or payload.awaited or len(payload.buffers) > MOST_BUFFERS // 2:
         return False
-    return len(payload.data) + sum(memoryview(buffer).nbytes for buffer in payload.buffers) <= DEPOSIT
+    return nbytes(payload) <= DEPOSIT
 
 
-def unload(message: Sequence[Any], buffers: list[Any]) -> Sequence[Any]:
+def unload(message: Sequence[Any]) -> Unloaded:
     """Take the buffers of a message's packed value, and the value itself if it is large, out of the message."""
     position = _PACKED_AT.get(message[0])
     if position is None or (packed := message[position]) is None:
-        return message
+        return message, ()
     if type(packed) is bytes:
         if len(packed) <= DIRECT:
-            return message
+            return message, ()
         packed = Payload(packed)
     data = packed.data
     own = packed.buffers
     if len(data) > DIRECT:
         own = [data, *own]
         data = None
-    buffers.extend(own)
-    return [*message[:position], [data, len(own)], *message[position + 1 :]]
+    return [*message[:position], [data, len(own)], *message[position + 1 :]], own
 
 
 def load(packed: Any, buffers: Iterator[bytes | bytearray]) -> Packed:

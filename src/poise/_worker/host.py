@@ -23,6 +23,7 @@ from poise._wire.codec import (
     Payload,
     Reply,
     describe,
+    detach,
     pack_exception,
     unpack,
 )
@@ -132,17 +133,17 @@ class Host:
         self._link = Link(connection, self._inbox, self._shelf, self.reply)
         self._link.run()
 
-    @_in_group("freight")
+    @_in_group("collect")
     def collect(self, call_id: int) -> Crate:
         """Return a reply that the express lane cannot carry."""
         assert self._link is not None
         return _crate_reply(self._link.kept.pop(call_id))
 
-    @_in_group("freight")
-    def collect_item(self, call_id: int) -> Crate:
-        """Return the next stream item that the express lane cannot carry."""
+    @_in_group("collect")
+    def collect_item(self, number: int) -> Crate:
+        """Return a stream item that the express lane cannot carry."""
         assert self._link is not None
-        return crate(self._link.kept_items[call_id].popleft(), plain=False)
+        return crate(self._link.kept_items.pop(number), plain=False)
 
     @_in_group("freight")
     def perform(self, crated: Crate) -> Crate:
@@ -158,13 +159,13 @@ class Host:
         call.announced = self._link is None  # the freight lane takes every call that it sent to have begun
         if credit is None:
             replies = self._values[call_id] = SimpleQueue()
-            self._inbox.put((call,))
+            self._enter(call)
             return _crate_reply(replies.get())
         self._streams[call_id] = _Outgoing()
-        self._inbox.put((call,))
+        self._enter(call)
         return self._next_items(call_id)
 
-    @_in_group("freight")
+    @_in_group("pull")
     def pull(self, call_id: int, credit: int) -> Crate:
         """Grant a stream more credit and wait for its next items or its end."""
         if credit:
@@ -188,9 +189,11 @@ class Host:
 
     def reply(self, reply: Reply) -> None:
         """Hand the end of a call to the `perform` or `pull` that waits for it, or to the express lane."""
-        call_id = reply[0]
+        call_id, code, packed, service_time = reply
         if (replies := self._values.pop(call_id, None)) is not None:
-            replies.put(reply)
+            if packed is not None and self._link is not None:  # the next call may be here already, and change it
+                packed = detach(packed)
+            replies.put((call_id, code, packed, service_time))
         elif (stream := self._streams.get(call_id)) is not None:
             stream.end(reply)
         elif self._link is not None:
@@ -199,12 +202,18 @@ class Host:
     def item(self, call_id: int, item: Packed) -> None:
         """Hand an item to the `perform` or `pull` that waits for it, or to the express lane."""
         if (stream := self._streams.get(call_id)) is not None:
-            stream.add(item)
+            stream.add(detach(item))  # the producer goes on, and may change it
         elif self._link is not None:
             self._link.item(call_id, item)
 
     def _announce(self, call_ids: Sequence[int]) -> bool:
         return self._link is not None and self._link.announce(call_ids)
+
+    def _enter(self, call: Arrival) -> None:
+        """Put a call into the inbox, unless it was recalled or cancelled on a faster way than it came itself."""
+        self._inbox.put((call,))
+        if self._inbox.has_missed(call.call_id):
+            self.cancel(call.call_id)
 
     def _next_items(self, call_id: int) -> Crate:
         outgoing = self._streams.get(call_id)

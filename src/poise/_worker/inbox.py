@@ -6,7 +6,8 @@ popping it from `_waiting`, which is one atomic step of the interpreter, so exac
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections import OrderedDict
 from itertools import islice
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Final
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from poise._wire.codec import Packed
     from poise._wire.functions import Target
 
+MISSED: Final = 4096
+"""Recalls and cancellations of unknown calls that are remembered."""
 ANNOUNCED_AT_ONCE: Final = 32
 """How many calls one announcement covers: a death leaves at most so many in doubt that had not begun."""
 
@@ -27,7 +30,7 @@ ANNOUNCED_AT_ONCE: Final = 32
 class Arrival:
     """One call that has arrived at the worker."""
 
-    __slots__ = ("announced", "arguments", "awaited", "call_id", "cancelled", "flow", "stop", "target")
+    __slots__ = ("announced", "arguments", "awaited", "call_id", "cancelled", "flow", "is_dropped", "stop", "target")
 
     def __init__(
         self,
@@ -54,6 +57,7 @@ class Arrival:
         self.cancelled = False
         self.stop: Callable[[], object] | None = None
         self.announced = False
+        self.is_dropped = False
 
 
 class Inbox:
@@ -72,6 +76,8 @@ class Inbox:
         # Invariant: a call is in `_live` from its arrival to its end, and in `_waiting` until it is claimed.
         self._live: dict[int, Arrival] = {}
         self._waiting: dict[int, Arrival] = {}
+        self._missed: OrderedDict[int, None] = OrderedDict()
+        """What was recalled or cancelled and is not here: it has ended, or comes by a slower way."""
 
     def __len__(self) -> int:
         """How many calls have not begun."""
@@ -98,14 +104,19 @@ class Inbox:
             if call is None:
                 self._queue.put(None)  # for the next thread
                 return None
+            if call.is_dropped:  # the same call may be here again, further behind
+                continue
             if self._announce is not None and not call.announced and not self._announce_next(call):
                 self.close()
                 return None
             claimed = self._waiting.pop(call.call_id, None)
             if claimed is call:
                 return call
-            if claimed is not None:  # the same call again: it had been recalled from here, and was then sent back
-                self._waiting[call.call_id] = claimed
+            if claimed is not None:  # it was recalled and sent again just now, and the other record will be passed over
+                if claimed.announced or self._announce is None or self._announce([claimed.call_id]):
+                    return claimed
+                self.close()
+                return None
 
     def ended(self, call_id: int) -> None:
         """Forget a call that was taken and has ended."""
@@ -113,10 +124,18 @@ class Inbox:
 
     def recall(self, call_ids: Iterable[int]) -> list[int]:
         """Remove those of the calls that have not begun, and say which they were."""
-        removed = [call_id for call_id in call_ids if self._waiting.pop(call_id, None) is not None]
-        for call_id in removed:
-            self._drop(call_id)
+        removed: list[int] = []
+        for call_id in call_ids:
+            if self._waiting.pop(call_id, None) is not None:
+                self._drop(call_id)
+                removed.append(call_id)
+            elif call_id not in self._live:
+                self._miss(call_id)
         return removed
+
+    def has_missed(self, call_id: int) -> bool:
+        """Whether this call was recalled or cancelled before it was put; asked once, after that."""
+        return self._missed.pop(call_id, False) is None
 
     def cancel(self, call_id: int) -> bool:
         """Remove the call if it has not begun and return True; otherwise tell it to stop if it can."""
@@ -131,6 +150,8 @@ class Inbox:
                 call.flow.stop()
             if call.stop is not None:
                 call.stop()
+        else:
+            self._miss(call_id)
         return False
 
     def credit(self, call_id: int, items: int) -> None:
@@ -146,8 +167,15 @@ class Inbox:
         for call_id in list(self._live):
             self.cancel(call_id)
 
+    def _miss(self, call_id: int) -> None:
+        self._missed[call_id] = None
+        while len(self._missed) > MISSED:
+            with contextlib.suppress(KeyError):  # another thread was faster
+                self._missed.popitem(last=False)
+
     def _drop(self, call_id: int) -> None:
         call = self._live.pop(call_id)
+        call.is_dropped = True
         call.arguments = b""  # the record stays in the queue until it is reached
         call.awaited = ()
 

@@ -2,8 +2,8 @@
 
 The reading thread puts calls into the inbox and answers recalls and cancellations while user code runs. Replies are
 collected and written together: when the inbox is empty, after a call that was not short, with the next announcement,
-whenever the caller asks for something, and at the latest after `KEPT_FOR`, by a thread of its own, since the call that
-has begun meanwhile may be a long one.
+whenever the caller asks for something, and after `KEPT_FOR` by a thread of its own, since the call that has begun
+meanwhile may be a long one. If that one keeps the interpreter to itself, they wait until it lets go.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ import logging
 import threading
 import time
 from collections import deque
+from itertools import count
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
 
-from poise._wire.codec import NOT_BEGUN, Packed, Reply
-from poise._wire.frames import FrameError, FrameReader, pack_frame
+from poise._wire.codec import NOT_BEGUN, Packed, Reply, detach, nbytes
+from poise._wire.frames import DIRECT, FrameError, FrameReader, Unloaded, pack_frames
 from poise._wire.functions import FunctionShelf, PickledFunction
 from poise._wire.messages import (
     BEGUN,
@@ -72,8 +73,9 @@ class Link:
         self._settle = settle
         self.kept: dict[int, Reply] = {}
         """Replies that only Ray can carry, until the caller collects them."""
-        self.kept_items: dict[int, deque[Packed]] = {}
-        """Stream items, likewise."""
+        self.kept_items: dict[int, Packed] = {}
+        """Stream items, likewise, each under a number of its own."""
+        self._item_numbers = count()
         self._out: deque[tuple[Any, ...]] = deque()
         """Messages to be written. Appended to by any thread, emptied under the lock."""
         self._writing = threading.Lock()
@@ -88,13 +90,19 @@ class Link:
 
     def reply(self, reply: Reply) -> None:
         """An attempt has ended."""
-        packed = reply[2]
+        call_id, code, packed, service_time = reply
+        is_big = False
+        if packed is not None and type(packed) is not bytes:
+            # The buffers are the user's own memory, which the next call may change.
+            is_big = is_express(packed) and nbytes(packed) > DIRECT
+            if not is_big:
+                packed = detach(packed)
         if packed is not None and not is_express(packed):
-            self.kept[reply[0]] = reply
-            self._out.append((COLLECT, reply[0]))
+            self.kept[call_id] = (call_id, code, packed, service_time)
+            self._out.append((COLLECT, call_id))
         else:
-            self._out.append((REPLY, *reply))
-        if not len(self._inbox) or (reply[3] > SHORT and not self._inbox.is_to_announce()):
+            self._out.append((REPLY, call_id, code, packed, service_time))
+        if is_big or not len(self._inbox) or (service_time > SHORT and not self._inbox.is_to_announce()):
             self.flush()
         elif not self._is_watched:
             self._is_watched = True
@@ -105,8 +113,9 @@ class Link:
         if is_express(item):
             self._out.append((ITEM, call_id, item))
         else:
-            self.kept_items.setdefault(call_id, deque()).append(item)
-            self._out.append((COLLECT_ITEM, call_id))
+            number = next(self._item_numbers)
+            self.kept_items[number] = detach(item)
+            self._out.append((COLLECT_ITEM, call_id, number))
         self.flush()
 
     def announce(self, call_ids: Sequence[int]) -> bool:
@@ -119,14 +128,13 @@ class Link:
         """Write what was collected; waits for as long as the caller does not read."""
         with self._writing:
             self._flushes += 1
-            messages: list[Sequence[Any]] = []
-            buffers: list[Any] = []
+            unloaded: list[Unloaded] = []
             while self._out:
-                messages.append(unload(self._out.popleft(), buffers))
-            if not messages or not self._is_open:
+                unloaded.append(unload(self._out.popleft()))
+            if not unloaded or not self._is_open:
                 return
             try:
-                self._connection.send([memoryview(piece).cast("B") for piece in pack_frame(messages, buffers)])
+                self._connection.send([memoryview(piece) for piece in pack_frames(unloaded)])
             except OSError:
                 self._is_open = False  # the reading thread hears of it too
 
@@ -168,6 +176,8 @@ class Link:
             for message in messages:
                 if message[0] == CALL:
                     arrivals.append(_arrival(message, buffers))
+                elif message[0] == DEFINE:
+                    self._shelf.define(PickledFunction(message[1], load(message[2], buffers)))
                 else:
                     self._inbox.put(arrivals)  # first: a recall may ask for them
                     arrivals = []
@@ -178,9 +188,7 @@ class Link:
 
     def _obey(self, message: list[Any]) -> None:
         operation = message[0]
-        if operation == DEFINE:
-            self._shelf.define(PickledFunction(message[1], message[2]))
-        elif operation == RECALL:
+        if operation == RECALL:
             self._give_back(self._inbox.recall(message[1]))
             self._out.append((RECALL_DONE,))
             self.flush()
