@@ -77,7 +77,7 @@ docs: $(DOCS) ## build the pages of docs/ into site/; a warning fails
 clean: ## remove .venv and whatever else was made
 	rm -rf .venv .venv-bench build dist site htmlcov .coverage .coverage.* .hypothesis
 	rm -rf .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
-	find src tests examples bench -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+	find src tests examples bench tools -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 $(BIN)/python:
 	@for python in $(PYTHONS); do \

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from poise._engine.clock import Clock
     from poise._wire.lane import Launcher
 
-logger = logging.getLogger("poise")
+_log = logging.getLogger("poise")
 
 T = TypeVar("T")
 
@@ -261,7 +261,7 @@ class Pool(View[T]):
         dispatcher.close(reject_waiting=False)
         if not await dispatcher.until(lambda: dispatcher.scheduler.is_idle, STALLED_AFTER):
             if stalled := dispatcher.stalled_streams():
-                logger.warning("the pool waits for streams whose items nobody takes, aclose() them: %s", stalled)
+                _log.warning("the pool waits for streams whose items nobody takes, aclose() them: %s", stalled)
             await dispatcher.until(lambda: dispatcher.scheduler.is_idle)
 
     async def until_ready(self, workers: int | None = None) -> None:
