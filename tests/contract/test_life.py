@@ -364,16 +364,16 @@ async def test_a_pool_opens_with_min_ready_and_the_rest_follow(open_pool: OpenPo
     path = gate.path
 
     def second_waits() -> Desk:
-        leave_mark(path, "start")
-        desk = Desk()
-        if len(Path(path + ".marks").read_text().splitlines()) > 1:
-            desk.hold(path)
-        return desk
+        try:
+            Path(path + ".first").touch(exist_ok=False)
+        except FileExistsError:
+            wait_at(path)
+        return Desk()
 
     async with open_pool(second_waits, size=2, min_ready=1) as pool:
         assert pool.stats().ready == 1
         assert await pool.run(Desk.echo, 1) == 1
-        await gate.reached(2)
+        await gate.reached()
         gate.open()
         async with asyncio.timeout(20):
             while pool.stats().ready < 2:

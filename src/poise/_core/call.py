@@ -35,6 +35,7 @@ class CallState(enum.IntEnum):  # int, because a plain Enum's hash is a Python c
 class CallEvent(enum.IntEnum):
     """What can happen to a call."""
 
+    PARK = enum.auto()
     ADMIT = enum.auto()
     GRANT = enum.auto()
     SEND_AHEAD = enum.auto()
@@ -45,6 +46,7 @@ class CallEvent(enum.IntEnum):
 
 
 TRANSITIONS: dict[tuple[CallState, CallEvent], CallState] = {
+    (CallState.WAITING, CallEvent.PARK): CallState.PARKED,
     (CallState.PARKED, CallEvent.ADMIT): CallState.WAITING,
     (CallState.PARKED, CallEvent.END): CallState.DONE,
     (CallState.WAITING, CallEvent.GRANT): CallState.RUNNING,

@@ -43,7 +43,7 @@ class Waiting:
         elif len(self.backlog) < self.limit:
             self.backlog.add(call)
         elif may_park:
-            call.state = CallState.PARKED
+            call.step(CallEvent.PARK)
             self.parked.add(call)
         else:
             return False

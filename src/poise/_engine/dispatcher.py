@@ -18,7 +18,7 @@ from poise._core.effects import Cancel, Effect, Kill, Lease, Recall, Reject, Res
 from poise._core.scheduler import Ended, Ending, Scheduler
 from poise._engine.clock import alarm
 from poise._engine.supervisor import Supervisor
-from poise._wire.lane import Answer, Kind, Lane, Launcher, Parcel, Verdict
+from poise._wire.lane import Answer, Lane, Launcher, Parcel, Verdict
 from poise.errors import PoolClosed, WrongLoop
 
 if TYPE_CHECKING:
@@ -296,9 +296,8 @@ class Dispatcher:
                 self.on_answers(effect.worker_id, [Answer(record.id, Verdict.NOT_BEGUN)])
                 continue
             credit = 0 if call.stream is None else call.stream.window
-            kind = Kind.VALUE if call.stream is None else Kind.STREAM
             is_ahead = record.state is CallState.AHEAD
-            parcels.append(Parcel(record.id, call.function, call.args, call.kwargs, kind, is_ahead, credit))
+            parcels.append(Parcel(record.id, call.function, call.args, call.kwargs, call.kind, is_ahead, credit))
         if parcels:
             lane.send(parcels)
 

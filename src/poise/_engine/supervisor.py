@@ -122,8 +122,10 @@ class Supervisor:
             await launch.result().kill()  # it was ready at the very moment of giving it up
 
     async def _end(self, worker_id: int, lane: Lane, reason: str) -> None:
-        await lane.kill()
-        self._owner.worker_lost(worker_id, reason)
+        try:
+            await lane.kill()
+        finally:
+            self._owner.worker_lost(worker_id, reason)
 
     async def _watch_shortage(self) -> None:
         starts = list(self._starting.values())

@@ -302,8 +302,13 @@ class FreightLane:
             return
         try:
             ref = getattr(self._host, method).remote(*args)
-        except Exception as error:  # noqa: BLE001 - Ray has been shut down, or what else keeps it from the worker
-            self._loop.call_soon(self._lose, f"it cannot be called: {describe(error)}")
+        except Exception as error:  # noqa: BLE001 - Ray has no room for the arguments, or what else it may raise
+            if method == "perform":
+                self._streams.pop(call_id, None)
+                failure = PayloadError("the arguments", f"Ray does not take them: {describe(error)}", started=False)
+                self._failures.put(Answer(call_id, Verdict.RAISED, failure))
+            else:
+                self._loop.call_soon(self._lose, f"it cannot be called: {describe(error)}")
             return
         self._listen(call_id, ref)
 
@@ -401,7 +406,9 @@ class FreightLane:
 
     async def _kill(self) -> None:
         host, self._host = self._host, None
-        await in_thread(_kill_actor, host)
+        with contextlib.suppress(TimeoutError):  # Ray itself may be stuck
+            async with asyncio.timeout(KILLED_BY_RAY):
+                await in_thread(_kill_actor, host)
         if not await self._is_gone_within(KILLED_BY_RAY) and self._process is not None:
             self._process.kill()
             await self._is_gone_within(KILLED_BY_RAY)
