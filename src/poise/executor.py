@@ -204,7 +204,7 @@ class Executor(futures.Executor, Generic[T]):
         """Hand in a call and get its future at once; never blocks. Any thread may do so.
 
         `cancel()` works until the call is sent to a worker; from then on the future is `running()`. A call may be sent
-        a few milliseconds of work ahead of its turn.
+        a few milliseconds of work ahead of its turn, and a longer one, while many wait, by one call of up to 50 ms.
 
         Args:
             fn: any function; in an executor with a factory, a function of the instance (see the class).

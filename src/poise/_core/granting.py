@@ -64,7 +64,8 @@ class Granting:
 
     def _any_worker_for(self, call: CallRecord, now: float) -> WorkerRecord | None:
         """A worker with a free slot, else one to which the call can be sent ahead."""
-        return self._placement.free_worker() or self._placement.roomy_worker(call, self.pace, now)
+        placement = self._placement
+        return placement.free_worker() or placement.roomy_worker(call, self.pace, now, len(self._backlog))
 
     def place(self, now: float) -> None:
         """Give waiting calls to workers for as long as the next one in the order can be given to one."""
@@ -107,6 +108,8 @@ class Granting:
         running = worker.running
         if len(running) == worker.slots:
             call.step(CallEvent.SEND_AHEAD)
+            if not worker.ahead:
+                worker.is_patient = self.pace.is_long(call.function)
             worker.ahead[call.id] = call
             return
         call.step(CallEvent.GRANT)
@@ -192,5 +195,5 @@ class Granting:
 
     def recall_overdue(self, now: float) -> None:
         """Ask back what was sent ahead to a worker that does not get on, for the others to do."""
-        while self._placement.next_overdue() <= now and (worker := self._placement.stuck_worker()) is not None:
+        while (worker := self._placement.overdue_worker(now)) is not None:
             self.recall(worker)

@@ -2,7 +2,8 @@
 
 Late binding, sent ahead: with one queue and unknown service times nothing beats giving a call to a worker only when
 that worker is free. The price is a round trip of idleness per call, so short calls are sent ahead of their slot, up to
-`AHEAD_SECONDS` of measured work, and are recalled when they turn out to be stuck.
+`AHEAD_SECONDS` of measured work, and are recalled when they turn out to be stuck. Of longer calls that always take
+about the same time a worker is sent one, while so many wait that it would be given one anyway.
 """
 
 from __future__ import annotations
@@ -19,6 +20,12 @@ if TYPE_CHECKING:
 
 AHEAD_SECONDS = 0.002
 """Work sent ahead to one worker: twenty round trips of a local socket, and the longest that a call can be held up."""
+STEADY_SECONDS = 0.05
+"""The longest calls of which one is sent ahead: a round trip, which would be lost, is about 1 % of it."""
+STEADY_PART = 0.25
+"""The mean deviation of a steady function's service times, as a part of their mean."""
+PATIENT_SECONDS = 2 * STEADY_SECONDS
+"""As `OVERDUE_SECONDS`, for a worker that was sent one of those calls."""
 OVERDUE_SECONDS = 0.005
 """A worker that has not answered for so long is stuck with one call, and what was sent ahead to it is asked back."""
 AHEAD_CALLS = 256
@@ -35,18 +42,21 @@ class Pace:
     __slots__ = ("_by_function", "overall")
 
     def __init__(self) -> None:
-        self._by_function: dict[Hashable, float] = {}
+        self._by_function: dict[Hashable, list[float]] = {}
+        """For each function the average, and that of the distance from it."""
         self.overall: float | None = None
 
     def record(self, function: Hashable, service_time: float) -> None:
         """Take one measured service time into account."""
-        average = self._by_function.get(function)
-        if average is None:
+        known = self._by_function.get(function)
+        if known is None:
             if len(self._by_function) >= _FUNCTIONS:
                 del self._by_function[next(iter(self._by_function))]
-            self._by_function[function] = service_time
+            self._by_function[function] = [service_time, service_time]  # steady once some calls have shown it
         else:
-            self._by_function[function] = average + _WEIGHT * (service_time - average)
+            distance = service_time - known[0]
+            known[0] += _WEIGHT * distance
+            known[1] += _WEIGHT * (abs(distance) - known[1])
         if self.overall is None:
             self.overall = service_time
         else:
@@ -54,17 +64,29 @@ class Pace:
 
     def of(self, function: Hashable) -> float | None:
         """The average for this function, or None if it was never measured."""
-        return self._by_function.get(function)
+        known = self._by_function.get(function)
+        return None if known is None else known[0]
 
-    def ahead_limit(self, function: Hashable) -> int:
+    def is_long(self, function: Hashable) -> bool:
+        """Whether calls of this function take longer than what is sent ahead by the dozen."""
+        return (self.of(function) or 0.0) > AHEAD_SECONDS
+
+    def ahead_limit(self, function: Hashable, *, is_deep: bool = False) -> int:
         """How many calls of this function one worker may hold beyond its slots: none before it is measured.
+
+        Args:
+            function: which.
+            is_deep: whether more calls wait than all workers have slots.
 
         It is rounded up. With a single call in hand a worker that computes would run dry at every second call: the
         thread that reads gets the interpreter only between two calls, and the next call is on its way just then.
         """
-        average = self._by_function.get(function)
-        if average is None or average > AHEAD_SECONDS:
+        known = self._by_function.get(function)
+        if known is None:
             return 0
+        average, deviation = known
+        if average > AHEAD_SECONDS:
+            return int(is_deep and average <= STEADY_SECONDS and deviation <= STEADY_PART * average)
         return AHEAD_CALLS if average * AHEAD_CALLS < AHEAD_SECONDS else math.ceil(AHEAD_SECONDS / average)
 
 
@@ -74,7 +96,7 @@ class Placement:
     Open workers stand in one queue per load, so that the least loaded is taken and equals take turns.
     """
 
-    __slots__ = ("_by_load", "_least", "_load", "_recalling", "_roomy", "_slots", "_stuck")
+    __slots__ = ("_by_load", "_least", "_load", "_patient", "_recalling", "_roomy", "_slots", "_stuck")
 
     def __init__(self, slots: int) -> None:
         self._slots = slots
@@ -88,6 +110,8 @@ class Placement:
         """Open workers that had room to be sent calls ahead when last seen."""
         self._stuck: OrderedDict[WorkerId, WorkerRecord] = OrderedDict()
         """Workers whose calls sent ahead could be asked back, those that have answered last at the end."""
+        self._patient: OrderedDict[WorkerId, WorkerRecord] = OrderedDict()
+        """The same of those that were sent one long call; no worker is in both."""
         self._recalling: set[WorkerId] = set()
         """Workers that have a recall to answer."""
 
@@ -105,9 +129,12 @@ class Placement:
                 self._load[worker_id] = load
                 self._least = min(self._least, load)
         if worker.ahead and not worker.recalled:
-            self._stuck.setdefault(worker_id, worker)
+            (self._patient if worker.is_patient else self._stuck).setdefault(worker_id, worker)
         else:
             self._stuck.pop(worker_id, None)
+            if worker.is_patient:
+                self._patient.pop(worker_id, None)
+                worker.is_patient = bool(worker.ahead)
         if load == self._slots and worker.sends_ahead and not worker.pinned_queue:
             self._roomy[worker_id] = worker
         else:
@@ -125,8 +152,9 @@ class Placement:
     def progressed(self, worker: WorkerRecord, now: float) -> None:
         """Note that the worker has just answered."""
         worker.progress_at = now
-        if worker.id in self._stuck:
-            self._stuck.move_to_end(worker.id)
+        for queue in (self._stuck, self._patient):
+            if worker.id in queue:
+                queue.move_to_end(worker.id)
 
     def least_loaded(self) -> WorkerRecord | None:
         """The open worker that uses the fewest slots; among equals the one that has been so for longest."""
@@ -147,12 +175,13 @@ class Placement:
         worker = self.least_loaded()
         return worker if self._least == 0 else None
 
-    def roomy_worker(self, call: CallRecord, pace: Pace, now: float) -> WorkerRecord | None:
+    def roomy_worker(self, call: CallRecord, pace: Pace, now: float, waiting: int) -> WorkerRecord | None:
         """A worker to which this call can be sent ahead, or None. Those found full wait for their next answer."""
-        limit = pace.ahead_limit(call.function)
+        limit = pace.ahead_limit(call.function, is_deep=waiting > len(self._load) * self._slots)
         while limit and self._roomy:
             worker = next(iter(self._roomy.values()))
-            if len(worker.ahead) < limit and now < worker.progress_at + OVERDUE_SECONDS and not worker.recalled:
+            is_stuck = now >= worker.progress_at + OVERDUE_SECONDS or worker.recalled or worker.is_patient
+            if len(worker.ahead) < limit and not is_stuck:
                 self._roomy.move_to_end(worker.id)  # in turn, so that a burst is spread
                 return worker
             del self._roomy[worker.id]
@@ -165,16 +194,27 @@ class Placement:
 
     def stuck_worker(self) -> WorkerRecord | None:
         """The worker whose calls sent ahead are to be asked back first, or None."""
-        return next(iter(self._stuck.values()), None)
+        return next(iter((self._stuck or self._patient).values()), None)
 
     def not_stuck(self, worker: WorkerRecord) -> None:
         """Nothing of the worker's could be asked back, so leave it alone until it changes."""
         self._stuck.pop(worker.id, None)
+        self._patient.pop(worker.id, None)
 
     def next_overdue(self) -> float:
         """When the first stuck worker will be overdue, `math.inf` if none is stuck."""
-        worker = self.stuck_worker()
-        return math.inf if worker is None else worker.progress_at + OVERDUE_SECONDS
+        due = math.inf
+        for queue, patience in ((self._stuck, OVERDUE_SECONDS), (self._patient, PATIENT_SECONDS)):
+            if queue:
+                due = min(due, next(iter(queue.values())).progress_at + patience)
+        return due
+
+    def overdue_worker(self, now: float) -> WorkerRecord | None:
+        """The first stuck worker that is overdue, or None."""
+        for queue, patience in ((self._stuck, OVERDUE_SECONDS), (self._patient, PATIENT_SECONDS)):
+            if queue and (worker := next(iter(queue.values()))).progress_at + patience <= now:
+                return worker
+        return None
 
     def check_invariants(self, workers: Iterable[WorkerRecord]) -> None:
         """Check that this is what the workers say; for tests."""
@@ -183,7 +223,9 @@ class Placement:
         for load, queue in enumerate(self._by_load):
             assert list(queue) == [worker_id for worker_id in queue if self._load[worker_id] == load]
         assert all(load >= self._least for load in self._load.values())
-        assert all(worker.ahead and not worker.recalled and worker.id in known for worker in self._stuck.values())
+        for queue in (self._stuck, self._patient):
+            assert all(worker.ahead and not worker.recalled and worker.id in known for worker in queue.values())
+            assert all(worker.is_patient is (queue is self._patient) for worker in queue.values())
         assert self._recalling == {worker.id for worker in known.values() if worker.recalled}
         for worker in self._roomy.values():
             assert worker.is_open, worker

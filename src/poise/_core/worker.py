@@ -65,6 +65,7 @@ class WorkerRecord:
         "finished",
         "id",
         "is_killed",
+        "is_patient",
         "lease",
         "leased_queue",
         "pinned_queue",
@@ -93,6 +94,8 @@ class WorkerRecord:
         """Holds a slot each, and may have begun. Invariant: never more than `slots` (G3)."""
         self.ahead: dict[CallId, CallRecord] = {}
         """Sent beyond the slots, oldest first. Invariant: empty unless every slot is held."""
+        self.is_patient: bool = False
+        """Whether what was sent ahead is one long call. Invariant: only if there is something, and then one call."""
         self.claim: CallRecord | None = None
         """A call that waits for this worker to be empty. Nothing is granted from the backlog meanwhile."""
         self.lease: CallRecord | None = None
@@ -171,6 +174,7 @@ class WorkerRecord:
         assert self.state is not WorkerState.GONE, self
         assert len(self.running) <= self.slots, self  # G3
         assert not self.ahead or len(self.running) == self.slots, self
+        assert not self.is_patient or len(self.ahead) == 1, self
         for calls, state in ((self.running, CallState.RUNNING), (self.ahead, CallState.AHEAD)):
             for call in calls.values():
                 assert call.worker is self, call
