@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import array
+import pickle
 import subprocess
 import sys
 from typing import Any, NoReturn
@@ -13,6 +15,7 @@ from poise._wire.codec import (
     Payload,
     RemoteTraceback,
     detach,
+    may_change,
     pack,
     pack_arguments,
     pack_exception,
@@ -200,3 +203,58 @@ def test_an_exception_that_cannot_travel_arrives_as_its_text(error: BaseExceptio
     assert type(arrived) is RemoteError
     assert arrived.type_name == name
     assert "Traceback" in arrived.traceback_text
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Buffers that may still change
+
+
+def buffer_of(value: Any) -> Any:
+    buffers: list[Any] = []
+    pickle.dumps(value, 5, buffer_callback=buffers.append)
+    (buffer,) = buffers
+    return buffer
+
+
+def test_a_fresh_array_that_nobody_else_holds_does_not_change() -> None:
+    whole = may_change(buffer_of(np.zeros(3)))  # outside of `assert`, which holds what it shows
+    inside = may_change(buffer_of([np.zeros((3, 2))]))
+    part = may_change(buffer_of(np.zeros((3, 2))[1:]))
+    bare = may_change(pickle.PickleBuffer(bytearray(3)))
+    assert (whole, inside, part, bare) == (False, False, False, False)
+
+
+def test_an_array_that_somebody_holds_may_change() -> None:
+    held = np.zeros((4, 2))
+    assert may_change(buffer_of(held))
+    assert may_change(buffer_of({"part": held[1:]}))
+    assert may_change(buffer_of(held.reshape(8)))
+    fixed = held.view()
+    fixed.flags.writeable = False
+    assert may_change(buffer_of(fixed))
+    bare = bytearray(3)
+    assert may_change(pickle.PickleBuffer(bare))
+    assert may_change(pickle.PickleBuffer(memoryview(bare).toreadonly()))
+
+
+def test_an_array_over_immutable_bytes_does_not_change() -> None:
+    held = np.frombuffer(b"abc", dtype=np.uint8)
+    assert not may_change(buffer_of(held))
+    assert not may_change(pickle.PickleBuffer(memoryview(b"abc")))
+
+
+def test_what_cannot_be_looked_through_may_change() -> None:
+    assert may_change(pickle.PickleBuffer(array.array("d", [1.0])))
+
+
+def test_detaching_copies_what_may_change_alone() -> None:
+    held = np.arange(6.0).reshape(2, 3).T
+    packed = pack([held, np.frombuffer(bytes(8), dtype=np.uint8)])
+    assert isinstance(packed, Payload)
+    detached = detach(packed)
+    assert isinstance(detached, Payload)
+    assert type(detached.buffers[0]) is bytes
+    assert detached.buffers[1] is packed.buffers[1]
+    before = held.copy()
+    held += 1
+    assert (unpack(detached)[0] == before).all()

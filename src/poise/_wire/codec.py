@@ -151,10 +151,39 @@ def unpack_result(packed: Packed, what: str = "the result") -> Any:
 
 
 def detach(packed: Packed) -> Packed:
-    """Copy the out-of-band buffers, so that whoever they belong to may change them afterwards."""
+    """Copy those out-of-band buffers that somebody may still change, so that they may do so."""
     if isinstance(packed, bytes) or not packed.buffers:
         return packed
-    return packed._replace(buffers=[raw(buffer).tobytes() for buffer in packed.buffers])
+    return packed._replace(buffers=[raw(each).tobytes() if may_change(each) else each for each in packed.buffers])
+
+
+def may_change(buffer: Any) -> bool:
+    """Whether the bytes of a buffer may still change: unless they are immutable, or nothing else refers to them.
+
+    What cannot be looked through may change. Whoever asks has let go of the object that was packed.
+    """
+    owner: Any = memoryview(buffer).obj
+    is_alone = sys.getrefcount(owner) <= _ALONE
+    numpy = sys.modules.get("numpy")
+    while isinstance(owner, memoryview) or (numpy is not None and isinstance(owner, numpy.ndarray)):
+        below: Any = owner.obj if isinstance(owner, memoryview) else owner.base
+        if below is None:
+            return not is_alone
+        owner = below
+        del below
+        is_alone = is_alone and sys.getrefcount(owner) <= _ALONE
+    if isinstance(owner, bytes) or (type(owner).__module__ == "ray._raylet" and owner.readonly):
+        return False  # what Ray's object store holds is sealed
+    return not (is_alone and isinstance(owner, bytearray))
+
+
+def _references_of_one_holder() -> int:
+    buffer = pickle.PickleBuffer(bytearray(1))
+    owner = memoryview(buffer).obj
+    return sys.getrefcount(owner)
+
+
+_ALONE: Final = _references_of_one_holder()
 
 
 def nbytes(packed: Packed) -> int:

@@ -103,7 +103,9 @@ class _Stream:
                     item = await self._produce(anext(iterator))
                 except StopAsyncIteration:
                     return
-                self._send(self._call.call_id, pack_item(item))
+                packed = pack_item(item)
+                item = None  # so that its buffers need not be copied for fear of this
+                self._send(self._call.call_id, packed)
         finally:
             close = getattr(iterator, "aclose", None)
             if close is not None:

@@ -137,6 +137,7 @@ class Runner:
         except BaseException as error:  # noqa: BLE001 - whatever the user's code raises ends this call alone
             self._end(call, RAISED, pack_exception(error, skip_frames=1), began)
         else:
+            del args, kwargs, result  # so that a buffer of the result need not be copied for fear of these
             self._end(call, RETURNED, packed, began)
         return False
 
@@ -157,7 +158,9 @@ class Runner:
                     item = next(iterator)
                 except StopIteration:
                     return
-                self._outlet.item(call_id, pack_item(item))
+                packed = pack_item(item)
+                item = None  # as in `_begin`
+                self._outlet.item(call_id, packed)
         finally:
             if isinstance(iterator, Generator):
                 iterator.close()
