@@ -79,6 +79,7 @@ class Executor(futures.Executor, Generic[T]):
         kill_after: float | None = 5.0,
         poison_after: int = 3,
         lane: LaneName = "auto",
+        link_timeout: float = 5.0,
         ray_options: dict[str, Any] | None = None,
     ) -> None: ...
     @overload
@@ -96,6 +97,7 @@ class Executor(futures.Executor, Generic[T]):
         kill_after: float | None = 5.0,
         poison_after: int = 3,
         lane: LaneName = "auto",
+        link_timeout: float = 5.0,
         ray_options: dict[str, Any] | None = None,
     ) -> None: ...
     @overload
@@ -113,6 +115,7 @@ class Executor(futures.Executor, Generic[T]):
         kill_after: float | None = 5.0,
         poison_after: int = 3,
         lane: LaneName = "auto",
+        link_timeout: float = 5.0,
         ray_options: dict[str, Any] | None = None,
     ) -> None: ...
     def __init__(
@@ -129,6 +132,7 @@ class Executor(futures.Executor, Generic[T]):
         kill_after: float | None = 5.0,
         poison_after: int = 3,
         lane: LaneName = "auto",
+        link_timeout: float = 5.0,
         ray_options: dict[str, Any] | None = None,
     ) -> None:
         """Describe the executor; nothing is started before the first call.
@@ -147,6 +151,7 @@ class Executor(futures.Executor, Generic[T]):
             kill_after: see `poise.Pool`.
             poison_after: see `poise.Pool`.
             lane: see `poise.Pool`.
+            link_timeout: see `poise.Pool`.
             ray_options: options of Ray's for each actor, passed on unchanged: `num_gpus`, `resources`, `runtime_env`...
 
         Raises:
@@ -176,6 +181,7 @@ class Executor(futures.Executor, Generic[T]):
                 kill_after=kill_after,
                 poison_after=poison_after,
                 lane=lane,
+                link_timeout=link_timeout,
                 ray_options=ray_options,
             )
         )

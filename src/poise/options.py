@@ -72,6 +72,7 @@ class PoolOptions:
     kill_after: float | None = 5.0
     poison_after: int = 3
     lane: LaneName = "auto"
+    link_timeout: float = 5.0
     ray_options: dict[str, Any] = field(default_factory=dict[str, Any])
 
     def __post_init__(self) -> None:
@@ -94,6 +95,9 @@ class PoolOptions:
         check_whole("poison_after", self.poison_after, 1)
         if self.lane not in get_args(LaneName):
             raise ConfigError("lane", self.lane, f"one of {', '.join(map(repr, get_args(LaneName)))}")
+        _seconds("link_timeout", self.link_timeout, none=False)
+        if self.link_timeout < 1 or self.link_timeout == math.inf:
+            raise ConfigError("link_timeout", self.link_timeout, "seconds, at least 1: the kernel counts in whole ones")
         options: Any = self.ray_options
         if not isinstance(options, dict):
             raise ConfigError("ray_options", self.ray_options, "a dict of options that Ray gives to an actor")

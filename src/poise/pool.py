@@ -68,6 +68,7 @@ class Pool(View[T]):
         kill_after: float | None = 5.0,
         poison_after: int = 3,
         lane: LaneName = "auto",
+        link_timeout: float = 5.0,
         ray_options: dict[str, Any] | None = None,
     ) -> None: ...
     @overload
@@ -84,6 +85,7 @@ class Pool(View[T]):
         kill_after: float | None = 5.0,
         poison_after: int = 3,
         lane: LaneName = "auto",
+        link_timeout: float = 5.0,
         ray_options: dict[str, Any] | None = None,
     ) -> None: ...
     @overload
@@ -100,6 +102,7 @@ class Pool(View[T]):
         kill_after: float | None = 5.0,
         poison_after: int = 3,
         lane: LaneName = "auto",
+        link_timeout: float = 5.0,
         ray_options: dict[str, Any] | None = None,
     ) -> None: ...
     def __init__(
@@ -115,6 +118,7 @@ class Pool(View[T]):
         kill_after: float | None = 5.0,
         poison_after: int = 3,
         lane: LaneName = "auto",
+        link_timeout: float = 5.0,
         ray_options: dict[str, Any] | None = None,
     ) -> None:
         """Describe a pool; nothing is started before it is opened.
@@ -133,6 +137,8 @@ class Pool(View[T]):
             poison_after: a call that was on a worker at so many deaths fails with `PoisonCall`, retries left or not.
             lane: how calls reach the workers: "express" by sockets of the pool's own, "freight" by ordinary Ray calls,
                 "auto" by sockets, and by Ray to a worker that no socket reaches.
+            link_timeout: seconds, at least 1, after which a dead host or a cut link to a worker on another node is
+                noticed. However long a worker is busy, it is never taken for dead.
             ray_options: options of Ray's for each actor, passed on unchanged: `num_gpus`, `resources`, `runtime_env`...
 
         Raises:
@@ -147,6 +153,7 @@ class Pool(View[T]):
             kill_after=kill_after,
             poison_after=poison_after,
             lane=lane,
+            link_timeout=link_timeout,
             ray_options=ray_options or {},
         )
         self._set_up(self._make_launcher(factory, settings), settings)

@@ -284,6 +284,7 @@ class LocalPool(Pool[T]):
         kill_after: float | None = 5.0,
         poison_after: int = 3,
         lane: LaneName = "auto",
+        link_timeout: float = 5.0,
         ray_options: dict[str, Any] | None = None,
         clock: ManualClock | None = None,
         faults: Faults | None = None,
@@ -302,6 +303,7 @@ class LocalPool(Pool[T]):
         kill_after: float | None = 5.0,
         poison_after: int = 3,
         lane: LaneName = "auto",
+        link_timeout: float = 5.0,
         ray_options: dict[str, Any] | None = None,
         clock: ManualClock | None = None,
         faults: Faults | None = None,
@@ -320,6 +322,7 @@ class LocalPool(Pool[T]):
         kill_after: float | None = 5.0,
         poison_after: int = 3,
         lane: LaneName = "auto",
+        link_timeout: float = 5.0,
         ray_options: dict[str, Any] | None = None,
         clock: ManualClock | None = None,
         faults: Faults | None = None,
@@ -334,7 +337,7 @@ class LocalPool(Pool[T]):
         faults: Faults | None = None,
         **options: Any,
     ) -> None:
-        """Describe a pool as `Pool` does; `lane` and `ray_options` are checked and have no effect.
+        """Describe a pool as `Pool` does; `lane`, `link_timeout` and `ray_options` are checked and have no effect.
 
         Args:
             factory: makes what a worker holds. It is called as it is, so it may share with the test what could not

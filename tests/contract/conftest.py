@@ -41,6 +41,7 @@ class TlsPool(poise.Pool[Any]):
         return ExpressLauncher(
             factory,
             is_required=True,
+            link_timeout=settings.link_timeout,
             always_tls=True,
             concurrency=settings.concurrency,
             ray_options=settings.ray_options,

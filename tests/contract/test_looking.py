@@ -76,6 +76,8 @@ async def test_a_bad_option_is_refused_at_once(open_pool: OpenPool, options: dic
         {"min_ready": -1},
         {"min_ready": 3, "size": 2},
         {"start_timeout": 0},
+        {"link_timeout": 0.5},
+        {"link_timeout": float("inf")},
         {"kill_after": -1},
         {"poison_after": 0},
         {"ray_options": ["num_cpus"]},

@@ -22,6 +22,7 @@ def own_launcher(factory: Callable[[], Any] | Any | None, options: PoolOptions) 
     return ExpressLauncher(
         factory,
         is_required=options.lane == "express",
+        link_timeout=options.link_timeout,
         concurrency=options.concurrency,
         ray_options=options.ray_options,
     )
