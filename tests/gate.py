@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
 PERIOD = 0.002
 """Seconds between two looks at a gate."""
@@ -64,7 +64,7 @@ async def wait_at_async(gate: str, mark: Any = "") -> None:
         await asyncio.sleep(PERIOD)
 
 
-def count_until_closed(gate: str) -> Iterator[int]:
+def count_until_closed(gate: str) -> Generator[int]:
     """Leave a mark for each number as it is made, and one for the end. Runs in workers."""
     number = 0
     try:

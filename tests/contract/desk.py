@@ -133,15 +133,10 @@ class Desk:
         yield from count_until_closed(gate)
 
     async def async_endless(self, gate: str) -> AsyncIterator[int]:
-        number = 0
-        try:
-            while True:
-                leave_mark(gate, number)
+        with contextlib.closing(count_until_closed(gate)) as numbers:
+            for number in numbers:
                 yield number
-                number += 1
                 await asyncio.sleep(0)
-        finally:
-            leave_mark(gate, "closed")
 
     def count_then_fail(self, end: int) -> Iterator[int]:
         yield from range(end)

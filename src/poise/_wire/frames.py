@@ -11,11 +11,12 @@ buffer of its own, so that a big array is copied once. Numbers are big-endian.
 
 from __future__ import annotations
 
-import pickle
 import struct
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgpack  # type: ignore[import-untyped] # pyright: ignore[reportMissingTypeStubs]
+
+from poise._wire.codec import raw
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,7 +81,7 @@ def pack_frame(messages: Sequence[Any], buffers: Sequence[Buffer] = ()) -> list[
     body: bytes = _msgpack.packb(messages)
     if not buffers:
         return [b"%b%b" % (_HEAD.pack(MAGIC, 0, len(body)), body)]
-    views = [pickle.PickleBuffer(buffer).raw() for buffer in buffers]
+    views = [raw(buffer) for buffer in buffers]
     if len(views) > MOST_BUFFERS:
         raise FrameError(f"a frame of {len(views)} buffers is too large; {MOST_BUFFERS} are allowed")
     head = _HEAD.pack(MAGIC, len(views), len(body)) + b"".join(_LENGTH.pack(view.nbytes) for view in views)

@@ -346,9 +346,7 @@ class FreightLane:
         for call_id, future in events:
             self._refs.pop(call_id, None)
             error = future.exception()
-            if (
-                call_id is None
-            ):  # the serve call, which ends by itself when the constructor or the connection has failed
+            if call_id is None:  # `serve` ends by itself when the constructor or the connection has failed
                 loss = error or (RuntimeError("it takes no more calls") if self._is_started else None)
             elif error is not None:
                 answer = answer_of_failure(call_id, error)

@@ -91,17 +91,18 @@ class Link:
     def reply(self, reply: Reply) -> None:
         """An attempt has ended."""
         call_id, code, packed, service_time = reply
+        fits = packed is None or is_express(packed)
         is_big = False
         if packed is not None and type(packed) is not bytes:
             # The buffers are the user's own memory, which the next call may change.
-            is_big = is_express(packed) and nbytes(packed) > DIRECT
+            is_big = fits and nbytes(packed) > DIRECT
             if not is_big:
                 packed = detach(packed)
-        if packed is not None and not is_express(packed):
+        if fits:
+            self._out.append((REPLY, call_id, code, packed, service_time))
+        else:
             self.kept[call_id] = (call_id, code, packed, service_time)
             self._out.append((COLLECT, call_id))
-        else:
-            self._out.append((REPLY, call_id, code, packed, service_time))
         if is_big or not len(self._inbox) or (service_time > SHORT and not self._inbox.is_to_announce()):
             self.flush()
         elif not self._is_watched:
