@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         WrongLoop,
     )
     from poise.executor import Executor, ExecutorBroken
-    from poise.options import CallOptions, PoolOptions
+    from poise.options import CallArguments, CallOptions, PoolArguments
     from poise.pool import Pool
     from poise.view import View, Worker
 
@@ -33,6 +33,7 @@ __all__ = [
     "ActorCall",
     "ActorPool",
     "Call",
+    "CallArguments",
     "CallOptions",
     "ConfigError",
     "DeadlineExceeded",
@@ -44,9 +45,9 @@ __all__ = [
     "PoiseError",
     "PoisonCall",
     "Pool",
+    "PoolArguments",
     "PoolBroken",
     "PoolClosed",
-    "PoolOptions",
     "RemoteError",
     "Stats",
     "Stream",
@@ -65,6 +66,7 @@ _HOMES = {
     "ActorCall": "poise.actor_pool",
     "ActorPool": "poise.actor_pool",
     "Call": "poise._engine.call",
+    "CallArguments": "poise.options",
     "CallOptions": "poise.options",
     "ConfigError": "poise.errors",
     "DeadlineExceeded": "poise.errors",
@@ -76,9 +78,9 @@ _HOMES = {
     "PoiseError": "poise.errors",
     "PoisonCall": "poise.errors",
     "Pool": "poise.pool",
+    "PoolArguments": "poise.options",
     "PoolBroken": "poise.errors",
     "PoolClosed": "poise.errors",
-    "PoolOptions": "poise.options",
     "RemoteError": "poise.errors",
     "Stats": "poise._core.stats",
     "Stream": "poise._engine.call",

@@ -32,9 +32,10 @@ from poise.pool import Pool, RemoteClass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Sequence
+    from typing import Unpack
 
     from poise._engine.call import Call
-    from poise.options import LaneName
+    from poise.options import WorkerArguments
 
     _Order: TypeAlias = tuple[Callable[..., Any] | str, tuple[Any, ...], dict[str, Any]]
 
@@ -72,15 +73,7 @@ class Executor(futures.Executor, Generic[T]):
         max_workers: int | None = None,
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
-        concurrency: int = 1,
-        backlog: int | None = None,
-        min_ready: int = 1,
-        start_timeout: float = 60.0,
-        kill_after: float | None = 5.0,
-        poison_after: int = 3,
-        lane: LaneName = "auto",
-        link_timeout: float = 5.0,
-        ray_options: dict[str, Any] | None = None,
+        **options: Unpack[WorkerArguments],
     ) -> None: ...
     @overload
     def __init__(
@@ -90,15 +83,7 @@ class Executor(futures.Executor, Generic[T]):
         max_workers: int | None = None,
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
-        concurrency: int = 1,
-        backlog: int | None = None,
-        min_ready: int = 1,
-        start_timeout: float = 60.0,
-        kill_after: float | None = 5.0,
-        poison_after: int = 3,
-        lane: LaneName = "auto",
-        link_timeout: float = 5.0,
-        ray_options: dict[str, Any] | None = None,
+        **options: Unpack[WorkerArguments],
     ) -> None: ...
     @overload
     def __init__(
@@ -108,15 +93,7 @@ class Executor(futures.Executor, Generic[T]):
         max_workers: int | None = None,
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
-        concurrency: int = 1,
-        backlog: int | None = None,
-        min_ready: int = 1,
-        start_timeout: float = 60.0,
-        kill_after: float | None = 5.0,
-        poison_after: int = 3,
-        lane: LaneName = "auto",
-        link_timeout: float = 5.0,
-        ray_options: dict[str, Any] | None = None,
+        **options: Unpack[WorkerArguments],
     ) -> None: ...
     def __init__(
         self,
@@ -125,15 +102,7 @@ class Executor(futures.Executor, Generic[T]):
         max_workers: int | None = None,
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
-        concurrency: int = 1,
-        backlog: int | None = None,
-        min_ready: int = 1,
-        start_timeout: float = 60.0,
-        kill_after: float | None = 5.0,
-        poison_after: int = 3,
-        lane: LaneName = "auto",
-        link_timeout: float = 5.0,
-        ray_options: dict[str, Any] | None = None,
+        **options: Unpack[WorkerArguments],
     ) -> None:
         """Describe the executor; nothing is started before the first call.
 
@@ -143,16 +112,17 @@ class Executor(futures.Executor, Generic[T]):
             max_workers: how many workers; as many as Ray offers CPUs if None.
             initializer: called once in each worker before anything else, in those that replace dead ones too.
             initargs: arguments for it.
-            concurrency: how many calls one worker runs at once: threads for plain functions, tasks for coroutines.
-            backlog: the most calls that may wait; the future of one beyond it ends with `Overloaded`. None, as in the
-                original, sets no limit.
-            min_ready: how many workers must be ready before calls are sent to any.
-            start_timeout: seconds that a worker, and the opening of the pool, may take.
-            kill_after: see `poise.Pool`.
-            poison_after: see `poise.Pool`.
-            lane: see `poise.Pool`.
-            link_timeout: see `poise.Pool`.
-            ray_options: options of Ray's for each actor, passed on unchanged: `num_gpus`, `resources`, `runtime_env`...
+            concurrency (1): how many calls one worker runs at once: threads for plain functions, tasks for coroutines.
+            backlog (None): the most calls that may wait; the future of one beyond it ends with `Overloaded`. None, as
+                in the original, sets no limit.
+            min_ready (1): how many workers must be ready before calls are sent to any.
+            start_timeout (60.0): seconds that a worker, and the opening of the pool, may take.
+            kill_after (5.0): see `poise.Pool`.
+            poison_after (3): see `poise.Pool`.
+            lane ("auto"): see `poise.Pool`.
+            link_timeout (5.0): see `poise.Pool`.
+            ray_options (None): options of Ray's for each actor, passed on unchanged: `num_gpus`, `resources`,
+                `runtime_env`...
 
         Raises:
             ConfigError: an option is outside its range. It is also a `ValueError`.
@@ -164,7 +134,7 @@ class Executor(futures.Executor, Generic[T]):
             factory, max_workers = None, factory
         if max_workers is not None:
             check_whole("max_workers", max_workers, 1)
-        ray_options = dict(ray_options or {})
+        ray_options = dict(options.get("ray_options") or {})
         self._holds_instances = factory is not None
         if initializer is not None:
             if not callable(initializer):
@@ -173,16 +143,7 @@ class Executor(futures.Executor, Generic[T]):
         self._driver = _Driver(
             self._make_pool(
                 factory,
-                size=max_workers,
-                concurrency=concurrency,
-                backlog=backlog,
-                min_ready=min_ready,
-                start_timeout=start_timeout,
-                kill_after=kill_after,
-                poison_after=poison_after,
-                lane=lane,
-                link_timeout=link_timeout,
-                ray_options=ray_options,
+                **{"backlog": None, **options, "size": max_workers, "ray_options": ray_options},
             )
         )
 

@@ -5,12 +5,42 @@ from __future__ import annotations
 import math
 import numbers
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypedDict, get_args
 
 from poise.errors import ConfigError
 
 LaneName = Literal["auto", "express", "freight"]
 """How calls reach the workers."""
+
+
+class CallArguments(TypedDict, total=False):
+    """What `View.options` takes; `CallOptions` has the defaults and the meaning of each."""
+
+    timeout: float | None
+    deadline: float | None
+    priority: int
+    retries: int
+    retry_on: tuple[type[Exception], ...] | type[Exception]
+
+
+class WorkerArguments(TypedDict, total=False):
+    """What every kind of pool takes but its size; `PoolOptions` has the defaults, `poise.Pool` the meaning of each."""
+
+    concurrency: int
+    backlog: int | None
+    min_ready: int
+    start_timeout: float
+    kill_after: float | None
+    poison_after: int
+    lane: LaneName
+    link_timeout: float
+    ray_options: dict[str, Any] | None
+
+
+class PoolArguments(WorkerArguments, total=False):
+    """What `poise.Pool` takes."""
+
+    size: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +128,9 @@ class PoolOptions:
         _seconds("link_timeout", self.link_timeout, none=False)
         if self.link_timeout < 1 or self.link_timeout == math.inf:
             raise ConfigError("link_timeout", self.link_timeout, "seconds, at least 1: the kernel counts in whole ones")
-        options: Any = self.ray_options
+        given: Any = self.ray_options
+        options: Any = {} if given is None else given
+        object.__setattr__(self, "ray_options", options)
         if not isinstance(options, dict):
             raise ConfigError("ray_options", self.ray_options, "a dict of options that Ray gives to an actor")
 

@@ -6,22 +6,23 @@ import asyncio
 import logging
 import random
 import warnings
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast, overload
 
 from poise._core.scheduler import Scheduler
 from poise._engine.dispatcher import Dispatcher
 from poise._engine.launchers import foreign_launcher, own_launcher
 from poise.errors import ConfigError, PoolBroken, PoolClosed
-from poise.options import CallOptions, LaneName, PoolOptions, check_whole
+from poise.options import CallOptions, PoolOptions, check_whole
 from poise.view import Home, View
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import TracebackType
-    from typing import Self
+    from typing import Self, Unpack
 
     from poise._engine.clock import Clock
     from poise._wire.lane import Launcher
+    from poise.options import PoolArguments
 
 _log = logging.getLogger("poise")
 
@@ -59,103 +60,55 @@ class Pool(View[T]):
         self: Pool[None],
         factory: None = None,
         /,
-        *,
-        size: int | None = None,
-        concurrency: int = 1,
-        backlog: int | None = 100_000,
-        min_ready: int = 1,
-        start_timeout: float = 60.0,
-        kill_after: float | None = 5.0,
-        poison_after: int = 3,
-        lane: LaneName = "auto",
-        link_timeout: float = 5.0,
-        ray_options: dict[str, Any] | None = None,
+        **options: Unpack[PoolArguments],
     ) -> None: ...
     @overload
     def __init__(
         self,
         factory: Callable[[], T],
         /,
-        *,
-        size: int | None = None,
-        concurrency: int = 1,
-        backlog: int | None = 100_000,
-        min_ready: int = 1,
-        start_timeout: float = 60.0,
-        kill_after: float | None = 5.0,
-        poison_after: int = 3,
-        lane: LaneName = "auto",
-        link_timeout: float = 5.0,
-        ray_options: dict[str, Any] | None = None,
+        **options: Unpack[PoolArguments],
     ) -> None: ...
     @overload
     def __init__(
         self: Pool[Any],
         factory: RemoteClass,
         /,
-        *,
-        size: int | None = None,
-        concurrency: int = 1,
-        backlog: int | None = 100_000,
-        min_ready: int = 1,
-        start_timeout: float = 60.0,
-        kill_after: float | None = 5.0,
-        poison_after: int = 3,
-        lane: LaneName = "auto",
-        link_timeout: float = 5.0,
-        ray_options: dict[str, Any] | None = None,
+        **options: Unpack[PoolArguments],
     ) -> None: ...
     def __init__(
         self,
         factory: Callable[[], T] | RemoteClass | None = None,
         /,
-        *,
-        size: int | None = None,
-        concurrency: int = 1,
-        backlog: int | None = 100_000,
-        min_ready: int = 1,
-        start_timeout: float = 60.0,
-        kill_after: float | None = 5.0,
-        poison_after: int = 3,
-        lane: LaneName = "auto",
-        link_timeout: float = 5.0,
-        ray_options: dict[str, Any] | None = None,
+        **options: Unpack[PoolArguments],
     ) -> None:
         """Describe a pool; nothing is started before it is opened.
 
         Args:
             factory: makes what a worker holds: a class, or any callable without arguments. It runs inside each worker.
                 Without one the workers hold nothing and run plain functions.
-            size: how many workers; if None, as many as Ray has room for, counted in CPUs unless `ray_options` asks for
-                something else: with `{"num_gpus": 0.5}` it is twice the number of GPUs.
-            concurrency: how many calls one worker runs at once: threads for plain methods, tasks for `async def` ones.
-            backlog: the most calls that may wait; beyond it `submit` raises `Overloaded`. None sets no limit.
-            min_ready: how many workers must be ready before the pool opens; the rest follow.
-            start_timeout: seconds that a worker, and the opening of the pool, may take.
-            kill_after: seconds by which a call may overrun its timeout on a worker before that worker is killed and
-                replaced. None never kills.
-            poison_after: a call that was on a worker at so many deaths fails with `PoisonCall`, retries left or not.
-            lane: how calls reach the workers: "express" by sockets of the pool's own, "freight" by ordinary Ray calls,
-                "auto" by sockets, and by Ray to a worker that no socket reaches.
-            link_timeout: seconds, at least 1, after which a dead host or a cut link to a worker on another node is
-                noticed. However long a worker is busy, it is never taken for dead.
-            ray_options: options of Ray's for each actor, passed on unchanged: `num_gpus`, `resources`, `runtime_env`...
+            size (None): how many workers; if None, as many as Ray has room for, counted in CPUs unless `ray_options`
+                asks for something else: with `{"num_gpus": 0.5}` it is twice the number of GPUs.
+            concurrency (1): how many calls one worker runs at once: threads for plain methods, tasks for `async def`
+                ones.
+            backlog (100_000): the most calls that may wait; beyond it `submit` raises `Overloaded`. None sets no limit.
+            min_ready (1): how many workers must be ready before the pool opens; the rest follow.
+            start_timeout (60.0): seconds that a worker, and the opening of the pool, may take.
+            kill_after (5.0): seconds by which a call may overrun its timeout on a worker before that worker is killed
+                and replaced. None never kills.
+            poison_after (3): a call that was on a worker at so many deaths fails with `PoisonCall`, retries left or
+                not.
+            lane ("auto"): how calls reach the workers: "express" by sockets of the pool's own, "freight" by ordinary
+                Ray calls, "auto" by sockets, and by Ray to a worker that no socket reaches.
+            link_timeout (5.0): seconds, at least 1, after which a dead host or a cut link to a worker on another node
+                is noticed. However long a worker is busy, it is never taken for dead.
+            ray_options (None): options of Ray's for each actor, passed on unchanged: `num_gpus`, `resources`,
+                `runtime_env`...
 
         Raises:
             ConfigError: an option is outside its range.
         """
-        settings = PoolOptions(
-            size=size,
-            concurrency=concurrency,
-            backlog=backlog,
-            min_ready=min_ready,
-            start_timeout=start_timeout,
-            kill_after=kill_after,
-            poison_after=poison_after,
-            lane=lane,
-            link_timeout=link_timeout,
-            ray_options=ray_options or {},
-        )
+        settings = PoolOptions(**cast("dict[str, Any]", options))
         self._set_up(self._make_launcher(factory, settings), settings)
 
     def _make_launcher(self, factory: Callable[[], T] | RemoteClass | None, settings: PoolOptions) -> Launcher:

@@ -42,9 +42,11 @@ from poise.options import check_whole
 from poise.pool import Pool, RemoteClass
 
 if TYPE_CHECKING:
+    from typing import Unpack
+
     from poise._core.stats import Stats
     from poise._engine.clock import Clock
-    from poise.options import LaneName, PoolOptions
+    from poise.options import PoolOptions, WorkerArguments
 
 _Event: TypeAlias = Callable[[], None]
 
@@ -277,17 +279,9 @@ class LocalPool(Pool[T]):
         /,
         *,
         size: int | None = 2,
-        concurrency: int = 1,
-        backlog: int | None = 100_000,
-        min_ready: int = 1,
-        start_timeout: float = 60.0,
-        kill_after: float | None = 5.0,
-        poison_after: int = 3,
-        lane: LaneName = "auto",
-        link_timeout: float = 5.0,
-        ray_options: dict[str, Any] | None = None,
         clock: ManualClock | None = None,
         faults: Faults | None = None,
+        **options: Unpack[WorkerArguments],
     ) -> None: ...
     @overload
     def __init__(
@@ -296,17 +290,9 @@ class LocalPool(Pool[T]):
         /,
         *,
         size: int | None = 2,
-        concurrency: int = 1,
-        backlog: int | None = 100_000,
-        min_ready: int = 1,
-        start_timeout: float = 60.0,
-        kill_after: float | None = 5.0,
-        poison_after: int = 3,
-        lane: LaneName = "auto",
-        link_timeout: float = 5.0,
-        ray_options: dict[str, Any] | None = None,
         clock: ManualClock | None = None,
         faults: Faults | None = None,
+        **options: Unpack[WorkerArguments],
     ) -> None: ...
     @overload
     def __init__(
@@ -315,17 +301,9 @@ class LocalPool(Pool[T]):
         /,
         *,
         size: int | None = 2,
-        concurrency: int = 1,
-        backlog: int | None = 100_000,
-        min_ready: int = 1,
-        start_timeout: float = 60.0,
-        kill_after: float | None = 5.0,
-        poison_after: int = 3,
-        lane: LaneName = "auto",
-        link_timeout: float = 5.0,
-        ray_options: dict[str, Any] | None = None,
         clock: ManualClock | None = None,
         faults: Faults | None = None,
+        **options: Unpack[WorkerArguments],
     ) -> None: ...
     def __init__(
         self,
@@ -335,7 +313,7 @@ class LocalPool(Pool[T]):
         size: int | None = 2,
         clock: ManualClock | None = None,
         faults: Faults | None = None,
-        **options: Any,
+        **options: Unpack[WorkerArguments],
     ) -> None:
         """Describe a pool as `Pool` does; `lane`, `link_timeout` and `ray_options` are checked and have no effect.
 

@@ -16,10 +16,12 @@ from poise.options import CallOptions, check_whole
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable
+    from typing import Unpack
 
     from poise._core.stats import Stats
     from poise._core.worker import WorkerRecord
     from poise._engine.dispatcher import Dispatcher
+    from poise.options import CallArguments
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -28,16 +30,6 @@ P = ParamSpec("P")
 
 STREAM_WINDOW = 16
 """Items by which a producer may be ahead of its consumer."""
-
-
-class _Same:
-    """Stands for an option that was not given."""
-
-    def __repr__(self) -> str:
-        return "as it is"
-
-
-_SAME: Any = _Same()
 
 
 class Home:
@@ -376,38 +368,22 @@ class View(Generic[T]):
 
     # ---------------------------------------------------------------- views and leases
 
-    def options(
-        self,
-        *,
-        timeout: float | None = _SAME,
-        deadline: float | None = _SAME,
-        priority: int = _SAME,
-        retries: int = _SAME,
-        retry_on: tuple[type[Exception], ...] | type[Exception] = _SAME,
-    ) -> View[T]:
+    def options(self, **changes: Unpack[CallArguments]) -> View[T]:
         """A view of the same pool whose calls have these options; those not given stay as they are.
 
         Args:
-            timeout: seconds for waiting and running together; None waits for ever.
-            deadline: a moment at which all calls of the view expire, for example the end of what a caller further up
-                has granted, in seconds of `asyncio.get_running_loop().time()` (or of the pool's own clock, where a test
-                has given it one). The earlier of it and `timeout` counts.
-            priority: higher starts first; equal ones start in the order of submission.
-            retries: how many more times a call may run after its worker died, or after an exception in `retry_on`. Only
-                for what may safely run twice.
-            retry_on: exception classes after which a call is run again.
+            timeout (None): seconds for waiting and running together; None waits for ever.
+            deadline (None): a moment at which all calls of the view expire, for example the end of what a caller
+                further up has granted, in seconds of `asyncio.get_running_loop().time()` (or of the pool's own clock,
+                where a test has given it one). The earlier of it and `timeout` counts.
+            priority (0): higher starts first; equal ones start in the order of submission.
+            retries (0): how many more times a call may run after its worker died, or after an exception in `retry_on`.
+                Only for what may safely run twice.
+            retry_on (()): exception classes after which a call is run again.
 
         Raises:
             ConfigError: an option is outside its range.
         """
-        given = {
-            "timeout": timeout,
-            "deadline": deadline,
-            "priority": priority,
-            "retries": retries,
-            "retry_on": retry_on,
-        }
-        changes = {name: value for name, value in given.items() if value is not _SAME}
         return self._with(self._options.but(**changes))
 
     @asynccontextmanager

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import dataclasses
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import poise
+from poise.options import CallArguments, CallOptions, PoolArguments, PoolOptions
 
 if TYPE_CHECKING:
     from tests.faces.conftest import Start
@@ -34,3 +36,17 @@ def test_every_public_name_is_found(name: str) -> None:
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = poise.nothing
+
+
+def test_every_option_is_typed_once_and_explained_with_its_default() -> None:
+    faces: list[tuple[Any, Any, Any]] = [
+        (PoolArguments, PoolOptions, poise.Pool.__init__),
+        (CallArguments, CallOptions, poise.View.options),
+    ]
+    for arguments, options, function in faces:
+        fields = dataclasses.fields(options)
+        assert arguments.__annotations__.keys() == {field.name for field in fields}
+        for field in fields:
+            default = field.default_factory() or None if callable(field.default_factory) else field.default
+            shown = f'"{default}"' if isinstance(default, str) else str(default)
+            assert f"            {field.name} ({shown}): " in function.__doc__.replace("_000", "000"), field.name
