@@ -11,7 +11,11 @@ from typing import Any
 
 import pytest
 
+import poise
+
 ROOT = Path(__file__).parents[2]
+PACKAGE = Path(poise.__file__).parent
+"""What is tested: the source, or what a wheel was made of."""
 
 Start = Callable[..., "subprocess.Popen[str]"]
 """Starts a program with this Python: `start("-m", "poise.cli", "doctor")`."""
@@ -24,7 +28,7 @@ def start() -> Iterator[Start]:
 
     def start_it(*arguments: str, **options: Any) -> subprocess.Popen[str]:
         environment = {**os.environ, **options.pop("env", {})}
-        environment["PYTHONPATH"] = os.pathsep.join([str(ROOT / "src"), str(ROOT), environment.get("PYTHONPATH", "")])
+        environment["PYTHONPATH"] = os.pathsep.join([str(PACKAGE.parent), str(ROOT), environment.get("PYTHONPATH", "")])
         environment.pop("RAY_ADDRESS", None)
         program = subprocess.Popen(
             [sys.executable, *arguments],
