@@ -49,8 +49,24 @@ class Ledger:
     def echo(self, value: Any) -> Any:
         return value
 
+    def twice(self, value: Any) -> Iterator[Any]:
+        yield value
+        yield value
+
     def ignore(self, *_: Any) -> int:
         return 1
+
+
+@pytest.mark.parametrize("size", [70_000, 3 << 20, BIG])
+@pytest.mark.parametrize("kind", [bytes, bytearray, "é".__mul__])
+async def test_a_long_string_comes_back_as_it_was(open_pool: OpenPool, kind: Any, size: int) -> None:
+    async with open_pool(Ledger, size=1) as pool:
+        value = kind(size)
+        for sent in (value, [value, 1], {"key": value}, {"deep": [{"er": value}]}):
+            came = await pool.run(Ledger.echo, sent)
+            assert came == sent
+            assert type(came) is type(sent)
+        assert [item async for item in pool.stream(Ledger.twice, value)] == [value, value]
 
 
 @pytest.mark.parametrize("size", [8, 100_000])

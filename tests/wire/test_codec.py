@@ -15,6 +15,7 @@ from poise._wire.codec import (
     Payload,
     RemoteTraceback,
     detach,
+    for_ray,
     may_change,
     pack,
     pack_arguments,
@@ -24,6 +25,7 @@ from poise._wire.codec import (
     unpack_exception,
     unpack_result,
 )
+from poise._wire.lifting import LIFTED
 from poise.errors import PayloadError, RemoteError
 from tests.wire.odd import CannotPickle, CannotSpeak, CannotUnpickle, ExitsWhenPickled, HoldsALock, OddArguments, Sealed
 
@@ -58,10 +60,62 @@ def test_arguments_arrive_as_they_were(args: tuple[Any, ...], kwargs: dict[str, 
 def test_scalars_need_no_ray() -> None:
     code = (
         "import sys; from poise._wire.codec import *;"
-        "unpack_arguments(pack_arguments((1, [2], {'a': b'c'}), {'k': 1.5}));"
+        "unpack_arguments(pack_arguments((1, [2], {'a': b'c'}, b'd' * 10**5), {'k': 1.5}));"
         "sys.exit('ray' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+LONG: list[Any] = [b"b" * LIFTED, bytearray(LIFTED), "c" * LIFTED, "\ud800\N{EURO SIGN}" * LIFTED]
+
+
+@pytest.mark.parametrize("value", LONG)
+def test_a_long_string_travels_outside_the_pickle_and_arrives_as_it_was(value: Any) -> None:
+    for whole in (value, [value, 1], (value, "x"), {"key": value}):
+        packed = pack(whole)
+        assert isinstance(packed, Payload)
+        assert len(packed.data) < 1000
+        arrived = unpack(packed)
+        assert arrived == whole
+        assert type(arrived) is type(whole)
+    packed = pack_arguments((value, np.arange(3)), {"named": value})
+    args, kwargs = unpack_arguments(packed)
+    assert (args[0], kwargs["named"]) == (value, value)
+    assert type(args[0]) is type(value)
+
+
+def test_a_long_bytearray_that_arrives_is_the_receivers_own() -> None:
+    sent = bytearray(LIFTED)
+    arrived = unpack(pack(sent))
+    arrived[0] = 1
+    assert not sent[0]
+
+
+def test_what_is_given_twice_arrives_as_one_object() -> None:
+    text = bytearray(LIFTED)
+    items = [text]
+    (first, second, others), kwargs = unpack_arguments(pack_arguments((text, text, items), {"same": items}))
+    assert first is second is others[0]
+    assert kwargs["same"] is others
+
+
+def test_a_subclass_of_a_string_arrives_as_itself() -> None:
+    class Name(str):
+        __slots__ = ()
+
+    arrived = unpack(pack(Name("n" * LIFTED)))
+    assert type(arrived).__name__ == "Name"
+    assert arrived == "n" * LIFTED
+
+
+def test_a_long_pickle_is_a_buffer_for_ray() -> None:
+    short, long_ = pack({"a": object}), pack({"a": [b"x" * LIFTED, object]})
+    assert for_ray(short) is short
+    assert isinstance(long_, bytes)
+    carried = for_ray(long_)
+    assert isinstance(carried, Payload)
+    assert type(carried.data) is not bytes
+    assert unpack(carried) == unpack(long_)
 
 
 def test_local_functions_and_classes_travel_by_value() -> None:

@@ -16,6 +16,7 @@ import sys
 import traceback
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, cast
 
+from poise._wire.lifting import LIFTED, STRINGS, Lift, is_long
 from poise.errors import PayloadError, RemoteError
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ PROTOCOL: Final = 5
 FLAT_LIMIT: Final = 64
 """Containers up to this length are looked through for scalars; a longer look would cost more than it saves."""
 
-_ATOMS: Final = frozenset({int, float, str, bytes, bool, type(None)})
+_SCALARS: Final = frozenset({int, float, bool, type(None)})
 
 
 class Payload(NamedTuple):
@@ -78,8 +79,11 @@ def pack(value: Any, what: str = "the value", *, started: bool = False) -> Packe
     Raises:
         PayloadError: the value cannot be pickled.
     """
-    if type(value) in _ATOMS or _is_flat(value):
+    if type(value) in _SCALARS:
         return pickle.dumps(value, PROTOCOL)
+    shape = _shape_of(value)
+    if shape != _DEEP:
+        return pickle.dumps(value, PROTOCOL) if shape == _FLAT else _pack_lifted(Lift().flat(value))
     try:
         return _pack_deep(value)
     except BaseException as error:
@@ -92,19 +96,21 @@ def pack_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Packed:
     Raises:
         PayloadError: an argument cannot be pickled; the error names it.
     """
-    for value in args:
-        if type(value) not in _ATOMS and not _is_flat(value):
-            break
-    else:
-        # Positional arguments alone travel as a tuple, so that the commonest call packs nothing else.
-        if not kwargs:
-            return pickle.dumps(args, PROTOCOL)
-        for value in kwargs.values():
-            if type(value) not in _ATOMS and not _is_flat(value):
-                break
-        else:
-            return pickle.dumps([args, kwargs], PROTOCOL)
-    return _pack_deep_arguments(args, kwargs)
+    is_lifted = False
+    for value in args if not kwargs else (*args, *kwargs.values()):
+        if type(value) in _SCALARS:
+            continue
+        shape = _shape_of(value)
+        if shape == _DEEP:
+            return _pack_deep_arguments(args, kwargs)
+        is_lifted |= shape == _LONG
+    # Positional arguments alone travel as a tuple, so that the commonest call packs nothing else.
+    if not is_lifted:
+        return pickle.dumps([args, kwargs] if kwargs else args, PROTOCOL)
+    lift = Lift()
+    args = tuple(lift.flat(value) for value in args)
+    named = {name: lift.flat(value) for name, value in kwargs.items()}
+    return _pack_lifted([args, named] if named else args)
 
 
 def unpack(packed: Packed, awaited: Sequence[Any] = ()) -> Any:
@@ -148,6 +154,15 @@ def unpack_result(packed: Packed, what: str = "the result") -> Any:
         return unpack(packed)
     except BaseException as error:
         raise PayloadError(what, describe(error), started=True) from error
+
+
+def for_ray(packed: Packed) -> Packed:
+    """The same with a long pickle as a buffer, so that Ray, which pickles what it carries, does not pickle it anew."""
+    data = packed if isinstance(packed, bytes) else packed.data
+    if len(data) < LIFTED:
+        return packed
+    buffer = cast("bytes", pickle.PickleBuffer(data))
+    return Payload(buffer) if isinstance(packed, bytes) else packed._replace(data=buffer)
 
 
 def detach(packed: Packed) -> Packed:
@@ -198,21 +213,42 @@ def raw(buffer: Any) -> memoryview:
     return pickle.PickleBuffer(buffer).raw()
 
 
-def _is_flat(value: Any) -> bool:
-    """Whether the value is a small list, tuple or dict of scalars, which the plain pickler handles without surprise."""
+# What has to be done to pack a value; whole numbers, because an enum's members take 40 ns to name.
+_FLAT: Final = 0
+"""Nothing: it is a scalar or a string, or a small list, tuple or dict of them, in which pickle meets no surprise."""
+_LONG: Final = 1
+"""Lifting: it is the same with a long string in it."""
+_DEEP: Final = 2
+"""Cloudpickle's work: it is anything else."""
+
+
+def _shape_of(value: Any) -> int:
+    """Look at a value that is no scalar, and at the items of a small container."""
     kind: Any = type(value)  # pyright: ignore[reportUnknownVariableType] - narrowing would make the items unknown
+    if kind in STRINGS:
+        return _LONG if is_long(value) else _FLAT
     if kind is list or kind is tuple:
-        if len(value) > FLAT_LIMIT:
-            return False
-        for item in value:  # noqa: SIM110 - a generator expression doubles the time
-            if type(item) not in _ATOMS:
-                return False
-        return True
-    if kind is dict:
-        if len(value) > FLAT_LIMIT:
-            return False
-        return all(not (type(key) not in _ATOMS or type(item) not in _ATOMS) for key, item in value.items())
-    return False
+        items = value
+    elif kind is dict:
+        items = (*value, *value.values())
+    else:
+        return _DEEP
+    if len(value) > FLAT_LIMIT:
+        return _DEEP
+    shape = _FLAT
+    for item in items:
+        kind = type(item)
+        if kind not in _SCALARS:
+            if kind not in STRINGS:
+                return _DEEP
+            if is_long(item):
+                shape = _LONG
+    return shape
+
+
+def _pack_lifted(value: Any) -> Payload:
+    buffers: list[Any] = []
+    return Payload(pickle.dumps(value, PROTOCOL, buffer_callback=buffers.append), buffers)
 
 
 class _Awaited:
@@ -226,18 +262,18 @@ class _Awaited:
 
 def _pack_deep_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Packed:
     awaited: list[Any] = []
-    named = kwargs
     ref_type = _object_ref_type()
-    if ref_type is not None:
+    lift = Lift()
 
-        def placeholder(value: Any) -> Any:
-            if not isinstance(value, ref_type):
-                return value
+    def placeholder(value: Any) -> Any:
+        if ref_type is not None and isinstance(value, ref_type):
             awaited.append(value)
             return _Awaited(len(awaited) - 1)
+        # Not a bytearray: another argument may hold the same one, and both must arrive as one.
+        return value if type(value) is bytearray else lift.string(value)
 
-        args = tuple(placeholder(value) for value in args)
-        named = {name: placeholder(value) for name, value in kwargs.items()}
+    args = tuple(placeholder(value) for value in args)
+    named = {name: placeholder(value) for name, value in kwargs.items()}
     try:
         return _pack_deep([args, named] if named else args, awaited)
     except BaseException as error:

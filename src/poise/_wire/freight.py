@@ -16,7 +16,7 @@ import ray
 from ray.exceptions import RayError
 
 from poise._wire.answers import answer_of, start_failed, unpack_items
-from poise._wire.codec import describe, nbytes, pack, pack_arguments
+from poise._wire.codec import describe, for_ray, nbytes, pack, pack_arguments
 from poise._wire.death import ProcessWatch
 from poise._wire.door import Door, in_thread, outcome_of
 from poise._wire.functions import FunctionBook
@@ -282,7 +282,7 @@ class FreightLane:
 
     def _pack(self, parcel: Parcel) -> Crate:
         target: Any = self._book.target(parcel.function)
-        arguments = pack_arguments(parcel.args, parcel.kwargs)
+        arguments = for_ray(pack_arguments(parcel.args, parcel.kwargs))
         plain = type(arguments) is bytes
         if type(target) is not str:
             plain = plain and type(target.packed) is bytes

@@ -24,6 +24,7 @@ from poise._wire.codec import (
     Reply,
     describe,
     detach,
+    for_ray,
     pack_exception,
     unpack,
 )
@@ -143,7 +144,7 @@ class Host:
     def collect_item(self, number: int) -> Crate:
         """Return a stream item that the express lane cannot carry."""
         assert self._link is not None
-        return crate(self._link.kept_items.pop(number), plain=False)
+        return crate(for_ray(self._link.kept_items.pop(number)), plain=False)
 
     @_in_group("freight")
     def perform(self, crated: Crate) -> Crate:
@@ -283,9 +284,17 @@ def _target(target: str | tuple[bytes, Packed]) -> Target:
 
 
 def _crate_reply(reply: Reply) -> Crate:
+    reply = _for_ray(reply)
     return crate(*reply, plain=type(reply[2]) is not Payload)
 
 
 def _crate_stream(items: list[Packed], end: Reply | None) -> Crate:
+    items = [for_ray(item) for item in items]
+    end = None if end is None else _for_ray(end)
     packed = [*items, end[2]] if end is not None else items
     return crate(items, end, plain=not any(type(each) is Payload for each in packed))
+
+
+def _for_ray(reply: Reply) -> Reply:
+    call_id, code, packed, service_time = reply
+    return call_id, code, None if packed is None else for_ray(packed), service_time

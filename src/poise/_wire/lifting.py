@@ -1,0 +1,74 @@
+"""Long strings of bytes or characters, lifted out of a pickle so that it need not copy them.
+
+Pickle takes `bytes`, `bytearray` and `str` into itself, which copies them here and again on arrival; a lane then
+carries the pickle, and Ray pickles that anew. A lifted one is a buffer beside the pickle (PEP 574), as an array is: it
+is copied once, where it becomes what it was.
+"""
+
+from __future__ import annotations
+
+from pickle import PickleBuffer
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+LIFTED: Final = 64 * 1024
+"""Bytes or characters from which on it pays."""
+
+STRINGS: Final = frozenset({bytes, bytearray, str})
+"""The types of which exactly these, and no subclasses, are lifted."""
+
+
+class Lifted:
+    """Stands in a pickle for a long string."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: bytes | bytearray | str) -> None:
+        self._value = value
+
+    def __reduce_ex__(self, _protocol: Any) -> tuple[Callable[[Any], Any], tuple[PickleBuffer]]:
+        value = self._value
+        if isinstance(value, str):
+            return text_of, (PickleBuffer(value.encode("utf-8", "surrogatepass")),)
+        return type(value), (PickleBuffer(value),)
+
+
+def text_of(buffer: Any) -> str:
+    """The characters that were lifted."""
+    return str(buffer, "utf-8", "surrogatepass")
+
+
+def is_long(value: bytes | bytearray | str) -> bool:
+    """Whether a string is to be lifted."""
+    return len(value) >= LIFTED
+
+
+class Lift:
+    """Lifts the strings of one pickle. What is there twice is lifted once, so that it arrives as one object."""
+
+    __slots__ = ("_lifted",)
+
+    def __init__(self) -> None:
+        self._lifted: dict[int, Any] = {}
+
+    def string(self, value: Any) -> Any:
+        """The value, or what stands for it if it is a long string."""
+        if type(value) not in STRINGS or not is_long(value):
+            return value
+        return self._lifted.setdefault(id(value), Lifted(value))
+
+    def flat(self, value: Any) -> Any:
+        """The value with what stands for long strings in it; a list, tuple or dict is looked through, not deeper."""
+        if id(value) in self._lifted:
+            return self._lifted[id(value)]
+        kind: Any = type(value)  # pyright: ignore[reportUnknownVariableType]
+        if kind is dict:
+            lifted: Any = {self.string(key): self.string(item) for key, item in value.items()}
+        elif kind is list or kind is tuple:
+            lifted = kind(self.string(item) for item in value)
+        else:
+            return self.string(value)
+        self._lifted[id(value)] = lifted
+        return lifted
