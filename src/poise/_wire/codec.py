@@ -237,9 +237,8 @@ def _shape_of(value: Any) -> int:
         return _DEEP
     shape = _FLAT
     for item in items:
-        kind = type(item)
-        if kind not in _SCALARS:
-            if kind not in STRINGS:
+        if type(item) not in _SCALARS:
+            if type(item) not in STRINGS:
                 return _DEEP
             if is_long(item):
                 shape = _LONG

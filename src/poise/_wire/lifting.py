@@ -19,6 +19,8 @@ LIFTED: Final = 64 * 1024
 STRINGS: Final = frozenset({bytes, bytearray, str})
 """The types of which exactly these, and no subclasses, are lifted."""
 
+_SEQUENCES: Final = frozenset({list, tuple})
+
 
 class Lifted:
     """Stands in a pickle for a long string."""
@@ -63,10 +65,10 @@ class Lift:
         """The value with what stands for long strings in it; a list, tuple or dict is looked through, not deeper."""
         if id(value) in self._lifted:
             return self._lifted[id(value)]
-        kind: Any = type(value)  # pyright: ignore[reportUnknownVariableType]
+        kind: Any = type(value)  # pyright: ignore[reportUnknownVariableType] - narrowing would make the items unknown
         if kind is dict:
             lifted: Any = {self.string(key): self.string(item) for key, item in value.items()}
-        elif kind is list or kind is tuple:
+        elif kind in _SEQUENCES:
             lifted = kind(self.string(item) for item in value)
         else:
             return self.string(value)
