@@ -22,10 +22,10 @@ from concurrent import futures
 from concurrent.futures import thread as _thread  # noqa: F401  # pyright: ignore[reportUnusedImport]
 from typing import TYPE_CHECKING, Any, Concatenate, Final, Generic, ParamSpec, TypeAlias, TypeVar, overload
 
-from poise._wire.codec import describe
 from poise._wire.door import Door
 from poise._wire.functions import Absent, method_name, type_names
 from poise._wire.ray_options import unwrap_factory
+from poise._wire.words import describe
 from poise.errors import PoolBroken
 from poise.options import check_whole
 from poise.pool import Pool, RemoteClass

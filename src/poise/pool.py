@@ -90,7 +90,7 @@ class Pool(View[T]):
             size (None): how many workers; if None, as many as Ray has room for, counted in CPUs unless `ray_options`
                 asks for something else: with `{"num_gpus": 0.5}` it is twice the number of GPUs.
             concurrency (1): how many calls one worker runs at once: threads for plain methods, tasks for `async def`
-                ones.
+                ones. With 1 the constructor and every call, of either kind, run on the same thread.
             backlog (100_000): the most calls that may wait; beyond it `submit` raises `Overloaded`. None sets no limit.
             min_ready (1): how many workers must be ready before the pool opens; the rest follow.
             start_timeout (60.0): seconds that a worker, and the opening of the pool, may take.

@@ -35,6 +35,7 @@ from poise._wire.door import Door
 from poise._wire.functions import FunctionBook, FunctionShelf, Target, construct, type_names
 from poise._wire.lane import Answer, Kind, Lane, Launcher, Listener, Origin, Parcel, StartFailed, Verdict
 from poise._wire.ray_options import unwrap_factory
+from poise._wire.words import describe
 from poise._worker.inbox import Arrival, Inbox
 from poise._worker.runner import Runner
 from poise.errors import PayloadError
@@ -538,7 +539,7 @@ class LocalLane:
         self._listener = listener
         self._forget = forget
         self._name = f"poise-local-{next(_lane_numbers):05}"
-        self._door: Door[_Event] = Door(asyncio.get_running_loop(), self._deliver)
+        self._door: Door[_Event] = Door(asyncio.get_running_loop(), self._deliver, self._fail)
         self._answers: list[Answer] = []
         self._held: list[_Event] | None = None
         self._inbox = Inbox(self._announce)
@@ -572,7 +573,7 @@ class LocalLane:
             except RuntimeError:  # the loop is closed
                 return
             if self._runner is not None and not self._is_dead:
-                self._runner.run()
+                self._run(self._runner)
 
         threading.Thread(target=live, name=self._name, daemon=True).start()
         failure = await ready
@@ -675,6 +676,14 @@ class LocalLane:
         self._runner = Runner(self._inbox, _FaultyShelf(instance, self.suffer), self, concurrency, self._name)
         return None
 
+    def _run(self, runner: Runner) -> None:
+        reason = "it takes no more calls"
+        try:
+            runner.run()
+        except BaseException as error:  # noqa: BLE001 - a fault of poise's own: the worker is lost, as a real one would be
+            reason = describe(error)
+        self._tell(lambda: self.crash(reason))
+
     def _fetch(self, call: Arrival, arguments: Payload) -> None:
         import ray
 
@@ -702,6 +711,10 @@ class LocalLane:
             if not self._is_silent:
                 event()
         self._flush()
+
+    def _fail(self, error: Exception) -> None:
+        """What the worker said is lost by a fault of poise's own."""
+        self.crash(f"what it said was not understood: {describe(error)}")
 
     def _flush(self) -> None:
         answers, self._answers = self._answers, []

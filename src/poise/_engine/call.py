@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import weakref
 from collections import deque
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from poise._wire.lane import Kind
+from poise._wire.words import callable_name, is_text
 from poise.errors import PoolClosed
 
 if TYPE_CHECKING:
@@ -110,12 +110,7 @@ def name_of(function: Callable[..., Any] | str) -> str:
     """What to call a function in messages."""
     if type(function) is FunctionType:
         return function.__qualname__
-    if isinstance(function, str):
-        return function
-    while isinstance(function, functools.partial):
-        function = function.func
-    name = getattr(function, "__qualname__", None)
-    return name if isinstance(name, str) else type(function).__qualname__  # not its repr, which may fail or be huge
+    return function if is_text(function) else callable_name(function)
 
 
 def pace_key(function: Callable[..., Any] | str) -> object:

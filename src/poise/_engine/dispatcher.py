@@ -19,6 +19,7 @@ from poise._core.scheduler import Ended, Ending, Scheduler
 from poise._engine.clock import alarm
 from poise._engine.supervisor import Supervisor
 from poise._wire.lane import Answer, Lane, Launcher, Parcel, Verdict
+from poise._wire.words import describe
 from poise.errors import PoolClosed, WrongLoop
 
 if TYPE_CHECKING:
@@ -225,9 +226,13 @@ class Dispatcher:
         if verdict is Verdict.NOT_BEGUN:
             return Ending.NOT_BEGUN
         call = self._calls.get(answer.call_id)
-        if call is not None and isinstance(answer.value, call.retry_on):
-            return Ending.RETRYABLE
-        return Ending.FAILED
+        if call is None or not call.retry_on:
+            return Ending.FAILED
+        try:
+            return Ending.RETRYABLE if isinstance(answer.value, call.retry_on) else Ending.FAILED
+        except Exception:  # `__instancecheck__` is the user's own code, and others are answered in this step too
+            logger.exception("retry_on of %s cannot be asked about an exception, so it is not tried again", call.name)
+            return Ending.FAILED
 
     # ---------------------------------------------------------------- effects
 
@@ -298,8 +303,15 @@ class Dispatcher:
             credit = 0 if call.stream is None else call.stream.window
             is_ahead = record.state is CallState.AHEAD
             parcels.append(Parcel(record.id, call.function, call.args, call.kwargs, call.kind, is_ahead, credit))
-        if parcels:
+        if not parcels:
+            return
+        try:
             lane.send(parcels)
+        except Exception as error:
+            # A lane answers for what cannot be sent, so this is a fault of poise's own. What was sent is not known, and
+            # only the end of the worker settles it.
+            logger.exception("poise has a fault and gives worker %d up; please report it", effect.worker_id)
+            self.on_lost(effect.worker_id, f"calls could not be sent to it: {describe(error)}", all_in_doubt=True)
 
     def _resolve(self, call: Call[Any] | None, answer: Answer) -> None:
         if call is None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from poise._wire.codec import NOT_BEGUN, RETURNED, Packed, Reply, describe, unpack_exception, unpack_result
+from poise._wire.codec import NOT_BEGUN, RETURNED, Packed, Reply, unpack_exception, unpack_result
 from poise._wire.lane import Answer, StartFailed, Verdict
+from poise._wire.words import describe
 from poise.errors import PayloadError, RemoteError
 
 

@@ -17,6 +17,7 @@ import traceback
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, cast
 
 from poise._wire.lifting import LIFTED, STRINGS, Lift, is_long
+from poise._wire.words import class_name, describe, text_of, type_name
 from poise.errors import PayloadError, RemoteError
 
 if TYPE_CHECKING:
@@ -79,13 +80,13 @@ def pack(value: Any, what: str = "the value", *, started: bool = False) -> Packe
     Raises:
         PayloadError: the value cannot be pickled.
     """
-    if type(value) in _SCALARS:
-        return pickle.dumps(value, PROTOCOL)
-    shape = _shape_of(value)
-    if shape != _DEEP:
-        return pickle.dumps(value, PROTOCOL) if shape == _FLAT else _pack_lifted(Lift().flat(value))
     try:
-        return _pack_deep(value)
+        if type(value) in _SCALARS:
+            return pickle.dumps(value, PROTOCOL)
+        shape = _shape_of(value)
+        if shape == _DEEP:
+            return _pack_deep(value)
+        return pickle.dumps(value, PROTOCOL) if shape == _FLAT else _pack_lifted(Lift().flat(value))
     except BaseException as error:
         raise PayloadError(what, describe(error), started=started) from error
 
@@ -96,21 +97,26 @@ def pack_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Packed:
     Raises:
         PayloadError: an argument cannot be pickled; the error names it.
     """
-    is_lifted = False
-    for value in args if not kwargs else (*args, *kwargs.values()):
-        if type(value) in _SCALARS:
-            continue
-        shape = _shape_of(value)
-        if shape == _DEEP:
-            return _pack_deep_arguments(args, kwargs)
-        is_lifted |= shape == _LONG
-    # Positional arguments alone travel as a tuple, so that the commonest call packs nothing else.
-    if not is_lifted:
-        return pickle.dumps([args, kwargs] if kwargs else args, PROTOCOL)
-    lift = Lift()
-    args = tuple(lift.flat(value) for value in args)
-    named = {name: lift.flat(value) for name, value in kwargs.items()}
-    return _pack_lifted([args, named] if named else args)
+    try:
+        is_lifted = False
+        for value in args if not kwargs else (*args, *kwargs.values()):
+            if type(value) in _SCALARS:
+                continue
+            shape = _shape_of(value)
+            if shape == _DEEP:
+                return _pack_deep_arguments(args, kwargs)
+            is_lifted |= shape == _LONG
+        # Positional arguments alone travel as a tuple, so that the commonest call packs nothing else.
+        if not is_lifted:
+            return pickle.dumps([args, kwargs] if kwargs else args, PROTOCOL)
+        lift = Lift()
+        args = tuple(lift.flat(value) for value in args)
+        named = {name: lift.flat(value) for name, value in kwargs.items()}
+        return _pack_lifted([args, named] if named else args)
+    except PayloadError:
+        raise
+    except BaseException as error:  # there is no memory for them
+        raise PayloadError("the arguments", describe(error), started=False) from error
 
 
 def unpack(packed: Packed, awaited: Sequence[Any] = ()) -> Any:
@@ -265,7 +271,7 @@ def _pack_deep_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Packe
     lift = Lift()
 
     def placeholder(value: Any) -> Any:
-        if ref_type is not None and isinstance(value, ref_type):
+        if ref_type is not None and issubclass(type(value), ref_type):
             awaited.append(value)
             return _Awaited(len(awaited) - 1)
         # Not a bytearray: another argument may hold the same one, and both must arrive as one.
@@ -349,7 +355,7 @@ def _deep_pickler() -> Callable[..., tuple[bytes, list[Any], list[Any]]]:
         nested: list[Any]
 
         def reducer_override(self, obj: Any) -> Any:
-            if isinstance(obj, lifted):
+            if issubclass(type(obj), lifted):
                 self.nested.append(obj)
                 return _nested, (len(self.nested) - 1,)
             if type(obj) is _Awaited:
@@ -383,55 +389,68 @@ def _deep_pickler() -> Callable[..., tuple[bytes, list[Any], list[Any]]]:
 
 
 def pack_exception(error: BaseException, *, skip_frames: int = 0) -> Packed:
-    """Pack an exception that is to arrive as itself, together with the text that stands in if it cannot.
+    """Pack an exception that is to arrive as itself, together with the text that stands in if it cannot. Never raises.
 
     Args:
         error: what the user's code raised, or an error of ours.
         skip_frames: how many frames of the worker's own code begin the traceback.
     """
+    try:
+        return _pack_exception(error, skip_frames)
+    except BaseException:  # noqa: BLE001 - no memory, or what nobody has thought of: the call must end all the same
+        return _UNTOLD
+
+
+def unpack_exception(packed: Packed) -> Exception:
+    """Unpack an exception: the user's own with the remote traceback as its cause, or a `RemoteError`. Never raises."""
+    try:
+        return _unpack_exception(packed)
+    except BaseException as failure:  # noqa: BLE001 - as above, and what is no packed exception at all
+        return RemoteError("an exception", "it could not be read", "", describe(failure))
+
+
+_UNTOLD: Final = pickle.dumps(("an exception", "it could not be told", "", None, "to pack it failed"), PROTOCOL)
+"""Made beforehand: it is for when nothing can be made any more."""
+
+
+def _pack_exception(error: BaseException, skip_frames: int) -> Packed:
     text = _format(error, skip_frames)
     inner: Packed | None = None
     why = ""
-    if isinstance(error, Exception) and not isinstance(error, StopIteration | StopAsyncIteration):
+    if _may_arrive(error):
         try:
             inner = pack_in_band(error)
         except BaseException as failure:  # noqa: BLE001 - a user's __reduce__ may raise anything
             why = f"it could not be pickled: {describe(failure)}"
     data = inner.data if isinstance(inner, Payload) else inner
-    outer = pickle.dumps((type_name(error), _text(error), text, data, why), PROTOCOL)
+    outer = pickle.dumps((type_name(error), text_of(error), text, data, why), PROTOCOL)
     return Payload(outer, (), inner.nested) if isinstance(inner, Payload) else outer
 
 
-def unpack_exception(packed: Packed) -> Exception:
-    """Unpack an exception: the user's own with the remote traceback as its cause, or a `RemoteError`. Never raises."""
+def _unpack_exception(packed: Packed) -> Exception:
     nested = packed.nested if isinstance(packed, Payload) else ()
     name, text, trace, data, why = pickle.loads(packed.data if isinstance(packed, Payload) else packed)
     if data is not None:
         try:
             error = unpack(Payload(data, (), nested) if nested else data)
-            if isinstance(error, Exception) and not isinstance(error, StopIteration | StopAsyncIteration):
+            if _may_arrive(error):
                 set_cause(error, trace)
-                return error
+                return cast("Exception", error)
             why = f"it was unpickled as {type_name(error)}"
         except BaseException as failure:  # noqa: BLE001 - a user's __setstate__ may raise anything
             why = f"it could not be unpickled: {describe(failure)}"
     return RemoteError(name, text, trace, why)
 
 
+def _may_arrive(error: object) -> bool:
+    """Whether the exception can be raised to a caller as itself; its class is asked, and not what it says of that."""
+    kind = type(error)
+    return issubclass(kind, Exception) and not issubclass(kind, StopIteration | StopAsyncIteration)
+
+
 def set_cause(error: BaseException, traceback_text: str) -> None:
     """Attach a remote traceback, also to an exception that refuses attributes, such as a frozen dataclass."""
     BaseException.__dict__["__cause__"].__set__(error, RemoteTraceback(traceback_text))
-
-
-def describe(error: BaseException) -> str:
-    """The exception as one line, whatever its `__str__` does."""
-    return f"{type(error).__name__}: {_text(error)}"
-
-
-def type_name(value: object) -> str:
-    """The qualified name of the value's type."""
-    kind = type(value)
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
 def pack_in_band(value: Any) -> Packed:
@@ -440,19 +459,12 @@ def pack_in_band(value: Any) -> Packed:
     return Payload(data, (), nested) if nested else data
 
 
-def _text(error: BaseException) -> str:
-    try:
-        return str.__str__(str(error))  # exactly a str, whatever kind of string the user's __str__ returned
-    except BaseException:  # noqa: BLE001 - a user's __str__ may raise anything
-        return f"<str() of {type(error).__name__} failed>"
-
-
 def _format(error: BaseException, skip_frames: int) -> str:
-    trace = error.__traceback__
-    for _ in range(skip_frames):
-        if trace is not None:
-            trace = trace.tb_next
     try:
+        trace = error.__traceback__
+        for _ in range(skip_frames):
+            if trace is not None:
+                trace = trace.tb_next
         return "".join(traceback.format_exception(type(error), error, trace))
     except BaseException as failure:  # noqa: BLE001 - the traceback module calls the user's __str__ and more
-        return f"{type_name(error)}: the traceback could not be formatted: {type(failure).__name__}\n"
+        return f"{type_name(error)}: the traceback could not be formatted: {class_name(type(failure))}\n"

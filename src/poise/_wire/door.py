@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import logging
 import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+_log = logging.getLogger("poise")
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -19,10 +22,23 @@ R = TypeVar("R")
 class Door(Generic[T]):
     """Carries what other threads hear to the loop; what comes at once is delivered at once."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, deliver: Callable[[list[T]], None]) -> None:
-        """Deliver to this function, on this loop."""
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        deliver: Callable[[list[T]], None],
+        on_fault: Callable[[Exception], object] | None = None,
+    ) -> None:
+        """Deliver on this loop.
+
+        Args:
+            loop: where `deliver` and `on_fault` are called.
+            deliver: takes what has arrived.
+            on_fault: called if that raises: what was to be delivered is lost, and whoever waits for it must be told.
+                If it is None, the loop's own handler hears of it.
+        """
         self._loop = loop
         self._deliver = deliver
+        self._on_fault = on_fault
         self._arrived: deque[T] = deque()
         # Invariant: whatever arrived after a delivery began has a delivery to come.
         self._scheduled = False
@@ -42,8 +58,15 @@ class Door(Generic[T]):
         items: list[T] = []
         while self._arrived:
             items.append(self._arrived.popleft())
-        if items:
+        if not items:
+            return
+        try:
             self._deliver(items)
+        except Exception as error:
+            if self._on_fault is None:
+                raise
+            _log.exception("poise has a fault and gives a worker up; please report it")
+            self._on_fault(error)
 
 
 async def in_thread(function: Callable[..., R], *args: Any) -> R:

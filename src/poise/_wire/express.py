@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from ray.exceptions import RayError, RayTaskError
 
 from poise._wire.answers import answer_of, unpack_items
-from poise._wire.codec import describe, pack_arguments
+from poise._wire.codec import pack_arguments
 from poise._wire.door import Door, outcome_of
 from poise._wire.frames import FrameError, FrameReader, Unloaded, pack_frames
 from poise._wire.freight import FreightLane, FreightLauncher
@@ -43,6 +43,7 @@ from poise._wire.messages import (
 )
 from poise._wire.peer import keep_alive, peer_uid
 from poise._wire.ray_errors import answer_of_failure, last_words
+from poise._wire.words import describe
 from poise._worker.host import uncrate
 from poise.errors import PayloadError
 
@@ -142,7 +143,7 @@ class ExpressLane(FreightLane):
         self._behind: dict[int, deque[_Slot | Answer | Any]] = {}
         """What streams have produced since an item that Ray still brings, by call."""
         self._failures_of_streams: dict[int, Exception] = {}
-        self._items_by_ray: Door[tuple[_Slot, Future[Any]]] = Door(self._loop, self._deliver_items)
+        self._items_by_ray: Door[tuple[_Slot, Future[Any]]] = Door(self._loop, self._deliver_items, self._fail)
         self._last_words: str | None = None
         self._unlinked = asyncio.Event()
 
@@ -274,8 +275,12 @@ class ExpressLane(FreightLane):
         if link is None or link.is_paused or not self._unloaded:
             return
         unloaded, self._unloaded = self._unloaded, []
-        for piece in pack_frames(unloaded):
-            link.transport.write(piece)
+        try:
+            for piece in pack_frames(unloaded):
+                link.transport.write(piece)
+        except Exception:  # noqa: BLE001 - no memory, say: calls are lost, and only the worker's end settles that
+            _log.exception("worker %d cannot be written to, and is given up", self.worker_id)
+            link.transport.abort()
 
     # -----------------------------------------------------------------------------------------------------------------
     # From the worker

@@ -10,18 +10,19 @@ import asyncio
 from concurrent.futures import Future
 from functools import partial
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayError, RayTaskError, UnserializableException
 
-from poise._wire.codec import describe, pack_arguments, type_name
+from poise._wire.codec import pack_arguments
 from poise._wire.door import Door, outcome_of
 from poise._wire.functions import method_name, names_like
 from poise._wire.lane import Answer, Kind, Lane, Listener, Origin, Parcel, StartFailed, Verdict
 from poise._wire.ray_errors import last_words, own_error, remote_text
 from poise._wire.ray_start import RaySession
+from poise._wire.words import callable_name, describe, text_of, type_name
 from poise.errors import ConfigError, PayloadError, RemoteError
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ class ForeignLane:
         self._worker_id = worker_id
         self._listener = listener
         self._loop = asyncio.get_running_loop()
-        self._door: Door[tuple[int, float, Future[Any]]] = Door(self._loop, self._deliver)
+        self._door: Door[tuple[int, float, Future[Any]]] = Door(self._loop, self._deliver, self._fail)
         self._handle = handle
         self._actor_id = _actor_id(handle)
         self._refs: dict[int, Any] = {}
@@ -165,9 +166,8 @@ class ForeignLane:
     def _method(self, function: Callable[..., Any] | str) -> Any:
         name = function if isinstance(function, str) else method_name(function)
         if name is None:
-            shown = getattr(function, "__qualname__", None) or type_name(function)
             raise PayloadError(
-                f"the function {shown}",
+                f"the function {callable_name(function)}",
                 "actors that exist already run only their own methods; give a method's name or an unbound method",
                 started=False,
             )
@@ -216,6 +216,10 @@ class ForeignLane:
     def _is_loss(self, error: BaseException) -> bool:
         """Whether this actor is dead, and not another that was to produce an argument."""
         return isinstance(error, RayActorError) and error.actor_id in {self._actor_id, None}
+
+    def _fail(self, error: Exception) -> None:
+        """What the actor said is lost by a fault of poise's own."""
+        self._lose(f"what it said was not understood: {describe(error)}")
 
     def _lose(self, reason: str) -> None:
         if not self._is_lost:
@@ -292,8 +296,8 @@ def _actor_id(handle: Any) -> str:
 
 def _submission_error(parcel: Parcel, error: BaseException) -> Exception:
     """Why a call could not even be submitted."""
-    if isinstance(error, PayloadError | AttributeError):
-        return error
+    if issubclass(type(error), PayloadError | AttributeError):
+        return cast("Exception", error)
     try:
         pack_arguments(parcel.args, parcel.kwargs)  # Ray's own message fills a page and does not name the argument
     except PayloadError as named:
@@ -302,8 +306,11 @@ def _submission_error(parcel: Parcel, error: BaseException) -> Exception:
 
 
 def _own_error(error: BaseException) -> Exception:
-    """What the caller is to see."""
-    own = own_error(error)
-    if isinstance(own, Exception) and not isinstance(own, _NO_EXCEPTION_OF_THE_USERS):
-        return own
-    return RemoteError(type_name(own), str(own), remote_text(error))
+    """What the caller is to see. Never raises."""
+    try:
+        own = own_error(error)
+        if issubclass(type(own), Exception) and not issubclass(type(own), _NO_EXCEPTION_OF_THE_USERS):
+            return cast("Exception", own)
+        return RemoteError(type_name(own), text_of(own), remote_text(error))
+    except Exception as failure:  # noqa: BLE001 - Ray's error is of the user's own class too, and asks its attributes
+        return RemoteError(type_name(error), text_of(error), "", describe(failure))

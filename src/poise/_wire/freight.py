@@ -16,7 +16,7 @@ import ray
 from ray.exceptions import RayError
 
 from poise._wire.answers import answer_of, start_failed, unpack_items
-from poise._wire.codec import describe, for_ray, nbytes, pack, pack_arguments
+from poise._wire.codec import for_ray, nbytes, pack, pack_arguments
 from poise._wire.death import ProcessWatch
 from poise._wire.door import Door, in_thread, outcome_of
 from poise._wire.functions import FunctionBook
@@ -24,6 +24,7 @@ from poise._wire.lane import Answer, Kind, Lane, Listener, Origin, Parcel, Start
 from poise._wire.ray_errors import answer_of_failure, last_words
 from poise._wire.ray_options import check_ray_options, label_of, needs_of, room_for, shortage_of, unwrap_factory
 from poise._wire.ray_start import RaySession
+from poise._wire.words import describe
 from poise._worker.host import Crate, Host, crate, uncrate
 from poise.errors import ConfigError, PayloadError
 
@@ -197,8 +198,8 @@ class FreightLane:
         self.worker_id = worker_id
         self._listener = listener
         self._loop = asyncio.get_running_loop()
-        self._door: Door[tuple[int | None, Future[Any]]] = Door(self._loop, self._deliver)
-        self._failures: Door[Answer] = Door(self._loop, partial(listener.on_answers, worker_id))
+        self._door: Door[tuple[int | None, Future[Any]]] = Door(self._loop, self._deliver, self._fail)
+        self._failures: Door[Answer] = Door(self._loop, partial(listener.on_answers, worker_id), self._fail)
         self._host: Any = host
         self._book = FunctionBook(())
         self._streams: dict[int, _Stream] = {}
@@ -375,7 +376,8 @@ class FreightLane:
             self._listener.on_items(self.worker_id, call_id, items)
         if failure is not None:
             stream.failure = failure
-            self.cancel(call_id)
+            if end is None:  # else nothing is left to be stopped, and nobody to answer the question for more
+                self.cancel(call_id)
         if end is not None:
             self._streams.pop(call_id, None)
             answer = answer_of(end)
@@ -401,6 +403,10 @@ class FreightLane:
             self._is_lost = True
             if self._killing is None:
                 self._listener.on_lost(self.worker_id, reason, all_in_doubt=all_in_doubt)
+
+    def _fail(self, error: Exception) -> None:
+        """What the worker said is lost by a fault of poise's own."""
+        self._lose(f"what it said was not understood: {describe(error)}", all_in_doubt=True)
 
     async def _kill(self) -> None:
         host, self._host = self._host, None

@@ -14,9 +14,10 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias, cast
 
-from poise._wire.codec import Packed, Payload, describe, pack_in_band, unpack
+from poise._wire.codec import Packed, Payload, pack_in_band, unpack
+from poise._wire.words import callable_name, class_name, class_names, describe, is_text
 from poise.errors import PayloadError
 
 
@@ -49,7 +50,7 @@ _PLAIN_FUNCTIONS: Final = (
 
 def type_names(instance: object) -> TypeNames:
     """Name the classes of an instance for `FunctionBook`."""
-    return [(kind.__module__, kind.__qualname__) for kind in type(instance).__mro__]
+    return [class_names(kind) for kind in type(instance).__mro__]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -72,20 +73,24 @@ class FunctionBook:
         Raises:
             PayloadError: it cannot be pickled, or it is bound to an object of this process.
         """
-        if isinstance(function, str):
-            if len(function) > LONGEST_NAME or not (function.isascii() or _is_text(function)):
-                raise PayloadError("the method's name", "it is no name that an object could have", started=False)
-            return function if type(function) is str else str(function)
         # Other callables may be unhashable, compare equal without being the same, or change: never remembered.
         if type(function) is not types.FunctionType:
-            return self._find(function)
+            return _checked(function) if type(function) is str else self._find(function)
         try:
             return self._known[function]
         except KeyError:
             target = self._known[function] = self._find(function)
             return target
 
-    def _find(self, function: Callable[..., Any]) -> Target:
+    def _find(self, function: Callable[..., Any] | str) -> Target:
+        try:
+            return _checked(function) if is_text(function) else self._look_at(cast("Callable[..., Any]", function))
+        except PayloadError:
+            raise
+        except BaseException as error:  # a callable's attributes may be the user's own code
+            raise PayloadError(f"the function {callable_name(function)}", describe(error), started=False) from error
+
+    def _look_at(self, function: Callable[..., Any]) -> Target:
         name = method_name(function, self._classes)
         if name is None:
             return _pickle(function)
@@ -118,7 +123,14 @@ def method_name(function: Callable[..., Any], classes: frozenset[tuple[str, ...]
     return name
 
 
-def _is_text(name: str) -> bool:
+def _checked(name: Any) -> str:
+    exact = str.__str__(name)
+    if len(exact) > LONGEST_NAME or not (exact.isascii() or _is_encodable(exact)):
+        raise PayloadError("the method's name", "it is no name that an object could have", started=False)
+    return exact
+
+
+def _is_encodable(name: str) -> bool:
     """Whether UTF-8 has it: halves of surrogate pairs are in no name."""
     try:
         name.encode()
@@ -153,8 +165,7 @@ def _pickle(function: Callable[..., Any]) -> PickledFunction:
     try:
         packed = pack_in_band(function)
     except BaseException as error:
-        name = getattr(function, "__qualname__", None) or type(function).__qualname__
-        raise PayloadError(f"the function {name}", describe(error), started=False) from error
+        raise PayloadError(f"the function {callable_name(function)}", describe(error), started=False) from error
     if isinstance(packed, Payload):
         return PickledFunction(b"", packed)
     pickled = PickledFunction(hashlib.blake2b(packed, digest_size=16).digest(), packed)
@@ -165,7 +176,10 @@ def _pickle(function: Callable[..., Any]) -> PickledFunction:
 
 def names_like(name: str, instance: object) -> str:
     """Say which public names of the instance are near, as the end of a sentence."""
-    names = [each for each in dir(instance) if not each.startswith("_")]
+    try:
+        names = [each for each in dir(instance) if not each.startswith("_")]
+    except Exception:  # noqa: BLE001 - `__dir__` is the user's own code, and this is only a hint
+        return ""
     near = difflib.get_close_matches(name, names, n=3)
     return f"; did you mean {' or '.join(repr(each) for each in near)}?" if near else ""
 
@@ -224,8 +238,8 @@ class FunctionShelf:
                     raise
                 raise better from None
             if not callable(method):
-                kind = type(self._instance).__qualname__
-                raise TypeError(f"{target!r} of {kind!r} is no method: it is of type {type(method).__qualname__!r}")
+                kind = class_name(type(self._instance))
+                raise TypeError(f"{target!r} of {kind!r} is no method: it is of type {class_name(type(method))!r}")
             return method
         function = self._load(target)
         return function if self._alone else functools.partial(function, self._instance)
@@ -263,6 +277,6 @@ class FunctionShelf:
         if hasattr(kind, name):
             return None
         return AttributeError(
-            f"{kind.__qualname__!r} has no method {name!r}, as it was when the worker started"
+            f"{class_name(kind)!r} has no method {name!r}, as it was when the worker started"
             f"{names_like(name, self._instance)}"
         )

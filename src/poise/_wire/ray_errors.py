@@ -7,8 +7,9 @@ from typing import Final
 
 from ray.exceptions import ObjectLostError, OutOfDiskError, RayTaskError
 
-from poise._wire.codec import describe, set_cause, type_name
+from poise._wire.codec import set_cause
 from poise._wire.lane import Answer, Verdict
+from poise._wire.words import describe, text_of, type_name
 from poise.errors import PayloadError, RemoteError
 
 _UNINFORMATIVE: Final = re.compile(
@@ -28,7 +29,7 @@ def own_error(error: BaseException) -> BaseException:
 def remote_text(error: BaseException) -> str:
     """The remote traceback that an error of Ray's carries."""
     # Ray raises a class made of RayTaskError and the user's exception, which has the text only as its `str()`.
-    return str(getattr(error, "traceback_str", None) or error)
+    return str(getattr(error, "traceback_str", None) or text_of(error))
 
 
 def last_words(error: BaseException) -> str:

@@ -3,66 +3,90 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from poise._wire.codec import RAISED, RETURNED, Packed, pack_exception
-from poise._worker.loop_thread import LoopThread
 from poise._worker.outlet import Outlet, check_iterable, is_async_iterable, is_coroutine, pack_item, pack_result
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable
+
     from poise._worker.flow import Flow
     from poise._worker.inbox import Arrival
+    from poise._worker.loop_thread import CallsLoop
 
 
 class Coroutines:
     """The asynchronous half of a runner."""
 
     def __init__(
-        self, outlet: Outlet, end: Callable[[Arrival, int, Packed | None, float], None], thread_name: str
+        self, outlet: Outlet, end: Callable[[Arrival, int, Packed | None, float], None], loop: CallsLoop
     ) -> None:
         """Start nothing yet.
 
         Args:
             outlet: takes stream items.
             end: called on the loop's thread when a call has ended, with its verdict, packed value and beginning.
-            thread_name: the name of the loop's thread.
+            loop: where they run.
         """
         self._item = outlet.item
         self._end = end
-        self._loop = LoopThread(thread_name)
+        self._loop = loop
         self._tasks: set[asyncio.Task[None]] = set()  # the loop itself keeps only weak references
+        # Invariant: a call is here from its beginning until `end` is called for it.
+        self._open: set[int] = set()
 
     def start(self, call: Arrival, coroutine: Coroutine[Any, Any, Any], began: float) -> None:
-        """Run a coroutine to its end. From any thread."""
-        if not self._loop.call(self._create, call, partial(self._run, call, coroutine), began):
-            coroutine.close()
+        """Run a coroutine to its end. From a runner's thread."""
+        self._launch(call, coroutine, partial(self._run, call, coroutine), began)
 
     def start_stream(self, call: Arrival, flow: Flow, source: Any, began: float) -> None:
-        """Send the items of an asynchronous iterable, or of what a coroutine returns. From any thread."""
+        """Send the items of an asynchronous iterable, or of what a coroutine returns. From a runner's thread."""
         stream = _Stream(call, flow, self._item, self._loop)
-        if not self._loop.call(self._create, call, partial(stream.run, source), began) and isinstance(
-            source, Coroutine
-        ):
-            source.close()
+        self._launch(call, source, partial(stream.run, source), began)
 
     def close(self) -> None:
         """Cancel everything, without waiting for it."""
         self._loop.close()
 
-    def _create(self, call: Arrival, run: Callable[[], Coroutine[Any, Any, Packed | None]], began: float) -> None:
-        task = asyncio.get_running_loop().create_task(self._drive(call, run, began))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def _launch(
+        self, call: Arrival, source: Any, run: Callable[[], Coroutine[Any, Any, Packed | None]], began: float
+    ) -> None:
+        def create(loop: asyncio.AbstractEventLoop) -> None:
+            self._open.add(call.call_id)
+            work = self._drive(call, run, began)
+            try:
+                task = loop.create_task(work)
+            except BaseException as error:  # noqa: BLE001 - the user's own task factory, or no memory
+                work.close()
+                _discard(source)
+                self._finish(call, RAISED, pack_exception(error), began)
+                return
+            self._tasks.add(task)
+            task.add_done_callback(partial(self._sweep, call, source, began))
+
+        if not self._loop.start(create):
+            _discard(source)
 
     async def _drive(self, call: Arrival, run: Callable[[], Coroutine[Any, Any, Packed | None]], began: float) -> None:
         try:
             packed = await run()
         except BaseException as error:  # noqa: BLE001 - SystemExit would stop the loop for every other call
-            self._end(call, RAISED, pack_exception(error, skip_frames=2), began)
+            self._finish(call, RAISED, pack_exception(error, skip_frames=2), began)
         else:
-            self._end(call, RETURNED, packed, began)
+            self._finish(call, RETURNED, packed, began)
+
+    def _finish(self, call: Arrival, code: int, packed: Packed | None, began: float) -> None:
+        self._open.remove(call.call_id)
+        self._end(call, code, packed, began)
+
+    def _sweep(self, call: Arrival, source: Any, began: float, task: asyncio.Task[None]) -> None:
+        """The task is over: answer for one that was cancelled by others before its first step, which never took it."""
+        self._tasks.discard(task)
+        if call.call_id in self._open:
+            _discard(source)
+            self._finish(call, RAISED, pack_exception(asyncio.CancelledError()), began)
 
     async def _run(self, call: Arrival, coroutine: Coroutine[Any, Any, Any]) -> Packed:
         # `stop` is set here, inside the task, and not where the task is made: a task that is cancelled before its
@@ -77,7 +101,7 @@ class Coroutines:
 class _Stream:
     """One asynchronous stream."""
 
-    def __init__(self, call: Arrival, flow: Flow, send: Callable[[int, Packed], None], loop: LoopThread) -> None:
+    def __init__(self, call: Arrival, flow: Flow, send: Callable[[int, Packed], None], loop: CallsLoop) -> None:
         self._call = call
         self._flow = flow
         self._send = send
@@ -129,6 +153,12 @@ class _Stream:
     def _interrupt(self, task: asyncio.Task[Any]) -> None:
         if self._producing:
             task.cancel()
+
+
+def _discard(source: Any) -> None:
+    """Close a coroutine that will not be awaited, so that Python does not complain of it."""
+    if is_coroutine(source):
+        source.close()
 
 
 async def _one_by_one(items: Iterable[Any]) -> AsyncIterator[Any]:

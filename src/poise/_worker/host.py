@@ -22,7 +22,6 @@ from poise._wire.codec import (
     Packed,
     Payload,
     Reply,
-    describe,
     detach,
     for_ray,
     pack_exception,
@@ -30,6 +29,7 @@ from poise._wire.codec import (
 )
 from poise._wire.functions import FunctionShelf, PickledFunction, Target, TypeNames, construct, type_names
 from poise._wire.ray_errors import own_error
+from poise._wire.words import describe
 from poise._worker.entrance import Connection, open_tls, open_unix
 from poise._worker.inbox import Arrival, Inbox
 from poise._worker.link import Link
@@ -191,9 +191,10 @@ class Host:
     def reply(self, reply: Reply) -> None:
         """Hand the end of a call to the `perform` or `pull` that waits for it, or to the express lane."""
         call_id, code, packed, service_time = reply
-        if (replies := self._values.pop(call_id, None)) is not None:
+        if (replies := self._values.get(call_id)) is not None:
             if packed is not None and self._link is not None:  # the next call may be here already, and change it
                 packed = detach(packed)
+            del self._values[call_id]  # only now: if there was no memory for a copy, that is the reply
             replies.put((call_id, code, packed, service_time))
         elif (stream := self._streams.get(call_id)) is not None:
             stream.end(reply)

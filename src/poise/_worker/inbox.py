@@ -76,6 +76,8 @@ class Inbox:
         # Invariant: a call is in `_live` from its arrival to its end, and in `_waiting` until it is claimed.
         self._live: dict[int, Arrival] = {}
         self._waiting: dict[int, Arrival] = {}
+        self.on_news: Callable[[], object] | None = None
+        """Called on any thread when something has come for a thread that waits otherwise than in `take`."""
         self._missed: OrderedDict[int, None] = OrderedDict()
         """What was recalled or cancelled and is not here: it has ended, or comes by a slower way."""
 
@@ -89,6 +91,13 @@ class Inbox:
         for call in calls:
             live[call.call_id] = waiting[call.call_id] = call
             put(call)
+        if self.on_news is not None:
+            self._tell_news()
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether `take` would have to wait."""
+        return self._queue.empty()
 
     def is_to_announce(self) -> bool:
         """Whether the next call will be announced when it is taken."""
@@ -97,9 +106,15 @@ class Inbox:
         except (StopIteration, RuntimeError):  # empty, or another thread changed the dict meanwhile
             return False
 
-    def take(self) -> Arrival | None:
-        """Wait for the next call and claim it, or return None once the inbox is closed."""
+    def take(self, wait: Callable[[], object] | None = None) -> Arrival | None:
+        """Wait for the next call and claim it, or return None once the inbox is closed.
+
+        Args:
+            wait: called before each look, to wait otherwise.
+        """
         while True:
+            if wait is not None:
+                wait()
             call = self._queue.get()
             if call is None:
                 self._queue.put(None)  # for the next thread
@@ -164,8 +179,14 @@ class Inbox:
         """Let every `take` return None from now on, and stop what can be stopped. Calls that wait are dropped."""
         self.recall(list(self._waiting))
         self._queue.put(None)
+        self._tell_news()
         for call_id in list(self._live):
             self.cancel(call_id)
+
+    def _tell_news(self) -> None:
+        tell = self.on_news  # another thread may take it back at any time
+        if tell is not None:
+            tell()
 
     def _miss(self, call_id: int) -> None:
         self._missed[call_id] = None

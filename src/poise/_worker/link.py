@@ -130,14 +130,17 @@ class Link:
         with self._writing:
             self._flushes += 1
             unloaded: list[Unloaded] = []
-            while self._out:
-                unloaded.append(unload(self._out.popleft()))
-            if not unloaded or not self._is_open:
-                return
             try:
-                self._connection.send([memoryview(piece) for piece in pack_frames(unloaded)])
+                while self._out:
+                    unloaded.append(unload(self._out.popleft()))
+                if unloaded and self._is_open:
+                    self._connection.send([memoryview(piece) for piece in pack_frames(unloaded)])
             except OSError:
                 self._is_open = False  # the reading thread hears of it too
+            except BaseException:  # noqa: BLE001 - no memory, say: replies are lost, and only the worker's end settles that
+                _log.exception("a worker could not write to its caller, and ends")
+                self._is_open = False
+                self._connection.close()
 
     # A thread of its own
 

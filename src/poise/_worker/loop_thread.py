@@ -1,14 +1,41 @@
-"""The event loop on which a worker's coroutines run: one daemon thread, started with the first of them."""
+"""The event loop on which a worker's coroutines run, for a worker that runs several calls at once.
+
+One daemon thread, started with the first of them. A worker that runs one call at a time has an `OwnLoop` instead.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
+
+T = TypeVar("T")
+
+
+class CallsLoop(Protocol):
+    """Where coroutines run."""
+
+    def start(self, function: Callable[[asyncio.AbstractEventLoop], object]) -> bool:
+        """Let a runner's thread begin a call: the function runs on the loop. False if the loop is closed."""
+        ...
+
+    def call(self, function: Callable[..., object], *args: Any) -> bool:
+        """Run the function on the loop soon, from any thread. Does nothing and returns False once it is closed."""
+        ...
+
+    def complete(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine to its end and return its result, on the thread that serves, while no call runs there."""
+        ...
+
+    def close(self) -> None:
+        """Take nothing more; cancel what runs on the loop, without waiting for it. From any thread."""
+
+    def wind_up(self) -> None:
+        """Close the loop, on the thread that serves, which has left its last call."""
 
 
 class LoopThread:
@@ -21,9 +48,14 @@ class LoopThread:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
 
+    def start(self, function: Callable[[asyncio.AbstractEventLoop], object]) -> bool:
+        """See `CallsLoop`."""
+        loop = self._loop or self._open()
+        return loop is not None and self.call(function, loop)
+
     def call(self, function: Callable[..., object], *args: Any) -> bool:
-        """Run the function on the loop soon, from any thread. Does nothing and returns False after `close`."""
-        loop = self._loop or self._start()
+        """See `CallsLoop`."""
+        loop = self._loop
         if loop is None or self._closed:
             return False
         try:
@@ -32,8 +64,16 @@ class LoopThread:
             return False
         return True
 
+    def complete(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """See `CallsLoop`."""
+        loop = self._loop or self._open()
+        if loop is None:
+            coroutine.close()
+            raise RuntimeError("the worker's loop is closed")
+        return asyncio.run_coroutine_threadsafe(coroutine, loop).result()
+
     def close(self) -> None:
-        """Cancel what runs on the loop and let the thread end, without waiting for it."""
+        """See `CallsLoop`."""
         with self._lock:
             self._closed = True
             loop = self._loop
@@ -41,11 +81,20 @@ class LoopThread:
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(loop.stop)
 
-    def _start(self) -> asyncio.AbstractEventLoop | None:
+    def wind_up(self) -> None:
+        """See `CallsLoop`."""
+        self.close()
+
+    def _open(self) -> asyncio.AbstractEventLoop | None:
         with self._lock:
             if self._loop is None and not self._closed:
-                self._loop = asyncio.new_event_loop()
-                threading.Thread(target=self._run, args=(self._loop,), name=self._name, daemon=True).start()
+                loop = asyncio.new_event_loop()
+                try:
+                    threading.Thread(target=self._run, args=(loop,), name=self._name, daemon=True).start()
+                except BaseException:
+                    loop.close()  # it has no thread, so nothing must be sent to it
+                    raise
+                self._loop = loop
             return self._loop
 
     def _run(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -54,13 +103,20 @@ class LoopThread:
             # A task that the user's code started may raise SystemExit or KeyboardInterrupt, which asyncio lets out.
             with contextlib.suppress(BaseException):
                 loop.run_forever()
-        tasks = asyncio.all_tasks(loop)
-        for task in tasks:
-            task.cancel()
-        with contextlib.suppress(BaseException):
+        wind_up(loop)
+
+
+def wind_up(loop: asyncio.AbstractEventLoop) -> None:
+    """Cancel what is left on a loop that has stopped, let it end, and close the loop."""
+    loop.set_task_factory(None)  # the user's own may refuse
+    tasks = asyncio.all_tasks(loop)
+    for task in tasks:
+        task.cancel()
+    with contextlib.suppress(BaseException):
+        if tasks:
             loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
-        with contextlib.suppress(BaseException):
-            loop.run_until_complete(loop.shutdown_asyncgens())
-        with contextlib.suppress(BaseException):
-            loop.run_until_complete(loop.shutdown_default_executor())
-        loop.close()
+    with contextlib.suppress(BaseException):
+        loop.run_until_complete(loop.shutdown_asyncgens())
+    with contextlib.suppress(BaseException):
+        loop.run_until_complete(loop.shutdown_default_executor())
+    loop.close()

@@ -7,15 +7,19 @@ from collections.abc import AsyncIterable, Coroutine, Iterable
 from types import AsyncGeneratorType, GeneratorType
 from typing import Any, Protocol, TypeGuard
 
-from poise._wire.codec import Packed, Reply, pack, type_name
+from poise._wire.codec import Packed, Reply, pack
+from poise._wire.words import type_name
 from poise.errors import PayloadError
 
 
 class Outlet(Protocol):
-    """Takes what calls produce. Called on the runner's threads; it does not block for long and never raises."""
+    """Takes what calls produce. Called on the runner's threads; it does not block for long.
+
+    It may raise for a value that it cannot pass on, and has then done nothing.
+    """
 
     def reply(self, reply: Reply) -> None:
-        """An attempt has ended."""
+        """An attempt has ended. Never raises for one with plain bytes or nothing."""
 
     def item(self, call_id: int, item: Packed) -> None:
         """A stream has produced an item."""

@@ -2,7 +2,7 @@
 
 At most `concurrency` calls run at once. Each thread that runs calls holds a slot, which goes with a coroutine to the
 loop; the thread then waits for another. At concurrency 1 there is one thread, the one that called `run`, and every
-synchronous call runs on it.
+call runs on it, coroutines included.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from poise._wire.codec import RAISED, RETURNED, Packed, pack_exception, unpack_arguments
 from poise._worker.coroutines import Coroutines
+from poise._worker.loop_thread import CallsLoop, LoopThread
 from poise._worker.outlet import Outlet, check_iterable, is_async_iterable, is_coroutine, pack_item, pack_result
+from poise._worker.own_loop import OwnLoop
 
 if TYPE_CHECKING:
     from poise._wire.functions import FunctionShelf
@@ -50,7 +52,9 @@ class Runner:
         self._reply = outlet.reply
         self._concurrency = concurrency
         self._name = name
-        self._coroutines = Coroutines(outlet, self._end_coroutine, f"{name}-loop")
+        self._own_loop = OwnLoop(inbox) if concurrency == 1 else None
+        self.loop: CallsLoop = self._own_loop or LoopThread(f"{name}-loop")
+        self._coroutines = Coroutines(outlet, self._end_coroutine, self.loop)
         # Invariant: tokens here + threads that hold a slot + coroutines that run == concurrency.
         self._slots: SimpleQueue[None] = SimpleQueue()
         for _ in range(concurrency - 1):
@@ -60,16 +64,27 @@ class Runner:
         self._idle = 0  # threads that wait for a slot or a call
 
     def run(self) -> None:
-        """Run calls on this thread until `close`."""
-        if self._concurrency > 1:
-            self._idle += 1
-            self._run_among_others()
-            return
+        """Run calls on this thread until the inbox is closed.
+
+        If it raises, or returns before that was asked for, poise itself has failed, and the worker must end: nobody
+        would answer.
+        """
+        try:
+            if self._own_loop is not None:
+                self._run_alone(self._own_loop)
+            else:
+                self._idle += 1
+                self._run_among_others()
+        finally:
+            self.loop.wind_up()
+
+    def _run_alone(self, loop: OwnLoop) -> None:
         take, begin = self._inbox.take, self._begin
-        while (call := take()) is not None:
-            if begin(call):
-                self._slots.get()
+        while (call := take(loop.wait)) is not None:
+            handed_over = begin(call)
             call = None  # a thread that waits must not keep the last call's arguments alive
+            if handed_over:
+                loop.finish()
 
     def close(self) -> None:
         """Let the threads end. A synchronous call that runs is left alone; coroutines and streams are stopped."""
@@ -101,7 +116,7 @@ class Runner:
             name = f"{self._name}-{self._threads}"
         try:
             threading.Thread(target=self._follow, name=name, daemon=True).start()
-        except RuntimeError as error:  # the system gives no more threads: fewer calls run at once
+        except (RuntimeError, MemoryError) as error:  # the system gives no more threads: fewer calls run at once
             _log.warning("a worker cannot start its thread %s of %s: %s", name, self._concurrency, error)
             with self._lock:
                 self._threads -= 1
@@ -109,7 +124,11 @@ class Runner:
 
     def _follow(self) -> None:
         self._slots.get()
-        self._run_among_others()
+        try:
+            self._run_among_others()
+        except BaseException:
+            self._inbox.close()  # its slot is lost, so the other threads end too, and the worker with them
+            raise
 
     # -----------------------------------------------------------------------------------------------------------------
     # One call
@@ -143,11 +162,23 @@ class Runner:
 
     def _end(self, call: Arrival, code: int, packed: Packed | None, began: float) -> None:
         self._inbox.ended(call.call_id)
-        self._reply((call.call_id, code, packed, perf_counter() - began))
+        seconds = perf_counter() - began
+        try:
+            self._reply((call.call_id, code, packed, seconds))
+        except BaseException as error:  # noqa: BLE001 - a value that cannot be passed on, most likely for want of memory
+            self._reply((call.call_id, RAISED, pack_exception(error), seconds))
 
     def _end_coroutine(self, call: Arrival, code: int, packed: Packed | None, began: float) -> None:
-        self._end(call, code, packed, began)
-        self._slots.put(None)
+        try:
+            self._end(call, code, packed, began)
+        except BaseException:
+            self._inbox.close()  # as in `_follow`
+            raise
+        finally:
+            if self._own_loop is None:
+                self._slots.put(None)
+            else:
+                self._own_loop.ended()
 
     def _produce(self, call_id: int, flow: Flow, source: Any) -> None:
         """Send the items of a synchronous iterable, on this thread, until it ends or nobody wants more."""
