@@ -24,7 +24,8 @@ if TYPE_CHECKING:
         WorkerLost,
         WrongLoop,
     )
-    from poise.executor import Executor, ExecutorBroken
+    from poise.executor.broken import ExecutorBroken
+    from poise.executor.face import Executor
     from poise.options import CallArguments, CallOptions, PoolArguments
     from poise.pool import Pool
     from poise.view import View, Worker
@@ -70,8 +71,8 @@ _HOMES = {
     "CallOptions": "poise.options",
     "ConfigError": "poise.errors",
     "DeadlineExceeded": "poise.errors",
-    "Executor": "poise.executor",
-    "ExecutorBroken": "poise.executor",
+    "Executor": "poise.executor.face",
+    "ExecutorBroken": "poise.executor.broken",
     "LeaseExpired": "poise.errors",
     "Overloaded": "poise.errors",
     "PayloadError": "poise.errors",

@@ -1,0 +1,252 @@
+"""Between the threads: a pool on a loop and a thread of its own.
+
+Futures go in by one door, in batches; the pool asks each of them whether it may still begin at the moment of sending
+it, and that is where `cancel()` stops to work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import threading
+from concurrent import futures
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+
+from poise._wire.door import Door
+from poise.errors import PoolBroken
+from poise.executor.broken import broken
+from poise.executor.exit import EXIT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from poise._engine.call import Call
+    from poise.pool import Pool
+
+    Order: TypeAlias = tuple[Callable[..., Any] | str, tuple[Any, ...], dict[str, Any]]
+
+R = TypeVar("R")
+
+
+class AcceptedCall(futures.Future[R]):
+    """A future that tells its driver when it is cancelled."""
+
+    def __init__(self, driver: Driver, order: Order) -> None:
+        super().__init__()
+        self._driver = driver
+        self._may_begin: bool | None = None
+        self.order: Order | None = order
+        """What to call, until the pool has been told."""
+        self.is_given_up = False
+        """Whether it was cancelled; known a little later than by `cancelled()`, and without its lock."""
+
+    def cancel(self) -> bool:
+        """Cancel the call if it has not been sent to a worker."""
+        if not super().cancel():
+            return False
+        self.is_given_up = True
+        self._driver.tell(self)
+        return True
+
+    def may_begin(self) -> bool:  # runs on the driver's loop
+        """Whether the call is to go on; the first answer is the last, and from then on it cannot be cancelled."""
+        if self._may_begin is None:
+            self._may_begin = self.set_running_or_notify_cancel()
+        return self._may_begin
+
+
+class Driver:
+    """Runs a pool on an event loop and a thread of its own, from the first call until it is shut and all is done.
+
+    It knows nothing of its executor, so that one that is forgotten can be collected.
+    """
+
+    def __init__(self, pool: Pool[Any]) -> None:
+        self._pool = pool
+        self._lock = threading.RLock()  # the collector may end another executor in the midst of anything
+        self._refusal: Callable[[], Exception] | None = None
+        """Why nothing more is accepted."""
+        self._thread: threading.Thread | None = None
+        # Below: once there is a thread.
+        self._loop: asyncio.AbstractEventLoop
+        self._door: Door[AcceptedCall[Any]]
+        self._shut: asyncio.Event
+        # Below: touched on the loop alone.
+        self._unsettled: dict[AcceptedCall[Any], Call[Any] | None] = {}
+        """Accepted calls without an outcome, in order; None for those that the pool has not been told of."""
+        self._opening: asyncio.Task[Any] | None = None
+        self._is_open = False
+
+    # ---------------------------------------------------------------- any thread
+
+    @property
+    def state(self) -> str:
+        """Where it is in its life."""
+        if self._refusal is not None:
+            return "shut down"
+        return "not started" if self._thread is None else "started"
+
+    def submit(
+        self, function: Callable[..., Any] | str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> AcceptedCall[Any]:
+        """Accept a call.
+
+        Raises:
+            RuntimeError, ExecutorBroken: nothing more is accepted.
+        """
+        future: AcceptedCall[Any] = AcceptedCall(self, (function, args, kwargs))
+        with self._lock:
+            if self._refusal is not None:
+                raise self._refusal()
+            if self._thread is None:
+                self._start()
+            self._door.put(future)
+        return future
+
+    def tell(self, future: AcceptedCall[Any]) -> None:
+        """A future that was accepted has been cancelled."""
+        self._door.put(future)
+
+    def shut(self, *, cancel_futures: bool = False, when: str = "shutdown") -> None:
+        """Accept nothing more; end when everything that was accepted has its outcome."""
+        with self._lock:
+            if self._refusal is None:
+                self._refusal = functools.partial(RuntimeError, f"cannot schedule new futures after {when}")
+            if self._thread is not None and self._thread.is_alive():
+                with contextlib.suppress(RuntimeError):  # the loop has been closed
+                    self._loop.call_soon_threadsafe(self._on_shut, cancel_futures)
+
+    def join(self) -> None:
+        """Wait until nothing is left."""
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+
+    def forget(self) -> None:
+        """This is a forked child, in which the thread does not live and the loop's sockets are the parent's."""
+        self._lock = threading.RLock()
+        self._thread = None
+        self._refusal = functools.partial(
+            RuntimeError, "this executor belongs to the process that this one was forked from; make another one here"
+        )
+
+    def _start(self) -> None:
+        if EXIT.has_begun:
+            raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+        loop = asyncio.new_event_loop()
+        thread = threading.Thread(target=self._run, name="poise-executor", daemon=True)
+        self._loop, self._door, self._shut = loop, Door(loop, self._deliver), asyncio.Event()
+        EXIT.drivers.add(self)
+        try:
+            thread.start()
+        except BaseException:
+            EXIT.drivers.discard(self)
+            loop.close()
+            raise
+        self._thread = thread
+
+    # ---------------------------------------------------------------- the loop's thread
+
+    def _run(self) -> None:
+        try:
+            with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+                runner.run(self._live())
+        finally:
+            EXIT.drivers.discard(self)
+
+    async def _live(self) -> None:
+        reason: Exception | None = None
+        try:
+            if self._unsettled or not self._shut.is_set():
+                await self._serve()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the futures must hear of it
+            reason = error.with_traceback(None)
+        finally:
+            await self._end(reason)
+
+    async def _serve(self) -> None:
+        self._opening = asyncio.ensure_future(self._pool.open())
+        await asyncio.wait({self._opening})
+        if not self._opening.cancelled():
+            self._opening.result()
+            self._take_up()
+            await self._shut.wait()
+            await self._pool.drain()
+
+    def _take_up(self) -> None:
+        """The pool is open: tell it of the calls that came before."""
+        self._is_open = True
+        for future in list(self._unsettled):
+            self._hand_over(future)
+
+    async def _end(self, reason: Exception | None) -> None:
+        """Leave nothing: no future without an outcome, and nothing of the pool's."""
+        with self._lock:
+            if self._refusal is None:
+                self._refusal = functools.partial(broken, reason)
+        await self._pool.aclose()
+        await asyncio.sleep(0)  # what came through the door before the refusal has been delivered then
+        for future in list(self._unsettled):
+            self._fail(future, broken(reason))
+
+    def _on_shut(self, cancel_futures: bool) -> None:  # noqa: FBT001 (call_soon passes no keywords)
+        if cancel_futures:
+            for future in list(self._unsettled):
+                if future.cancel():
+                    self._drop(future)
+        if not self._unsettled and self._opening is not None:
+            self._opening.cancel()  # nobody needs the pool any more
+        self._shut.set()
+
+    # ---------------------------------------------------------------- calls, on the loop
+
+    def _deliver(self, arrived: list[AcceptedCall[Any]]) -> None:
+        for future in arrived:
+            if future.is_given_up:
+                self._drop(future)
+                continue
+            self._unsettled[future] = None
+            if self._is_open:
+                self._hand_over(future)
+
+    def _hand_over(self, future: AcceptedCall[Any]) -> None:
+        """Submit the call to the pool."""
+        assert future.order is not None
+        (function, args, kwargs), future.order = future.order, None
+        try:
+            call = self._pool._submit(  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] # `submit` has no hook
+                function, args, kwargs, may_begin=future.may_begin
+            )
+        except Exception as error:  # noqa: BLE001 - Overloaded, PoolBroken...
+            self._fail(future, error)
+            return
+        if not call.done():
+            self._unsettled[future] = call
+        call.add_done_callback(functools.partial(self._settle, future))
+
+    def _settle(self, future: AcceptedCall[Any], call: Any) -> None:
+        if call.cancelled():
+            self._drop(future)
+        elif (error := call.exception()) is not None:
+            self._fail(future, error)
+        else:
+            self._unsettled.pop(future, None)
+            if future.may_begin():
+                future.set_result(call.result())
+
+    def _fail(self, future: AcceptedCall[Any], error: BaseException) -> None:
+        if isinstance(error, PoolBroken):
+            error = broken(error)
+        self._unsettled.pop(future, None)
+        future.order = None
+        if future.may_begin():
+            future.set_exception(error)
+
+    def _drop(self, future: AcceptedCall[Any]) -> None:
+        """Forget a future that was cancelled."""
+        future.order = None
+        future.may_begin()  # lets those who wait for it know
+        call = self._unsettled.pop(future, None)
+        if call is not None:
+            call.drop()

@@ -1,0 +1,62 @@
+"""What an executor has its workers run beside the user's functions: an initializer, and chunks of `map`."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+from typing import TYPE_CHECKING, Any
+
+from poise._wire.functions import Absent, method_name, type_names
+from poise._wire.ray_options import unwrap_factory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+
+@dataclasses.dataclass(frozen=True)
+class Initialised:
+    """A factory that first runs an initializer."""
+
+    func: Callable[[], Any] | None  # by this name a worker's label is found
+    initializer: Callable[..., object]
+    initargs: tuple[Any, ...]
+
+    def __call__(self) -> Any:
+        """Run the initializer, then make what the worker holds."""
+        self.initializer(*self.initargs)
+        return Absent() if self.func is None else self.func()
+
+
+def initialised(
+    factory: Any, initializer: Callable[..., object], initargs: tuple[Any, ...], ray_options: dict[str, Any]
+) -> tuple[Initialised, dict[str, Any]]:
+    """Add an initializer to a factory, and to Ray's options those that a class decorated with `@ray.remote` brings."""
+    plain, defaults = (None, {}) if factory is None else unwrap_factory(factory)
+    return Initialised(plain, initializer, tuple(initargs)), {**defaults, **ray_options}
+
+
+def run_chunk(function: Callable[..., Any], chunk: Sequence[tuple[Any, ...]]) -> Any:
+    """Call the function for each item of a chunk."""
+    if inspect.iscoroutinefunction(function):
+        return _await_chunk(function, chunk)
+    return [function(*args) for args in chunk]
+
+
+def run_chunk_on(function: Callable[..., Any] | str, instance: object, chunk: Sequence[tuple[Any, ...]]) -> Any:
+    """Call the function for each item of a chunk with the worker's instance."""
+    return run_chunk(_bound(function, instance), chunk)
+
+
+def _bound(function: Callable[..., Any] | str, instance: object) -> Callable[..., Any]:
+    """The function with the instance as its first argument; the instance's own method if it is one."""
+    name = function if isinstance(function, str) else method_name(function, frozenset(type_names(instance)))
+    if name is not None:
+        method: Callable[..., Any] = getattr(instance, name)
+        return method
+    assert callable(function)
+    return functools.partial(function, instance)
+
+
+async def _await_chunk(function: Callable[..., Any], chunk: Sequence[tuple[Any, ...]]) -> list[Any]:
+    return [await function(*args) for args in chunk]

@@ -1,0 +1,46 @@
+"""The end of a program: what its executors have accepted is finished first."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+# Has the thread pool's own exit hook registered before ours, which therefore runs first.
+from concurrent.futures import thread as _thread  # noqa: F401  # pyright: ignore[reportUnusedImport]
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from poise.executor.driver import Driver
+
+_threading: Any = threading  # `_register_atexit` is what the executors of the standard library use, and is not typed
+
+
+class Exit:
+    """Finishes what the executors of this process have accepted, before the interpreter ends.
+
+    As in the standard library this happens while threads can still be started, earlier than `atexit`.
+    """
+
+    def __init__(self) -> None:
+        self.has_begun = False
+        self.drivers: set[Driver] = set()
+        """Those with a thread that lives."""
+        _threading._register_atexit(self._finish)  # noqa: SLF001 - as the standard library's own executors do
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._forget)
+
+    def _finish(self) -> None:
+        self.has_begun = True
+        drivers = list(self.drivers)
+        for driver in drivers:
+            driver.shut(when="interpreter shutdown")
+        for driver in drivers:
+            driver.join()
+
+    def _forget(self) -> None:
+        for driver in self.drivers:
+            driver.forget()
+        self.drivers.clear()
+
+
+EXIT: Final = Exit()

@@ -1,0 +1,251 @@
+"""The face of the pool that `concurrent.futures` asks for."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import time
+from concurrent import futures
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
+
+from poise.executor.driver import Driver
+from poise.executor.duties import initialised, run_chunk, run_chunk_on
+from poise.executor.results import flat, in_order
+from poise.options import check_whole
+from poise.pool import Pool, RemoteClass
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterable, Iterator
+    from typing import Unpack
+
+    from poise.options import WorkerArguments
+
+T = TypeVar("T")
+R = TypeVar("R")
+P = ParamSpec("P")
+
+
+class Executor(futures.Executor, Generic[T]):
+    """A `concurrent.futures.Executor` over a pool of Ray actors, for threads and for programs without an event loop.
+
+    Without a factory it stands in for `concurrent.futures.ProcessPoolExecutor`. With one, each worker holds what the
+    factory makes, and a function that is submitted gets that instance as its first argument: it is a method of the
+    class, its name as `str`, or any function of the instance, as in `poise.Pool`. A coroutine function is awaited on
+    the worker.
+
+    Nothing is started before the first call; then the pool opens, and Ray too if none is running. Unlike the original
+    it heals: a call whose worker dies fails with `WorkerLost`, the others go on, and the worker is replaced.
+    """
+
+    @overload
+    def __init__(
+        self: Executor[None],
+        factory: int | None = None,
+        *,
+        max_workers: int | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        **options: Unpack[WorkerArguments],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        factory: Callable[[], T],
+        *,
+        max_workers: int | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        **options: Unpack[WorkerArguments],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: Executor[Any],
+        factory: RemoteClass,
+        *,
+        max_workers: int | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        **options: Unpack[WorkerArguments],
+    ) -> None: ...
+    def __init__(
+        self,
+        factory: Callable[[], T] | RemoteClass | int | None = None,
+        *,
+        max_workers: int | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        **options: Unpack[WorkerArguments],
+    ) -> None:
+        """Describe the executor; nothing is started before the first call.
+
+        Args:
+            factory: makes what a worker holds, as in `poise.Pool`. A number is taken to be `max_workers`, which comes
+                first in `ProcessPoolExecutor`.
+            max_workers: how many workers; as many as Ray offers CPUs if None.
+            initializer: called once in each worker before anything else, in those that replace dead ones too.
+            initargs: arguments for it.
+            concurrency (1): how many calls one worker runs at once: threads for plain functions, tasks for coroutines.
+            backlog (None): the most calls that may wait; the future of one beyond it ends with `Overloaded`. None, as
+                in the original, sets no limit.
+            min_ready (1): how many workers must be ready before calls are sent to any.
+            start_timeout (60.0): seconds that a worker, and the opening of the pool, may take.
+            kill_after (5.0): see `poise.Pool`.
+            poison_after (3): see `poise.Pool`.
+            lane ("auto"): see `poise.Pool`.
+            link_timeout (5.0): see `poise.Pool`.
+            ray_options (None): options of Ray's for each actor, passed on unchanged: `num_gpus`, `resources`,
+                `runtime_env`...
+
+        Raises:
+            ConfigError: an option is outside its range. It is also a `ValueError`.
+            TypeError: `initializer` cannot be called.
+        """
+        if isinstance(factory, int):
+            if max_workers is not None:
+                raise TypeError(f"max_workers is given twice: {factory!r} and {max_workers!r}")
+            factory, max_workers = None, factory
+        if max_workers is not None:
+            check_whole("max_workers", max_workers, 1)
+        ray_options = dict(options.get("ray_options") or {})
+        self._holds_instances = factory is not None
+        if initializer is not None:
+            if not callable(initializer):
+                raise TypeError("initializer must be a callable")
+            factory, ray_options = initialised(factory, initializer, initargs, ray_options)
+        self._driver = Driver(
+            self._make_pool(
+                factory,
+                **{"backlog": None, **options, "size": max_workers, "ray_options": ray_options},
+            )
+        )
+
+    def _make_pool(self, factory: Any, **options: Any) -> Pool[Any]:
+        """Make the pool behind this executor; tests have another."""
+        return Pool(factory, **options)
+
+    # ---------------------------------------------------------------- calls
+
+    @overload  # type: ignore[override]  # with a factory the function takes the instance too
+    def submit(
+        self: Executor[None], fn: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> futures.Future[R]: ...
+    @overload
+    def submit(self: Executor[None], fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> futures.Future[R]: ...
+    @overload
+    def submit(
+        self, fn: Callable[Concatenate[T, P], Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> futures.Future[R]: ...
+    @overload
+    def submit(self, fn: Callable[Concatenate[T, P], R], /, *args: P.args, **kwargs: P.kwargs) -> futures.Future[R]: ...
+    @overload
+    def submit(self, fn: str, /, *args: Any, **kwargs: Any) -> futures.Future[Any]: ...
+    def submit(self, fn: Callable[..., Any] | str, /, *args: Any, **kwargs: Any) -> futures.Future[Any]:
+        """Hand in a call and get its future at once; never blocks. Any thread may do so.
+
+        `cancel()` works until the call is sent to a worker; from then on the future is `running()`. A call may be sent
+        a few milliseconds of work ahead of its turn, and a longer one, while many wait, by one call of up to 50 ms.
+
+        Args:
+            fn: any function; in an executor with a factory, a function of the instance (see the class).
+            args: positional arguments for it.
+            kwargs: keyword arguments for it.
+
+        Returns:
+            A `concurrent.futures.Future`. It ends with the result, with the exception that the function raised (its
+            `__cause__` holds the remote traceback), or with one of the `PoiseError` that `Pool.run` lists.
+
+        Raises:
+            RuntimeError: the executor has been shut down, or the interpreter is about to exit.
+            ExecutorBroken: no worker could start.
+        """
+        return self._driver.submit(fn, args, kwargs)
+
+    @overload
+    def map(
+        self,
+        fn: Callable[..., Coroutine[Any, Any, R]],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[R]: ...
+    @overload
+    def map(
+        self,
+        fn: Callable[..., R],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[R]: ...
+    @overload
+    def map(
+        self,
+        fn: str,
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[Any]: ...
+    def map(
+        self,
+        fn: Callable[..., Any] | str,
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[Any]:
+        """Like the built-in `map`, but on the workers, several calls at once; results come in order.
+
+        The first exception ends the iteration; whatever ends it cancels the calls that have not been sent.
+
+        Args:
+            fn: as in `submit`, called with one item of each iterable.
+            iterables: collected at once, unless `buffersize` is given; the shortest sets the end.
+            timeout: seconds from now within which each result must be there; None waits for ever.
+            chunksize: how many items travel as one call. Small calls are batched anyway, so that 1 is seldom slow.
+            buffersize: the most calls whose results were not taken yet; the iterables are then read lazily.
+
+        Raises:
+            ValueError: `chunksize` or `buffersize` is less than 1.
+            TypeError: `buffersize` is not a whole number.
+            TimeoutError: from the iteration, a result was not there in time.
+            Exception: from the iteration, what `fn` raised.
+        """
+        if chunksize < 1:
+            raise ValueError("chunksize must be >= 1.")
+        if buffersize is not None and not isinstance(buffersize, int):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError("buffersize must be an integer or None")
+        if buffersize is not None and buffersize < 1:
+            raise ValueError("buffersize must be None or > 0")
+        deadline = None if timeout is None else time.monotonic() + timeout
+        items = zip(*iterables, strict=False)
+        if chunksize == 1:
+            return in_order((self._driver.submit(fn, args, {}) for args in items), buffersize, deadline)
+        of_chunk: Callable[..., Any] = run_chunk_on if self._holds_instances else run_chunk
+        run = functools.partial(of_chunk, fn)
+        chunks = iter(lambda: tuple(itertools.islice(items, chunksize)), ())
+        return flat(in_order((self._driver.submit(run, (chunk,), {}) for chunk in chunks), buffersize, deadline))
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002 (the base's)
+        """Accept nothing more, finish what was accepted, and end the workers.
+
+        It is called by leaving a `with` block, and, without waiting, when the executor is garbage collected. A
+        program that exits finishes what its executors have accepted first, as with those of the standard library.
+
+        Args:
+            wait: return only when nothing of the executor is left. Ignored in a callback of one of its futures.
+            cancel_futures: cancel the calls that have not been sent to a worker.
+        """
+        self._driver.shut(cancel_futures=cancel_futures)
+        if wait:
+            self._driver.join()
+
+    def __repr__(self) -> str:
+        """Say whether it has started, and whether it takes calls."""
+        return f"<Executor, {self._driver.state}>"
+
+    def __del__(self) -> None:
+        driver: Driver | None = getattr(self, "_driver", None)
+        if driver is not None:
+            driver.shut()
