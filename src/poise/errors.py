@@ -12,6 +12,7 @@ PoiseError
 ├── RemoteError         the user's exception cannot travel as itself
 ├── ConfigError         a bad option (also a ValueError)
 ├── WrongLoop           used from another loop or thread (also a RuntimeError)
+├── LoopBlocked         looked at from another thread while the loop is blocked (also a TimeoutError)
 └── LeaseExpired        a worker used after its lease has ended
 ```
 
@@ -188,6 +189,22 @@ class ConfigError(PoiseError, ValueError):
 
 class WrongLoop(PoiseError, RuntimeError):
     """The pool was used from another event loop or thread than the one that opened it."""
+
+
+class LoopBlocked(PoiseError, TimeoutError):
+    """The pool was looked at from another thread, and its loop did not get to answer: something blocks it.
+
+    Attributes:
+        seconds: for how long the thread has waited.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        """Say how long the loop has not answered, and what that means."""
+        super().__init__(
+            f"the pool's event loop has answered nothing for {seconds:g} s, so a snapshot would not be consistent; "
+            "find what blocks the loop (a synchronous call in a coroutine, most likely), or ask from the loop itself"
+        )
+        self.seconds = seconds
 
 
 class LeaseExpired(PoiseError):

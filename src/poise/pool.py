@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast, overloa
 from poise._core.scheduler import Scheduler
 from poise._engine.dispatcher import Dispatcher
 from poise._engine.launchers import foreign_launcher, own_launcher
-from poise.errors import ConfigError, PoolBroken, PoolClosed
+from poise.errors import ConfigError, LoopBlocked, PoolBroken, PoolClosed
 from poise.options import CallOptions, PoolOptions, check_whole
 from poise.view import Home, View
 
@@ -30,6 +30,9 @@ T = TypeVar("T")
 
 STALLED_AFTER = 5.0
 """Seconds of draining after which a stream that nobody reads is worth a warning."""
+
+_REPR_WAITS = 0.5
+"""Seconds that another thread, which shows the pool, waits for a loop that is blocked."""
 
 PoolState = Literal["new", "open", "broken", "draining", "closed"]
 """Where a pool is in its life."""
@@ -310,7 +313,10 @@ class Pool(View[T]):
 
     @property
     def state(self) -> PoolState:
-        """Where the pool is in its life; only "open" takes calls. A broken pool opens again when a worker starts."""
+        """Where the pool is in its life; only "open" takes calls. A broken pool opens again when a worker starts.
+
+        It can be read from any thread, and waits for nothing.
+        """
         engine = self._home.engine
         if engine is None:
             return "new"
@@ -322,9 +328,13 @@ class Pool(View[T]):
 
     def __repr__(self) -> str:
         """Give the size and what the pool is doing."""
-        if self._home.engine is None:
+        engine = self._home.engine
+        if engine is None:
             return f"<Pool of {self._launcher!r}, not open>"
-        stats = self._home.engine.scheduler.stats(self._home.engine.clock.time())
+        try:
+            stats = engine.look(lambda: engine.scheduler.stats(engine.clock.time()), _REPR_WAITS)
+        except LoopBlocked:
+            return f"<Pool of {self._launcher!r}, {self.state}: its loop is blocked>"
         return (
             f"<Pool of {self._launcher!r}, {self.state}: {stats.ready}/{stats.size} workers ready, "
             f"{stats.running} running, {stats.waiting} waiting>"

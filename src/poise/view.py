@@ -419,7 +419,18 @@ class View(Generic[T]):
     # ---------------------------------------------------------------- looking
 
     def stats(self) -> Stats:
-        """What the pool is doing now: a frozen snapshot."""
+        """What the pool is doing now: a frozen snapshot whose numbers add up, from any thread.
+
+        From another thread than the loop's own it waits for the loop, which takes the snapshot between two steps; up to
+        5 s if that is busy.
+
+        Raises:
+            PoolClosed: the pool was never opened.
+            LoopBlocked: something has blocked the pool's loop for 5 s.
+        """
+        return self._home.dispatcher.look(self._take_stats)
+
+    def _take_stats(self) -> Stats:
         dispatcher = self._home.dispatcher
         stats = dispatcher.scheduler.stats(dispatcher.clock.time())
         origins = {worker_id: lane.origin for worker_id, lane in dispatcher.lanes.items()}

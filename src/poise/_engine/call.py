@@ -102,7 +102,8 @@ class Call(asyncio.Future[R]):
             state = "new"
         else:
             state = record.state.name.lower()
-            place = f" on worker {record.worker.id}" if record.worker is not None else ""
+            worker = record.worker  # read once: the loop may take it away from a thread that looks
+            place = f" on worker {worker.id}" if worker is not None else ""
         return f"<Call{number} {self.name} {state}{place}>"
 
 

@@ -11,12 +11,13 @@ import logging
 import math
 import threading
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from poise._core.call import CallState
 from poise._core.effects import Cancel, Effect, Kill, Lease, Recall, Reject, Resolve, Send, Start
 from poise._core.scheduler import Ended, Ending, Scheduler
 from poise._engine.clock import alarm
+from poise._engine.looking import LOOKS_FOR, look
 from poise._engine.supervisor import Supervisor
 from poise._wire.lane import Answer, Lane, Launcher, Parcel, Verdict
 from poise._wire.words import describe
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from poise._core.call import CallRecord
     from poise._engine.call import Call
     from poise._engine.clock import Clock, Timer
+
+R = TypeVar("R")
 
 logger = logging.getLogger("poise")
 
@@ -82,6 +85,14 @@ class Dispatcher:
             f"this pool belongs to the event loop that opened it, and was used from {where}; "
             "open a pool there too, or hand the call over with asyncio.run_coroutine_threadsafe"
         )
+
+    def look(self, see: Callable[[], R], within: float = LOOKS_FOR) -> R:
+        """What `see` returns while nothing changes, from any thread.
+
+        Raises:
+            LoopBlocked: the loop has not come to it within so many seconds.
+        """
+        return look(self.loop, self._thread, see, within)
 
     def next_call_id(self) -> int:
         """A number for a new call, greater than all before it."""

@@ -1,0 +1,65 @@
+"""Looking at a pool from any thread: its loop takes the snapshot, between two steps, so that the numbers add up."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from poise.errors import LoopBlocked
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+R = TypeVar("R")
+
+LOOKS_FOR: Final = 5.0
+"""Seconds for which another thread waits for the loop to take a snapshot."""
+
+
+def look(loop: asyncio.AbstractEventLoop, thread: int, see: Callable[[], R], within: float = LOOKS_FOR) -> R:
+    """What `see` returns where nothing changes meanwhile; it must not wait.
+
+    Args:
+        loop: the only one that changes what is looked at.
+        thread: the identifier of the thread in which that loop runs.
+        see: what to look at.
+        within: seconds to wait for a loop that is busy.
+
+    Raises:
+        LoopBlocked: the loop has not come to it in time.
+    """
+    if _is_here(loop, thread):
+        return see()
+    seen: Future[R] = Future()
+    try:
+        loop.call_soon_threadsafe(_answer, seen, see)
+    except RuntimeError:  # it is closed, so nothing changes any more
+        return see()
+    try:
+        return seen.result(within if loop.is_running() else 0.0)
+    except TimeoutError:
+        if not seen.cancel():  # it has come to it just now
+            return seen.result()
+    if loop.is_running():
+        raise LoopBlocked(within)
+    return see()
+
+
+def _is_here(loop: asyncio.AbstractEventLoop, thread: int) -> bool:
+    if threading.get_ident() == thread:  # also where another loop runs inside a callback of this one
+        return True
+    try:
+        return asyncio.get_running_loop() is loop
+    except RuntimeError:
+        return False
+
+
+def _answer(seen: Future[R], see: Callable[[], R]) -> None:  # runs on the loop
+    if not seen.set_running_or_notify_cancel():
+        return
+    try:
+        seen.set_result(see())
+    except BaseException as error:  # noqa: BLE001 - it belongs to the thread that asked
+        seen.set_exception(error)
