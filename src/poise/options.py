@@ -30,6 +30,7 @@ class WorkerArguments(TypedDict, total=False):
     backlog: int | None
     min_ready: int
     start_timeout: float
+    close_timeout: float
     kill_after: float | None
     poison_after: int
     lane: LaneName
@@ -99,6 +100,7 @@ class PoolOptions:
     backlog: int | None = 100_000
     min_ready: int = 1
     start_timeout: float = 60.0
+    close_timeout: float = 5.0
     kill_after: float | None = 5.0
     poison_after: int = 3
     lane: LaneName = "auto"
@@ -120,6 +122,9 @@ class PoolOptions:
         if self.size is not None and self.min_ready > self.size:
             raise ConfigError("min_ready", self.min_ready, f"at most size, which is {self.size}")
         _seconds("start_timeout", self.start_timeout, none=False)
+        _seconds("close_timeout", self.close_timeout, zero=True, none=False)
+        if self.close_timeout == math.inf:
+            raise ConfigError("close_timeout", self.close_timeout, "seconds, zero or more, and finite")
         if self.kill_after is not None:
             _seconds("kill_after", self.kill_after, zero=True)
         check_whole("poison_after", self.poison_after, 1)

@@ -97,6 +97,9 @@ class Pool(View[T]):
             backlog (100_000): the most calls that may wait; beyond it `submit` raises `Overloaded`. None sets no limit.
             min_ready (1): how many workers must be ready before the pool opens; the rest follow.
             start_timeout (60.0): seconds that a worker, and the opening of the pool, may take.
+            close_timeout (5.0): seconds that a worker which is not wanted any more has to close what the factory made:
+                it leaves it if it is a context manager, else calls its `aclose` or `close`; then `__ray_shutdown__`,
+                then `atexit` functions. 0 ends workers at once.
             kill_after (5.0): seconds by which a call may overrun its timeout on a worker before that worker is killed
                 and replaced. None never kills.
             poison_after (3): a call that was on a worker at so many deaths fails with `PoisonCall`, retries left or
@@ -178,7 +181,9 @@ class Pool(View[T]):
             jitter=_jitter,
         )
         clock = self._make_clock(loop)
-        self._home.engine = dispatcher = Dispatcher(scheduler, self._launcher, loop, settings.start_timeout, clock)
+        self._home.engine = dispatcher = Dispatcher(
+            scheduler, self._launcher, loop, settings.start_timeout, settings.close_timeout, clock
+        )
         try:
             await self._launcher.open(dispatcher)
             scheduler.size = settings.size or await self._launcher.default_size()

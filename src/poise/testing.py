@@ -8,9 +8,11 @@ makes every `poise.Pool` of the code under test such a pool. The fixtures of `po
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
 import heapq
 import itertools
+import logging
 import threading
 import time
 from collections import Counter
@@ -32,12 +34,13 @@ from poise._wire.codec import (
     pack_exception,
 )
 from poise._wire.door import Door
-from poise._wire.functions import FunctionBook, FunctionShelf, Target, construct, type_names
+from poise._wire.functions import FunctionBook, FunctionShelf, Target, type_names
 from poise._wire.lane import Answer, Kind, Lane, Launcher, Listener, Origin, Parcel, StartFailed, Verdict
 from poise._wire.ray_options import unwrap_factory
 from poise._wire.words import describe
 from poise._worker.inbox import Arrival, Inbox
-from poise._worker.runner import Runner
+from poise._worker.keeper import Keeper
+from poise._worker.runner import Runner, calls_loop
 from poise.errors import PayloadError
 from poise.options import check_whole
 from poise.pool import Pool, RemoteClass
@@ -48,6 +51,8 @@ if TYPE_CHECKING:
     from poise._core.stats import Stats
     from poise._engine.clock import Clock
     from poise.options import PoolOptions, WorkerArguments
+
+_log = logging.getLogger("poise")
 
 _Event: TypeAlias = Callable[[], None]
 
@@ -547,6 +552,11 @@ class LocalLane:
         self._book = FunctionBook(())
         self._failures: dict[int, PayloadError] = {}  # stream items that could not be unpickled
         self._faults = faults
+        self._keeper: Keeper | None = None
+        self._closed: asyncio.Future[list[str]] | None = None
+        """Once closing was asked for: what went wrong with it."""
+        self._is_started = False
+        self._was_given_up = False
         self._ended = threading.Event()
         self._dying = threading.Lock()
         """Held while a call is announced and while the worker dies, so that nothing unannounced begins after that."""
@@ -568,17 +578,19 @@ class LocalLane:
 
         def live() -> None:
             failure = self._construct(factory, concurrency)
-            try:
+            with contextlib.suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(settle, failure)
-            except RuntimeError:  # the loop is closed
-                return
-            if self._runner is not None and not self._is_dead:
+            if self._runner is not None:
+                if self._is_dead and not self._is_started:
+                    self._was_given_up = True  # while it was made: nobody will use it
+                    self._inbox.close()
                 self._run(self._runner)
 
         threading.Thread(target=live, name=self._name, daemon=True).start()
         failure = await ready
         if failure is not None:
             raise start_failed(failure)
+        self._is_started = True
 
     def send(self, parcels: Sequence[Parcel]) -> None:
         """Give the worker these calls."""
@@ -610,6 +622,20 @@ class LocalLane:
     def grant(self, call_id: int, items: int) -> None:
         """Let the stream send this many more items."""
         self._inbox.credit(call_id, items)
+
+    async def close(self, timeout: float) -> None:
+        """Let the worker close what it holds, for so many seconds of real time at most, then end it."""
+        if timeout > 0 and not self._is_dead and self._closed is None:
+            self._closed = asyncio.get_running_loop().create_future()
+            self._inbox.close()
+            try:
+                async with asyncio.timeout(timeout):
+                    failures = await self._closed
+            except TimeoutError:
+                failures = [f"it was not done with closing after close_timeout={timeout:g} s and is given up"]
+            for failure in failures:
+                _log.warning("worker %d: %s", self._worker_id, failure)
+        await self.kill()
 
     async def kill(self) -> None:
         """End the worker: nothing is heard of it any more, and its threads end as soon as user code lets them."""
@@ -668,21 +694,34 @@ class LocalLane:
             return not self._is_dead
 
     def _construct(self, factory: Callable[[], Any] | None, concurrency: int) -> Packed | None:
+        loop = calls_loop(self._inbox, concurrency, self._name)
         try:
-            instance = construct(factory)
+            self._keeper = Keeper(loop)
+            instance = self._keeper.make(factory)
         except BaseException as error:  # noqa: BLE001 - a constructor may well call sys.exit()
-            return pack_exception(error, skip_frames=2)
+            loop.wind_up()
+            return pack_exception(error, skip_frames=3)
         self._book = FunctionBook(type_names(instance))
-        self._runner = Runner(self._inbox, _FaultyShelf(instance, self.suffer), self, concurrency, self._name)
+        shelf = _FaultyShelf(instance, self.suffer)
+        self._runner = Runner(self._inbox, shelf, self, concurrency, self._name, loop)
         return None
 
     def _run(self, runner: Runner) -> None:
         reason = "it takes no more calls"
         try:
-            runner.run()
+            runner.run(self._leave)
         except BaseException as error:  # noqa: BLE001 - a fault of poise's own: the worker is lost, as a real one would be
             reason = describe(error)
         self._tell(lambda: self.crash(reason))
+
+    def _leave(self) -> None:
+        """Close what the factory made, if that was asked for: not after a death."""
+        if (self._closed is None and not self._was_given_up) or self._keeper is None:
+            return
+        failures = self._keeper.leave()
+        if self._closed is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                self._closed.get_loop().call_soon_threadsafe(self._hear_closed, failures)
 
     def _fetch(self, call: Arrival, arguments: Payload) -> None:
         import ray
@@ -698,6 +737,10 @@ class LocalLane:
 
     # -----------------------------------------------------------------------------------------------------------------
     # On the loop
+
+    def _hear_closed(self, failures: list[str]) -> None:
+        if self._closed is not None and not self._closed.done():
+            self._closed.set_result(failures)
 
     def _tell(self, event: _Event) -> None:  # runs on any thread
         if not self._is_dead:

@@ -61,6 +61,8 @@ class Scene:
         self.leases: dict[CallRecord, int] = {}
         self.started: list[int] = []
         self.killed: list[int] = []
+        self.closed: list[int] = []
+        """Those of them that may go gently."""
         self._next_id = 0
         self.act(self.pool.open(self.now))
         for worker_id in range(size if ready is None else ready):
@@ -89,8 +91,9 @@ class Scene:
                     self.leases[call] = worker_id
                 case Start(worker_id):
                     self.started.append(worker_id)
-                case Kill(worker_id, _):
+                case Kill(worker_id, _, gently):
                     self.killed.append(worker_id)
+                    self.closed += [worker_id] * gently
         self.pool.check_invariants()
 
     # ---------------------------------------------------------------- callers

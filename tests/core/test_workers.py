@@ -217,6 +217,28 @@ def test_a_worker_that_retires_finishes_what_it_holds_and_gets_nothing_more() ->
     assert scene.pool.stats(scene.now).ready == 1
 
 
+def test_only_a_worker_that_is_not_wanted_and_runs_nothing_may_close_what_it_holds() -> None:
+    scene = Scene(size=3, kill_after=1.0)
+    stuck, held = scene.submit(timeout=2.0), scene.submit()
+    scene.wait(3.0)
+    assert scene.killed == [0], "it overran"
+    scene.resize(2)
+    scene.stop()
+    assert sorted(scene.killed) == [0, 0, 1, 2]
+    assert scene.closed == [2], "the first is killed already, the second still runs a call"
+    assert {stuck, held} <= scene.errors.keys()
+
+
+def test_a_worker_that_retires_may_close_what_it_holds_once_it_has_finished() -> None:
+    scene = Scene(size=2)
+    calls = [scene.submit(), scene.submit()]
+    scene.resize(1)
+    assert scene.closed == []
+    for call in calls:
+        scene.answer(call)
+    assert scene.closed == [1]
+
+
 def test_a_worker_that_retires_gives_back_what_it_was_sent_ahead() -> None:  # G2
     scene = Scene(size=2, sends_ahead=True)
     scene.learn_pace()

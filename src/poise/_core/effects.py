@@ -74,6 +74,8 @@ class Kill:
 
     worker_id: WorkerId
     reason: str
+    gently: bool = False
+    """Whether it may close what it holds before: it runs nothing, and ends because it is not wanted any more."""
 
 
 Effect = Send | Recall | Cancel | Resolve | Reject | Lease | Start | Kill

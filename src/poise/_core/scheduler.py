@@ -274,7 +274,8 @@ class Scheduler:
         self._refuse_waiting()
         for worker in list(self._workers.values()):
             if worker.state is not WorkerState.PENDING:
-                self._outbox.add(Kill(worker.id, "the pool was closed"))
+                is_idle = worker.is_serving and worker.is_empty
+                self._outbox.add(Kill(worker.id, "the pool was closed", gently=is_idle))
             self._fleet.step(worker, WorkerEvent.STOP, now)
             for call in worker.take_calls():  # any of them may have begun: nobody asks the worker any more
                 if call.state is CallState.ABANDONED:
@@ -479,7 +480,7 @@ class Scheduler:
         if worker.is_empty and worker.lease is None and not worker.is_killed:
             self._fleet.step(worker, WorkerEvent.LOST, now)
             self._placement.forget(worker)
-            self._outbox.add(Kill(worker.id, "retired"))
+            self._outbox.add(Kill(worker.id, "retired", gently=True))
 
     def _kill_for(self, call: CallRecord) -> None:
         """A call that expired still runs: its worker is stuck."""

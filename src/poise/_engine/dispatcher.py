@@ -44,6 +44,7 @@ class Dispatcher:
         launcher: Launcher,
         loop: asyncio.AbstractEventLoop,
         start_timeout: float,
+        close_timeout: float,
         clock: Clock,
     ) -> None:
         self.loop = loop
@@ -51,7 +52,7 @@ class Dispatcher:
         self.clock = clock
         """What deadlines, backoff and every other time are read from: the loop, unless a test has its own."""
         self.scheduler = scheduler
-        self.supervisor: Supervisor = Supervisor(launcher, self, start_timeout)
+        self.supervisor: Supervisor = Supervisor(launcher, self, start_timeout, close_timeout)
         self.lanes: dict[int, Lane] = {}
         """The way to each worker that has started. Invariant: every READY or RETIRING worker has one."""
         self._calls: dict[int, Call[Any]] = {}
@@ -290,7 +291,7 @@ class Dispatcher:
         elif isinstance(effect, Start):
             self.supervisor.start(effect.worker_id)
         elif isinstance(effect, Kill):
-            self.supervisor.kill(effect.worker_id, effect.reason)
+            self.supervisor.end(effect.worker_id, effect.reason, gently=effect.gently)
         elif isinstance(effect, Recall):
             if (lane := self.lanes.get(effect.worker_id)) is not None:
                 lane.recall(effect.call_ids)

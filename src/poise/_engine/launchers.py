@@ -16,7 +16,12 @@ def own_launcher(factory: Callable[[], Any] | Any | None, options: PoolOptions) 
     if options.lane == "freight":
         from poise._wire.freight import FreightLauncher
 
-        return FreightLauncher(factory, concurrency=options.concurrency, ray_options=options.ray_options)
+        return FreightLauncher(
+            factory,
+            concurrency=options.concurrency,
+            close_timeout=options.close_timeout,
+            ray_options=options.ray_options,
+        )
     from poise._wire.express import ExpressLauncher
 
     return ExpressLauncher(
@@ -24,6 +29,7 @@ def own_launcher(factory: Callable[[], Any] | Any | None, options: PoolOptions) 
         is_required=options.lane == "express",
         link_timeout=options.link_timeout,
         concurrency=options.concurrency,
+        close_timeout=options.close_timeout,
         ray_options=options.ray_options,
     )
 

@@ -39,10 +39,11 @@ class Owner(Protocol):
 class Supervisor:
     """Performs `Start` and `Kill`. Every asyncio task of a pool is one of its own, and it waits for all of them."""
 
-    def __init__(self, launcher: Launcher, owner: Owner, start_timeout: float) -> None:
+    def __init__(self, launcher: Launcher, owner: Owner, start_timeout: float, close_timeout: float) -> None:
         self._launcher = launcher
         self._owner = owner
         self._start_timeout = start_timeout
+        self._close_timeout = close_timeout
         self._starting: dict[int, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._last_warning = ""
@@ -53,14 +54,21 @@ class Supervisor:
         self._starting[worker_id] = task
         task.add_done_callback(lambda _: self._starting.pop(worker_id, None))
 
-    def kill(self, worker_id: int, reason: str) -> None:
-        """End a worker, in whatever state it is; its owner hears that it is lost once it is gone."""
+    def end(self, worker_id: int, reason: str, *, gently: bool) -> None:
+        """End a worker, in whatever state it is; its owner hears that it is lost once it is gone.
+
+        Args:
+            worker_id: which.
+            reason: why, for its owner.
+            gently: let it close what it holds before.
+        """
         start = self._starting.pop(worker_id, None)
         if start is not None:
             start.cancel()
         lane = self._owner.lanes.pop(worker_id, None)
         if lane is not None:
-            self._spawn(self._end(worker_id, lane, reason))
+            ending = lane.close(self._close_timeout) if gently else lane.kill()
+            self._spawn(self._end(worker_id, ending, reason))
 
     def bury(self, lane: Lane) -> None:
         """Clear up what a dead worker has left."""
@@ -90,7 +98,7 @@ class Supervisor:
             owner.worker_lost(worker_id, f"{type(error).__name__}: {error}", error)
         else:
             if not owner.worker_ready(worker_id, lane):
-                self.bury(lane)
+                self._spawn(lane.close(self._close_timeout))
 
     async def _launch_in_time(self, worker_id: int) -> Lane:
         launch = self._owner.loop.create_task(self._launcher.launch(worker_id))
@@ -119,11 +127,11 @@ class Supervisor:
         launch.cancel()
         await asyncio.wait({launch})
         if not launch.cancelled() and launch.exception() is None:
-            await launch.result().kill()  # it was ready at the very moment of giving it up
+            await launch.result().close(self._close_timeout)  # it was ready at the very moment of giving it up
 
-    async def _end(self, worker_id: int, lane: Lane, reason: str) -> None:
+    async def _end(self, worker_id: int, ending: Coroutine[None, None, None], reason: str) -> None:
         try:
-            await lane.kill()
+            await ending
         finally:
             self._owner.worker_lost(worker_id, reason)
 

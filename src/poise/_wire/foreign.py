@@ -151,6 +151,10 @@ class ForeignLane:
         if stream is not None:
             stream.grant(items)
 
+    async def close(self, timeout: float) -> None:  # noqa: ARG002 - what the actor holds is not ours to close
+        """Let go of the actor, which lives on."""
+        await self.kill()
+
     async def kill(self) -> None:
         """Let go of the actor, which lives on."""
         self._is_lost = True

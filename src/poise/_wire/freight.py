@@ -59,6 +59,7 @@ class FreightLauncher:
         factory: Callable[[], Any] | Any | None,
         *,
         concurrency: int = 1,
+        close_timeout: float = 0.0,
         ray_options: Mapping[str, Any] | None = None,
     ) -> None:
         """Start nothing yet.
@@ -67,6 +68,7 @@ class FreightLauncher:
             factory: makes the instance, in the worker; also a class decorated with `@ray.remote`. None for workers
                 that run plain functions.
             concurrency: how many calls each worker runs at once.
+            close_timeout: seconds that a worker that is given up while it starts has to close what it holds already.
             ray_options: for Ray's `.options()`, unchanged.
 
         Raises:
@@ -79,6 +81,7 @@ class FreightLauncher:
             self._factory, defaults = unwrap_factory(factory)
         self._options = {**defaults, **(ray_options or {})}
         self._concurrency = concurrency
+        self._close_timeout = close_timeout
         self._label = label_of(self._factory)
         # `perform` of a call that was sent ahead waits for its turn, so what others need is not on its threads.
         threads = concurrency + SPARE_THREADS
@@ -141,7 +144,7 @@ class FreightLauncher:
         try:
             await self._start(lane, lambda: self._placing.discard(worker_id))
         except BaseException:
-            await lane.kill()
+            await lane.close(self._close_timeout)
             raise
         finally:
             self._placing.discard(worker_id)
@@ -271,6 +274,12 @@ class FreightLane:
             self._tell("grant", call_id, items)
         else:
             self._pull(call_id, stream, items)
+
+    async def close(self, timeout: float) -> None:
+        """Let an idle worker close what it holds, for so many seconds at most, then end it as `kill` does."""
+        if self._killing is None:
+            self._killing = asyncio.ensure_future(self._close(timeout))
+        await asyncio.shield(self._killing)
 
     async def kill(self) -> None:
         """End the worker at once and return when it is gone. Safe to call again, and after the worker's death."""
@@ -407,6 +416,32 @@ class FreightLane:
     def _fail(self, error: Exception) -> None:
         """What the worker said is lost by a fault of poise's own."""
         self._lose(f"what it said was not understood: {describe(error)}", all_in_doubt=True)
+
+    async def _close(self, timeout: float) -> None:
+        if timeout > 0 and self.origin.pid is not None and self._may_call():  # else it has no process yet, or no more
+            try:
+                async with asyncio.timeout(timeout):
+                    await self._leave()
+            except TimeoutError:
+                _log.warning(
+                    "worker %d was not done with closing after close_timeout=%g s and is killed",
+                    self.worker_id,
+                    timeout,
+                )
+        await self._kill()
+
+    async def _leave(self) -> None:
+        """Have the host close what it holds, and its process end in good order."""
+        try:
+            failures: list[str] | None = await outcome_of(self._host.close.remote())
+            if failures is None:
+                return
+            for failure in failures:
+                _log.warning("worker %d: %s", self.worker_id, failure)
+            self._tell("end")
+        except RayError:
+            return  # it has died of itself
+        await self._dead.wait()
 
     async def _kill(self) -> None:
         host, self._host = self._host, None

@@ -109,6 +109,9 @@ class Lane(Protocol):
     def grant(self, call_id: int, items: int) -> None:
         """Let the stream send this many more items."""
 
+    async def close(self, timeout: float) -> None:
+        """Let an idle worker close what it holds, for so many seconds at most, then end it as `kill` does."""
+
     async def kill(self) -> None:
         """End the worker at once and return when it is gone. Safe to call again, and after the worker's death."""
 

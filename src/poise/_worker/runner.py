@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from poise._wire.codec import RAISED, RETURNED, Packed, pack_exception, unpack_arguments
 from poise._worker.coroutines import Coroutines
-from poise._worker.loop_thread import CallsLoop, LoopThread
+from poise._worker.loop_thread import LoopThread
 from poise._worker.outlet import Outlet, check_iterable, is_async_iterable, is_coroutine, pack_item, pack_result
 from poise._worker.own_loop import OwnLoop
 
@@ -31,11 +31,22 @@ _log = logging.getLogger("poise")
 _NEVER_AWAITED: Final = frozenset({int, float, str, bytes, bool, type(None), list, tuple, dict})
 
 
+def calls_loop(inbox: Inbox, concurrency: int, name: str = "poise-runner") -> OwnLoop | LoopThread:
+    """Make the loop on which a worker's coroutines will run; nothing is started yet."""
+    return OwnLoop(inbox) if concurrency == 1 else LoopThread(f"{name}-loop")
+
+
 class Runner:
     """Takes calls from an inbox and runs them on an instance."""
 
     def __init__(
-        self, inbox: Inbox, shelf: FunctionShelf, outlet: Outlet, concurrency: int = 1, name: str = "poise-runner"
+        self,
+        inbox: Inbox,
+        shelf: FunctionShelf,
+        outlet: Outlet,
+        concurrency: int = 1,
+        name: str = "poise-runner",
+        loop: OwnLoop | LoopThread | None = None,
     ) -> None:
         """Run nothing yet; see `run`.
 
@@ -45,6 +56,7 @@ class Runner:
             outlet: takes results, errors and stream items.
             concurrency: how many calls may run at once.
             name: how the names of its own threads begin.
+            loop: what `calls_loop` gave for the same, if it was used before.
         """
         self._inbox = inbox
         self._find = shelf.find
@@ -52,9 +64,9 @@ class Runner:
         self._reply = outlet.reply
         self._concurrency = concurrency
         self._name = name
-        self._own_loop = OwnLoop(inbox) if concurrency == 1 else None
-        self.loop: CallsLoop = self._own_loop or LoopThread(f"{name}-loop")
-        self._coroutines = Coroutines(outlet, self._end_coroutine, self.loop)
+        self._loop = loop or calls_loop(inbox, concurrency, name)
+        self._own_loop = self._loop if isinstance(self._loop, OwnLoop) else None
+        self._coroutines = Coroutines(outlet, self._end_coroutine, self._loop)
         # Invariant: tokens here + threads that hold a slot + coroutines that run == concurrency.
         self._slots: SimpleQueue[None] = SimpleQueue()
         for _ in range(concurrency - 1):
@@ -63,11 +75,14 @@ class Runner:
         self._threads = 1  # the one that calls `run`
         self._idle = 0  # threads that wait for a slot or a call
 
-    def run(self) -> None:
+    def run(self, at_end: Callable[[], object] | None = None) -> None:
         """Run calls on this thread until the inbox is closed.
 
         If it raises, or returns before that was asked for, poise itself has failed, and the worker must end: nobody
         would answer.
+
+        Args:
+            at_end: called on this thread after the last call, while the loop of the coroutines still stands.
         """
         try:
             if self._own_loop is not None:
@@ -75,8 +90,10 @@ class Runner:
             else:
                 self._idle += 1
                 self._run_among_others()
+            if at_end is not None:
+                at_end()
         finally:
-            self.loop.wind_up()
+            self._loop.wind_up()
 
     def _run_alone(self, loop: OwnLoop) -> None:
         take, begin = self._inbox.take, self._begin

@@ -89,6 +89,7 @@ class Executor(futures.Executor, Generic[T]):
                 in the original, sets no limit.
             min_ready (1): how many workers must be ready before calls are sent to any.
             start_timeout (60.0): seconds that a worker, and the opening of the pool, may take.
+            close_timeout (5.0): see `poise.Pool`.
             kill_after (5.0): see `poise.Pool`.
             poison_after (3): see `poise.Pool`.
             lane ("auto"): see `poise.Pool`.
