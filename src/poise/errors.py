@@ -135,7 +135,7 @@ class PoolBroken(PoiseError):
 
 
 class PoolClosed(PoiseError):
-    """The pool is closed (or was never opened): the call was not run."""
+    """The pool is closed (or was never opened): the call was not run, or not run again after it had failed."""
 
 
 class PayloadError(PoiseError):

@@ -21,6 +21,7 @@ class CallArguments(TypedDict, total=False):
     priority: int
     retries: int
     retry_on: tuple[type[Exception], ...] | type[Exception]
+    retry_delay: float
 
 
 class WorkerArguments(TypedDict, total=False):
@@ -58,6 +59,9 @@ class CallOptions:
     """How many more times a call may run after its worker died, or after an exception that `retry_on` names."""
     retry_on: tuple[type[Exception], ...] = ()
     """Exceptions of the user's code after which a call is run again, beside the death of its worker."""
+    retry_delay: float = 0.1
+    """Seconds, at most, of the pause before the second attempt; it doubles with each, up to 30 s, and each pause is a
+    random part of it. 0 is none."""
 
     def __post_init__(self) -> None:
         """Check every option.
@@ -71,6 +75,7 @@ class CallOptions:
             _number("deadline", self.deadline)
         check_whole("priority", self.priority, None)
         check_whole("retries", self.retries, 0)
+        _seconds("retry_delay", self.retry_delay, zero=True, none=False)
         given: Any = self.retry_on
         is_tuple = isinstance(given, tuple)
         kinds: tuple[Any, ...] = given if is_tuple else (given,)  # pyright: ignore[reportUnknownVariableType]

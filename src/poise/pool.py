@@ -178,7 +178,7 @@ class Pool(View[T]):
             kill_after=settings.kill_after,
             poison_after=settings.poison_after,
             heals=self._launcher.replaces,
-            jitter=_jitter,
+            chance=random.random,
         )
         clock = self._make_clock(loop)
         self._home.engine = dispatcher = Dispatcher(
@@ -349,8 +349,3 @@ class Pool(View[T]):
         """Warn about a pool that was never closed; Ray ends its actors with its handles."""
         if getattr(self, "_closing", self) is None and self._home.engine is not None:
             warnings.warn(f"{self!r} was not closed", ResourceWarning, stacklevel=2, source=self)
-
-
-def _jitter() -> float:
-    """Spread the restarts of many workers between half and all of the backoff."""
-    return random.uniform(0.5, 1.0)

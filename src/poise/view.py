@@ -378,8 +378,12 @@ class View(Generic[T]):
                 where a test has given it one). The earlier of it and `timeout` counts.
             priority (0): higher starts first; equal ones start in the order of submission.
             retries (0): how many more times a call may run after its worker died, or after an exception in `retry_on`.
-                Only for what may safely run twice.
+                Only for what may safely run twice. It does not go back to a worker where it has failed while another
+                works that could take it, for up to 30 s.
             retry_on (()): exception classes after which a call is run again.
+            retry_delay (0.1): seconds, at most, of the pause before the second attempt. It doubles with each further
+                one, up to 30 s, and a random part of it is waited, so that calls which failed together do not come
+                back together. 0 is no pause.
 
         Raises:
             ConfigError: an option is outside its range.
@@ -487,6 +491,7 @@ class View(Generic[T]):
             deadline=deadline,
             timeout=timeout,
             retries=options.retries,
+            retry_delay=options.retry_delay,
             lease=self._lease,
             is_lease=is_lease,
         )

@@ -39,7 +39,7 @@ class Scene:
         kill_after: float | None = None,
         poison_after: int = 3,
         heals: bool = True,
-        jitter: Callable[[], float] = lambda: 1.0,
+        chance: Callable[[], float] = lambda: 1.0,
     ) -> None:
         self.now = 0.0
         self.sends_ahead = sends_ahead
@@ -50,7 +50,7 @@ class Scene:
             kill_after=kill_after,
             poison_after=poison_after,
             heals=heals,
-            jitter=jitter,
+            chance=chance,
         )
         self.sent: dict[int, list[CallRecord]] = defaultdict(list)
         """Every call that was sent to each worker, in order."""

@@ -43,7 +43,7 @@ def test_the_backoff_doubles_up_to_half_a_minute() -> None:  # G8
 
 
 def test_the_backoff_is_jittered() -> None:  # G8
-    scene = Scene(size=1, ready=0, jitter=lambda: 0.5)
+    scene = Scene(size=1, ready=0, chance=lambda: 0.0)
     scene.lose(0)
     assert scene.pool.next_tick() == pytest.approx(0.05)
 

@@ -87,6 +87,10 @@ class Fate:
     begun: int = 0
     reruns: int = 0
     """Endings after which the pool may begin it again only by the caller's leave."""
+    failed_on: set[int] = field(default_factory=set[int])
+    """Workers whose answer was an exception after which it is tried again."""
+    rests_until: float = -math.inf
+    """When the pause after its last attempt is over, at the earliest."""
     sends: int = 0
     is_cancelled: bool = False
     holder: Actor | None = None
@@ -175,6 +179,8 @@ class World:
         assert fate.holder is None, "sent to two workers at once"  # G2
         assert fate.reruns <= fate.retries  # G2
         assert call.deadline > self.now  # G6
+        assert fate.rests_until <= self.now, "sent before its pause was over"
+        self.seen["sent elsewhere"] += bool(fate.failed_on) and actor.id not in fate.failed_on
         lease = self.leases.get(actor.id)
         assert (None if lease is None else lease.call) is call.lease, "a lease is exclusive"
         assert call.lease is None or not fate.is_released
@@ -251,6 +257,7 @@ class World:
         priority: int = 0,
         timeout: float | None = None,
         retries: int = 0,
+        retry_delay: float = 0.0,
         function: str = "long",
         may_park: bool = False,
         is_lease: bool = False,
@@ -265,6 +272,7 @@ class World:
             deadline=math.inf if timeout is None else self.now + timeout,
             timeout=math.inf if timeout is None else timeout,
             retries=retries,
+            retry_delay=retry_delay,
             lease=None if lease is None else lease.call,
             is_lease=is_lease,
         )
@@ -367,12 +375,22 @@ class World:
             for ended in content:
                 self._left(actor, ended.call_id)
                 actor.outstanding.remove(ended.call_id)
+                if ended.ending is Ending.RETRYABLE:
+                    self._failed(actor, self.fates[ended.call_id])
             self.perform(self.pool.finished(actor.id, content, self.now))
         elif kind == "begun":
             self.pool.begun(actor.id, content)
             self.check()
         else:
             self.perform(self.pool.recall_done(actor.id, self.now))
+
+    def _failed(self, actor: Actor, fate: Fate) -> None:
+        """The pool hears that an attempt has failed; it may have been for nothing, if the caller has left."""
+        call = fate.call
+        if call.bound_for is None and call.retries:
+            fate.failed_on.add(actor.id)
+        if call.retry is not None and call.retries and (call.bound_for is None or call.lease is not None):
+            fate.rests_until = self.now + min(30.0, call.retry.delay * 2.0 ** (fate.retries - call.retries))
 
     def die(self, actor: Actor, *, is_cut_off: bool = False) -> None:
         """The actor's process ends. What it had said still arrives, unless it is cut off; the rest is lost."""
@@ -423,8 +441,13 @@ class World:
         assert stats.in_flight == sum(len(actor.outstanding) for actor in self.actors.values())
         free = [w for w in stats.workers if self._is_free(w.id, w.state, w.running)]
         waiting = [f.call for f in self.live.values() if f.call.state in (CallState.WAITING, CallState.PARKED)]
-        if any(_is_ordinary(call) for call in waiting):
+        if any(_is_ordinary(call) and not call.avoids for call in waiting):
             assert not free or stats.free_slots == 0, "a call waits beside a free worker"  # G4
+        if stats.free_slots and not any(call.needs_whole_worker for call in waiting):
+            for call in waiting:
+                if _is_ordinary(call) and call.avoids:
+                    self.seen["wary beside a worker that it avoids"] += 1
+                    assert {w.id for w in free} <= self.fates[call.id].failed_on, "it avoids what it need not"  # G4
 
     def _is_free(self, worker_id: int, state: str, running: int) -> bool:
         return state == "ready" and running < self.slots and worker_id not in self.leases
@@ -536,6 +559,7 @@ def make_world(dice: Dice) -> World:
 def submit_something(world: World, step: str, dice: Dice) -> None:
     pick = dice.pick
     fields: dict[str, Any] = {"may_park": pick((False, True)), "timeout": pick(TIMEOUTS), "retries": pick((0, 0, 1, 3))}
+    fields["retry_delay"] = pick((0.0, 0.0, 0.01, 1.0))
     match step:
         case "submit":
             for _ in range(pick((1, 1, 1, 4))):

@@ -6,10 +6,12 @@ import enum
 import math
 from typing import TYPE_CHECKING, Any
 
+from poise._core.retry import Retry
+
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
-    from poise._core.worker import WorkerRecord
+    from poise._core.worker import WorkerId, WorkerRecord
 
 CallId = int
 """Grows with each submission, so it is also the call's place in the order."""
@@ -22,6 +24,8 @@ class CallState(enum.IntEnum):  # int, because a plain Enum's hash is a Python c
     """Its caller waits for room in the backlog."""
     WAITING = enum.auto()
     """Accepted, not yet given a slot."""
+    PAUSED = enum.auto()
+    """An attempt has failed, and it is not yet time for the next one."""
     AHEAD = enum.auto()
     """Sent to a worker beyond its slots, where it has not begun as far as is known."""
     RUNNING = enum.auto()
@@ -41,6 +45,8 @@ class CallEvent(enum.IntEnum):
     SEND_AHEAD = enum.auto()
     BEGIN = enum.auto()
     RETURN = enum.auto()
+    PAUSE = enum.auto()
+    RESUME = enum.auto()
     ABANDON = enum.auto()
     END = enum.auto()
 
@@ -52,11 +58,14 @@ TRANSITIONS: dict[tuple[CallState, CallEvent], CallState] = {
     (CallState.WAITING, CallEvent.GRANT): CallState.RUNNING,
     (CallState.WAITING, CallEvent.SEND_AHEAD): CallState.AHEAD,
     (CallState.WAITING, CallEvent.END): CallState.DONE,
+    (CallState.PAUSED, CallEvent.RESUME): CallState.WAITING,
     (CallState.AHEAD, CallEvent.BEGIN): CallState.RUNNING,
     (CallState.AHEAD, CallEvent.RETURN): CallState.WAITING,
+    (CallState.AHEAD, CallEvent.PAUSE): CallState.PAUSED,
     (CallState.AHEAD, CallEvent.ABANDON): CallState.ABANDONED,
     (CallState.AHEAD, CallEvent.END): CallState.DONE,
     (CallState.RUNNING, CallEvent.RETURN): CallState.WAITING,
+    (CallState.RUNNING, CallEvent.PAUSE): CallState.PAUSED,
     (CallState.RUNNING, CallEvent.ABANDON): CallState.ABANDONED,
     (CallState.RUNNING, CallEvent.END): CallState.DONE,
     (CallState.ABANDONED, CallEvent.END): CallState.DONE,
@@ -83,7 +92,7 @@ class CallRecord:
         "lease",
         "name",
         "priority",
-        "retries",
+        "retry",
         "since",
         "state",
         "tag",
@@ -101,6 +110,7 @@ class CallRecord:
         deadline: float = math.inf,
         timeout: float = math.inf,
         retries: int = 0,
+        retry_delay: float = 0.0,
         lease: CallRecord | None = None,
         is_lease: bool = False,
         tag: Any = None,
@@ -115,8 +125,8 @@ class CallRecord:
         """Seconds on the engine's clock."""
         self.timeout: float = timeout
         """What the caller asked for, in seconds: for the message only."""
-        self.retries: int = retries
-        """How many more attempts may follow one that may have begun."""
+        self.retry: Retry | None = Retry(retries, retry_delay) if retries else None
+        """What a call that may be run again has beside; None for any other, which so takes no more room."""
         self.lease: CallRecord | None = lease
         """The lease under which it was submitted: it runs on that worker or nowhere."""
         self.is_lease: bool = is_lease
@@ -150,6 +160,27 @@ class CallRecord:
             self.state = TRANSITIONS[self.state, event]
         except KeyError:
             raise IllegalTransitionError(f"call {self.id}: {event.name} while {self.state.name}") from None
+
+    def leave_worker(self, now: float) -> None:
+        """No worker holds it any more, and it waits from now on."""
+        self.worker = None
+        self.is_announced = False
+        self.is_kept = False
+        self.since = now
+
+    @property
+    def retries(self) -> int:
+        """How many more attempts may follow one that may have begun."""
+        return 0 if self.retry is None else self.retry.left
+
+    @property
+    def avoids(self) -> frozenset[WorkerId]:
+        """Workers on which it has failed, and which it is not given to while another can take it."""
+        return frozenset() if self.retry is None else self.retry.avoids
+
+    def precedes(self, other: CallRecord) -> bool:
+        """Whether it comes before the other in the order (G5)."""
+        return (-self.priority, self.id) < (-other.priority, other.id)
 
     @property
     def may_have_begun(self) -> bool:

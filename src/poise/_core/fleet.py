@@ -24,7 +24,7 @@ class Fleet:
     """Adds, starts, replaces and removes the records of workers; which calls they hold is not its concern."""
 
     __slots__ = (
-        "_jitter",
+        "_chance",
         "_next_id",
         "_slots",
         "_starts",
@@ -36,7 +36,7 @@ class Fleet:
         "workers",
     )
 
-    def __init__(self, slots: int, *, heals: bool, jitter: Callable[[], float]) -> None:
+    def __init__(self, slots: int, *, heals: bool, chance: Callable[[], float]) -> None:
         self.workers: dict[WorkerId, WorkerRecord] = {}
         """Every worker that is not GONE."""
         self.ready: dict[WorkerId, WorkerRecord] = {}
@@ -50,7 +50,7 @@ class Fleet:
         self.broken: PoolBroken | None = None
         """Why no worker can start. Ends when one does."""
         self._slots = slots
-        self._jitter = jitter
+        self._chance = chance
         self._next_id: WorkerId = 0
         self._starts: list[tuple[float, WorkerId]] = []
         """A heap of when each PENDING worker is due; those retired meanwhile are skipped."""
@@ -69,7 +69,8 @@ class Fleet:
         """Record a worker that is wanted, to be started when the backoff after so many failures has passed."""
         delay = 0.0
         if failures:
-            delay = min(BACKOFF_MOST, BACKOFF_FIRST * 2.0 ** min(20, failures - 1)) * self._jitter()
+            delay = min(BACKOFF_MOST, BACKOFF_FIRST * 2.0 ** min(20, failures - 1))
+            delay *= 0.5 + 0.5 * self._chance()  # spreads the restarts of many workers
         worker = WorkerRecord(self._next_id, self._slots, now + delay, failures)
         self._next_id += 1
         self.workers[worker.id] = worker

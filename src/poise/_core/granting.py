@@ -25,7 +25,18 @@ _WAIT_WEIGHT: Final = 0.05
 class Granting:
     """Brings waiting calls and workers together. Whoever grants, records, in the same step."""
 
-    __slots__ = ("_backlog", "_outbox", "_outcomes", "_parked", "_placement", "_slots", "_waiting", "pace", "wait_time")
+    __slots__ = (
+        "_backlog",
+        "_outbox",
+        "_outcomes",
+        "_parked",
+        "_placement",
+        "_slots",
+        "_waiting",
+        "_wary",
+        "pace",
+        "wait_time",
+    )
 
     def __init__(self, slots: int, waiting: Waiting, placement: Placement, outcomes: Outcomes, outbox: Outbox) -> None:
         self.pace = Pace()
@@ -35,6 +46,7 @@ class Granting:
         self._waiting = waiting
         self._backlog = waiting.backlog
         self._parked = waiting.parked
+        self._wary = waiting.wary
         self._placement = placement
         self._outcomes = outcomes
         self._outbox = outbox
@@ -63,15 +75,25 @@ class Granting:
         return self._placement.empty_worker() if call.is_lease else self._any_worker_for(call, now)
 
     def _any_worker_for(self, call: CallRecord, now: float) -> WorkerRecord | None:
-        """A worker with a free slot, else one to which the call can be sent ahead."""
+        """A worker with a free slot, else one to which the call can be sent ahead.
+
+        While a wary call before it waits for a free worker none is sent ahead, because the workers would never be free.
+        """
         placement = self._placement
-        return placement.free_worker() or placement.roomy_worker(call, self.pace, now, len(self._backlog))
+        worker = placement.free_worker()
+        if worker is not None or (self._wary.calls and any(wary.precedes(call) for wary in self._wary.heads())):
+            return worker
+        return placement.roomy_worker(call, self.pace, now, len(self._backlog))
 
     def place(self, now: float) -> None:
         """Give waiting calls to workers for as long as the next one in the order can be given to one."""
         if self._waiting.claims:
             self._move_claims(now)
-        while (call := self.first()) is not None:
+        while True:
+            if self._wary.calls:
+                self._place_wary(now)
+            if (call := self.first()) is None:
+                break
             if call.deadline <= now:
                 self._outcomes.expire(call)
                 continue
@@ -86,6 +108,20 @@ class Granting:
             self._waiting.take_out(call)
             self.grant(call, worker, now)
         self._recall_for_idle()
+
+    def next_wary(self) -> tuple[CallRecord, WorkerRecord] | None:
+        """The first wary call whose turn it is and for which there is a worker, and that worker."""
+        head = self.first()
+        best: tuple[CallRecord, WorkerRecord] | None = None
+        for call in self._wary.heads():
+            is_before_others = (head is None or call.precedes(head)) and (best is None or call.precedes(best[0]))
+            if is_before_others and (worker := self._placement.other_worker(call)) is not None:
+                best = call, worker
+        return best
+
+    def _place_wary(self, now: float) -> None:
+        while (placed := self.next_wary()) is not None:
+            self._grant_in_time(*placed, now)
 
     def grant(self, call: CallRecord, worker: WorkerRecord, now: float) -> None:
         """Record that the worker holds the call, and have it sent."""

@@ -79,7 +79,7 @@ class Outcomes:
 
     def end_lease(self, worker: WorkerRecord, lease: CallRecord, cause: Literal["released", "lost"]) -> None:
         """End the lease that holds this worker, and refuse the calls that still wait under it."""
-        for call in list(worker.leased_queue):
+        for call in [*worker.leased_queue, *self._waiting.paused_under(lease)]:
             self.refuse(call, LeaseExpired(worker.id, cause))
         worker.lease = None
         lease.step(CallEvent.END)

@@ -93,19 +93,20 @@ class Pace:
 class Placement:
     """Knows which workers could take a call now, in O(1) per question.
 
-    Open workers stand in one queue per load, so that the least loaded is taken and equals take turns.
+    Open workers stand in queues by load, so that the least loaded is taken and equals take turns, but those whose last
+    answer was an exception come after their equals: a sick worker fails at once, is free at once, and would take most.
     """
 
     __slots__ = ("_by_load", "_least", "_load", "_patient", "_recalling", "_roomy", "_slots", "_stuck")
 
     def __init__(self, slots: int) -> None:
         self._slots = slots
-        self._by_load: list[OrderedDict[WorkerId, WorkerRecord]] = [OrderedDict() for _ in range(slots + 1)]
-        """Open workers, by how many slots they use."""
+        self._by_load: list[OrderedDict[WorkerId, WorkerRecord]] = [OrderedDict() for _ in range(2 * slots + 2)]
+        """Open workers, by how many slots they use: for each number those that are well, then those that failed."""
         self._load: dict[WorkerId, int] = {}
         """Where in `_by_load` each of them stands."""
         self._least = 0
-        """No open worker has a lower load."""
+        """No open worker stands in a queue before this one."""
         self._roomy: OrderedDict[WorkerId, WorkerRecord] = OrderedDict()
         """Open workers that had room to be sent calls ahead when last seen."""
         self._stuck: OrderedDict[WorkerId, WorkerRecord] = OrderedDict()
@@ -118,7 +119,7 @@ class Placement:
     def update(self, worker: WorkerRecord) -> None:
         """Note what has changed about this worker: to be called after every change of its calls or state."""
         worker_id = worker.id
-        load = len(worker.running) if worker.is_open else None
+        load = 2 * len(worker.running) + worker.has_failed if worker.is_open else None
         known = self._load.get(worker_id)
         if known != load:
             if known is not None:
@@ -135,7 +136,7 @@ class Placement:
             if worker.is_patient:
                 self._patient.pop(worker_id, None)
                 worker.is_patient = bool(worker.ahead)
-        if load == self._slots and worker.sends_ahead and not worker.pinned_queue:
+        if load is not None and load >= 2 * self._slots and worker.sends_ahead and not worker.pinned_queue:
             self._roomy[worker_id] = worker
         else:
             self._roomy.pop(worker_id, None)
@@ -168,12 +169,26 @@ class Placement:
     def free_worker(self) -> WorkerRecord | None:
         """The least loaded open worker, if it has a free slot."""
         worker = self.least_loaded()
-        return worker if self._least < self._slots else None
+        return worker if self._least < 2 * self._slots else None
 
     def empty_worker(self) -> WorkerRecord | None:
         """An open worker that holds nothing, or None."""
         worker = self.least_loaded()
-        return worker if self._least == 0 else None
+        return worker if self._least <= 1 else None
+
+    def other_worker(self, call: CallRecord) -> WorkerRecord | None:
+        """The least loaded open worker with room for this call that it does not avoid, or None.
+
+        If it avoids every open worker there is no use in that: it may have any of them.
+        """
+        avoided: frozenset[WorkerId] = call.avoids
+        if sum(worker_id in self._load for worker_id in avoided) == len(self._load):
+            avoided = frozenset()
+        for queue in self._by_load[self._least : 2 if call.needs_whole_worker else 2 * self._slots]:
+            for worker in queue.values():
+                if worker.id not in avoided:
+                    return worker
+        return None
 
     def roomy_worker(self, call: CallRecord, pace: Pace, now: float, waiting: int) -> WorkerRecord | None:
         """A worker to which this call can be sent ahead, or None. Those found full wait for their next answer."""
@@ -190,7 +205,8 @@ class Placement:
     @property
     def wants_recall(self) -> bool:
         """Whether more workers have a free slot than have a recall to answer."""
-        return len(self._load) - len(self._by_load[self._slots]) > len(self._recalling)
+        full = len(self._by_load[-2]) + len(self._by_load[-1])
+        return len(self._load) - full > len(self._recalling)
 
     def stuck_worker(self) -> WorkerRecord | None:
         """The worker whose calls sent ahead are to be asked back first, or None."""
@@ -219,7 +235,8 @@ class Placement:
     def check_invariants(self, workers: Iterable[WorkerRecord]) -> None:
         """Check that this is what the workers say; for tests."""
         known = {worker.id: worker for worker in workers}
-        assert self._load == {worker.id: len(worker.running) for worker in known.values() if worker.is_open}
+        ranks = {w.id: 2 * len(w.running) + w.has_failed for w in known.values() if w.is_open}
+        assert self._load == ranks
         for load, queue in enumerate(self._by_load):
             assert list(queue) == [worker_id for worker_id in queue if self._load[worker_id] == load]
         assert all(load >= self._least for load in self._load.values())

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from poise._core.call import CallId
     from poise._core.placement import Pace
+    from poise._core.retry import Retry
     from poise._core.stats import Counters
     from poise._core.worker import WorkerId
 
@@ -62,7 +63,7 @@ class Scheduler:
         kill_after: float | None = None,
         poison_after: int = 3,
         heals: bool = True,
-        jitter: Callable[[], float] = lambda: 1.0,
+        chance: Callable[[], float] = lambda: 1.0,
     ) -> None:
         self.size: int = size
         self.slots = slots
@@ -72,9 +73,11 @@ class Scheduler:
         """Nothing more is accepted."""
         self._refuses = False
         """What has not begun is refused instead of waiting, and nothing is tried again."""
+        self._chance = chance
+        """A number from 0 to 1: what spreads pauses and restarts."""
         self._outbox = Outbox()
         """Invariant: empty between steps."""
-        self._fleet = Fleet(slots, heals=heals, jitter=jitter)
+        self._fleet = Fleet(slots, heals=heals, chance=chance)
         self._workers = self._fleet.workers
         """Invariant: as many are not RETIRING as `size` asks for, while healing."""
         self._waiting = Waiting(backlog)
@@ -106,7 +109,7 @@ class Scheduler:
         worker = self._granting.worker_for(call, now)
         if worker is None and not self._waiting.admit(call, may_park=may_park):
             self.counters.rejected += 1
-            raise Overloaded(len(self._waiting.backlog), int(self._waiting.limit), self.retry_after)
+            raise Overloaded(self._waiting.depth, int(self._waiting.limit), self.retry_after)
         self.counters.submitted += 1
         if call.deadline != math.inf:
             self._outcomes.deadlines.add(call, call.deadline)
@@ -141,7 +144,7 @@ class Scheduler:
 
     def forgo_retries(self, call: CallRecord) -> None:
         """The caller has seen a part of the result, so that another attempt would repeat it."""
-        call.retries = 0
+        call.retry = None
 
     # ---------------------------------------------------------------- workers
 
@@ -246,6 +249,9 @@ class Scheduler:
             self._outcomes.expire(call)
         for call in self._outcomes.overruns.pop_due(now):
             self._kill_for(call)
+        for call in self._waiting.paused.pop_due(now):
+            self._resume(call, now)
+        self._waiting.calm(now)
         self._start_due(now)
         if len(self._workers) > 1:
             self._granting.recall_overdue(now)
@@ -255,7 +261,9 @@ class Scheduler:
     def next_tick(self) -> float:
         """When `tick` is due next, `math.inf` if nothing waits for time to pass."""
         overdue = self._placement.next_overdue() if len(self._workers) > 1 else math.inf
-        return min(self._outcomes.deadlines.next(), self._outcomes.overruns.next(), self._fleet.next_start(), overdue)
+        outcomes, waiting = self._outcomes, self._waiting
+        due = min(outcomes.deadlines.next(), outcomes.overruns.next(), self._fleet.next_start(), overdue)
+        return min(due, waiting.paused.next(), waiting.wary.next_tired()) if waiting.aside else due
 
     def close(self, now: float, *, reject_waiting: bool) -> list[Effect]:
         """Accept nothing more; if so told refuse what has not begun, else let it finish."""
@@ -330,7 +338,7 @@ class Scheduler:
         """Seconds in which the backlog shrinks by a tenth at the recent pace, and at least 10 ms."""
         slots = max(1, self.ready_workers * self.slots)
         service_time = 0.1 if self.pace.overall is None else self.pace.overall
-        return max(0.01, len(self._waiting.backlog) / 10 * service_time / slots)
+        return max(0.01, self._waiting.depth / 10 * service_time / slots)
 
     def stats(self, now: float) -> Stats:
         """A snapshot."""
@@ -342,7 +350,7 @@ class Scheduler:
             size=self.size,
             ready=self.ready_workers,
             starting=sum(w.state is WorkerState.PENDING or w.state is WorkerState.STARTING for w in records),
-            waiting=len(waiting.backlog) + len(waiting.claims) + sum(w.waiting for w in records),
+            waiting=waiting.depth + len(waiting.claims) + sum(w.waiting for w in records),
             parked=len(waiting.parked),
             running=states.count(CallState.RUNNING),
             ahead=states.count(CallState.AHEAD),
@@ -371,34 +379,51 @@ class Scheduler:
             self.pace.record(call.function, ended.service_time)
         if call.state is CallState.ABANDONED:
             self._outcomes.end_abandoned(call)
-        elif ending is Ending.NOT_BEGUN:
+            return
+        if ending is Ending.NOT_BEGUN:
             self._put_back(call, worker, now)
-        elif ending is Ending.RETRYABLE and self._may_retry(call):
-            self._retry(call, worker, now)
+            return
+        worker.has_failed = ending is not Ending.ANSWERED
+        if ending is Ending.RETRYABLE and (retry := self._retry_of(call)) is not None:
+            if call.bound_for is None:
+                retry.avoid(worker.id)
+            self._retry(call, retry, worker, now)
         else:
             self._outcomes.resolve(call, ended.outcome, has_failed=ending is not Ending.ANSWERED)
 
-    def _may_retry(self, call: CallRecord) -> bool:
-        """Whether a call that may have begun is given another attempt (G2)."""
-        if call.retries <= 0 or self._refuses or self._fleet.broken is not None:
-            return False
-        return call.lease is None or call.lease.state is not CallState.DONE
+    def _retry_of(self, call: CallRecord) -> Retry | None:
+        """By what leave a call that may have begun is given another attempt, None if it is not (G2)."""
+        retry = call.retry
+        if retry is None or retry.left <= 0 or self._refuses or self._fleet.broken is not None:
+            return None
+        return retry if call.lease is None or call.lease.state is not CallState.DONE else None
 
-    def _retry(self, call: CallRecord, worker: WorkerRecord, now: float) -> None:
-        """Let a call that may have begun wait for another attempt."""
-        call.retries -= 1
+    def _retry(self, call: CallRecord, retry: Retry, worker: WorkerRecord, now: float) -> None:
+        """Let a call that may have begun wait for another attempt, after a pause.
+
+        One of a broadcast does not pause: it is part of what its worker's replacement takes over.
+        """
         self.counters.retried += 1
-        self._put_back(call, worker, now)
+        pause = retry.pause(self._chance)
+        if pause > 0 and (call.bound_for is None or call.lease is not None):
+            call.step(CallEvent.PAUSE)
+            call.leave_worker(now)
+            self._waiting.pause(call, now + pause)
+        else:
+            self._put_back(call, worker, now)
+
+    def _resume(self, call: CallRecord, now: float) -> None:
+        """The pause before a call's next attempt is over."""
+        self._waiting.resume(call, now)
+        if call.bound_for is not None:
+            self._granting.advance(call.bound_for, now)
 
     def _put_back(self, call: CallRecord, worker: WorkerRecord, now: float) -> None:
         """Let a call that this worker held wait again, at its place in the order, if there still is one for it."""
         call.step(CallEvent.RETURN)
-        call.worker = None
-        call.is_announced = False
-        call.is_kept = False
-        call.since = now
+        call.leave_worker(now)
         if self._refuses:
-            self._outcomes.fail(call, _not_run_error())
+            self._outcomes.fail(call, _closed_error(call))
         elif call.lease is not None and call.lease.state is CallState.DONE:
             self._outcomes.fail(call, LeaseExpired(worker.id, "released"))
         elif self._fleet.broken is not None:
@@ -410,7 +435,7 @@ class Scheduler:
         """End everything that waits, now and from now on."""
         self._refuses = True
         for call in self._waiting.calls(self._workers.values()):
-            self._outcomes.refuse(call, _not_run_error())
+            self._outcomes.refuse(call, _closed_error(call))
 
     # ---------------------------------------------------------------- changes of workers
 
@@ -451,8 +476,9 @@ class Scheduler:
             self._put_back(call, worker, now)
             return
         call.deaths += 1
-        if call.bound_for is None and call.deaths < self.poison_after and self._may_retry(call):
-            self._retry(call, worker, now)
+        may_recur = call.bound_for is None and call.deaths < self.poison_after
+        if may_recur and (retry := self._retry_of(call)) is not None:
+            self._retry(call, retry, worker, now)
         elif call.deaths >= self.poison_after:
             self._outcomes.fail(call, PoisonCall(worker.id, reason, call.deaths, call.name))
         else:
@@ -505,6 +531,7 @@ class Scheduler:
             worker.check_invariants()
         head, free = self._granting.first(), self._placement.free_worker()
         assert head is None or free is None, f"{head} waits beside {free}"  # G4
+        assert self._granting.next_wary() is None  # G4
         assert not self._waiting.claims or self._placement.empty_worker() is None  # G4
         self._check_counts()
 
@@ -531,5 +558,8 @@ def _holder_of(lease: CallRecord) -> WorkerRecord:
     return worker
 
 
-def _not_run_error() -> PoolClosed:
-    return PoolClosed("the pool was closed before the call could start; it has not run")
+def _closed_error(call: CallRecord) -> PoolClosed:
+    if not call.attempts:
+        return PoolClosed("the pool was closed before the call could start; it has not run")
+    times = "1 time" if call.attempts == 1 else f"{call.attempts} times"
+    return PoolClosed(f"the pool was closed before the call could be tried again; it has run {times}")

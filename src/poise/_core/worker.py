@@ -63,6 +63,7 @@ class WorkerRecord:
         "claim",
         "failures",
         "finished",
+        "has_failed",
         "id",
         "is_killed",
         "is_patient",
@@ -111,6 +112,8 @@ class WorkerRecord:
         """Whether its end was asked for: it is given nothing more, and its death will be told."""
         self.progress_at: float = start_at
         """When it last answered, or was last given a first call: how long its sent-ahead calls have been stuck."""
+        self.has_failed: bool = False
+        """Whether its last answer to a caller was an exception: among equally loaded ones it comes last."""
         self.finished: int = 0
         self.busy: float = 0.0
         """Seconds of service that it has reported."""
