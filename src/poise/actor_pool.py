@@ -54,7 +54,10 @@ class ActorCall(Future[R]):
             Exception: whatever the actor's method raised, as `ray.get` raises it.
         """
         self._pool.release(self)
-        return super().result(timeout)
+        try:
+            return super().result(timeout)
+        finally:
+            del self  # an error that is raised here must not hold the call that holds it
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Wait for the end and return what was raised, if anything; otherwise like `result`."""
@@ -90,7 +93,8 @@ class ActorPool:
         """
         self._changed = threading.Condition()
         """Guards everything below; notified when a call has ended or been given an actor."""
-        self._idle = list(actors)
+        self._idle = deque(actors)
+        """The one that has been idle for longest first: they take turns, and one that fails at once gets no more."""
         self._busy: dict[ActorCall[Any], Any] = {}
         """The actor of each call that has begun and not ended."""
         self._waiting: OrderedDict[ActorCall[Any], None] = OrderedDict()  # the first of it in O(1), unlike a dict
@@ -265,7 +269,7 @@ class ActorPool:
         while self._idle and self._waiting:
             call, _ = self._waiting.popitem(last=False)
             if call.set_running_or_notify_cancel():
-                actor = self._busy[call] = self._idle.pop()
+                actor = self._busy[call] = self._idle.popleft()
                 grants.append((call, actor))
         return grants
 
@@ -327,7 +331,7 @@ class ActorPool:
             actor = self._busy.pop(call)
             deaths = [error for error in errors if _is_death_of(actor, error)]
             if deaths:
-                self._idle = [other for other in self._idle if other != actor]  # it may be there twice
+                self._idle = deque(other for other in self._idle if other != actor)  # it may be there twice
                 self._deaths += 1
                 if not self._idle and not self._busy:
                     self._last_death = _last_words(deaths[0])

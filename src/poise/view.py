@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar,
 
 from poise._core.call import CallRecord, CallState
 from poise._engine.call import Call, Stream, StreamBuffer, name_of, pace_key
-from poise._engine.mapping import map_calls
+from poise._engine.mapping import Results
 from poise.errors import ConfigError, DeadlineExceeded, PoolClosed
 from poise.options import CallOptions, check_whole
 
@@ -151,6 +151,8 @@ class View(Generic[T]):
         except asyncio.CancelledError:
             call.drop()  # it may have failed at the very moment of the cancellation
             raise
+        finally:
+            del call  # an error that is raised here must not hold the call that holds it
 
     # ---------------------------------------------------------------- many calls
 
@@ -357,14 +359,10 @@ class View(Generic[T]):
             for worker in members or [None]:  # without any, an ordinary call is refused with the reason
                 calls.append(self._submit(fn, args, kwargs, may_park=True, options=options, worker=worker))  # noqa: PERF401
             await asyncio.wait(calls)
+            return _results_of(calls)
         finally:
-            for call in calls:
-                call.drop()
-        failures = [error for call in calls if (error := call.exception()) is not None]
-        if failures:
-            failures[0].add_note(f"(the broadcast failed on {len(failures)} of {len(calls)} workers)")
-            raise failures[0]
-        return [call.result() for call in calls]
+            while calls:  # an error that is raised here must not hold the call that holds it
+                calls.pop().drop()
 
     # ---------------------------------------------------------------- views and leases
 
@@ -418,6 +416,7 @@ class View(Generic[T]):
             yield Worker(self._home, self._options, record, worker_id)
         finally:
             call.cancel()
+            del call  # as in `run`
             self._home.dispatcher.release(record)
 
     # ---------------------------------------------------------------- looking
@@ -507,13 +506,13 @@ class View(Generic[T]):
         *,
         progress: bool,
         is_ordered: bool,
-    ) -> AsyncGenerator[Any]:
+    ) -> AsyncIterator[Any]:
         if buffersize is not None:
             check_whole("buffersize", buffersize, 1)
         dispatcher = self._home.dispatcher
         dispatcher.check_loop()
         slots = dispatcher.scheduler.slots * (1 if self._lease is not None else dispatcher.scheduler.size)
-        results = map_calls(
+        results: Results[Any] = Results(
             lambda item: self._submit(fn, (item,), {}, may_park=True),
             items,
             buffersize or 2 * slots,
@@ -521,9 +520,23 @@ class View(Generic[T]):
         )
         if not progress:
             return results
-        from poise.progress import show_progress
+        from poise.progress import Shown
 
-        return show_progress(results, items, name_of(fn))
+        return Shown(results, items, name_of(fn))
+
+
+def _results_of(calls: list[Call[Any]]) -> list[Any]:
+    """What each of the calls has returned; the first failure is raised, with a note that counts them."""
+    failures = [error for call in calls if (error := call.exception()) is not None]
+    if not failures:
+        return [call.result() for call in calls]
+    first = failures[0]
+    first.add_note(f"(the broadcast failed on {len(failures)} of {len(calls)} workers)")
+    failures.clear()
+    try:
+        raise first
+    finally:
+        del first
 
 
 def _time_limit(options: CallOptions, now: float) -> tuple[float, float]:

@@ -94,6 +94,12 @@ class Desk:
                 raise
             return mark
 
+    def hold_at_zero(self, job: tuple[str, int]) -> int:
+        gate, number = job
+        if number == 0:
+            wait_at(gate, "held")
+        return number
+
     def mark(self, gate: str, mark: Any) -> Any:
         leave_mark(gate, mark)
         return mark

@@ -98,12 +98,13 @@ async def test_cancelling_the_consumer_stops_the_producer(
     await is_idle(desks)
 
 
-async def test_cancelling_the_wait_for_an_item_stops_the_producer(desks: Desks, gate: Gate) -> None:
+async def test_closing_a_stream_whose_wait_was_given_up_stops_the_producer(desks: Desks, gate: Gate) -> None:
     stream = desks.stream(Desk.count_then_hold, 2, gate.path)
     assert [await anext(stream), await anext(stream)] == [0, 1]
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05):
             await anext(stream)
+    await stream.aclose()
     with pytest.raises(StopAsyncIteration):
         await anext(stream)
     gate.open()

@@ -129,6 +129,13 @@ def reached(gate: Gate, count: int = 1) -> None:
 # ---------------------------------------------------------------- like the original
 
 
+def test_idle_actors_take_turns(actors: list[Any]) -> None:
+    pool = poise.ActorPool(actors)
+    came = [pool.submit(lambda actor, value: actor.who.remote(value), n).result(WITHIN) for n in range(6)]
+    assert came[:2] * 3 == came
+    assert len(set(came)) == 2
+
+
 def test_map_gives_results_in_order(pool_type: Any, actors: list[Any]) -> None:
     pool = pool_type(actors)
     assert list(pool.map(double, range(20))) == [2 * n for n in range(20)]

@@ -182,9 +182,12 @@ class Stream(Generic[R_co]):
     async def __anext__(self) -> R_co:
         """The next item. The call is submitted by the first one.
 
+        Cancelling it, as `asyncio.wait_for` does when its time is over, loses nothing: the next one goes on.
+
         Raises:
             StopAsyncIteration: the producer has ended.
             PoolClosed: the pool was left while nobody was about to take an item.
+            RuntimeError: somebody else waits for the next item.
             PoiseError: see `Pool.run`; also any exception of the producer's own.
         """
         if self._is_done:
@@ -193,29 +196,39 @@ class Stream(Generic[R_co]):
             self._call = self._submit(self._buffer)
             buffer = self._buffer  # not self, which would keep a broken-out stream alive
             self._call.add_done_callback(lambda _: buffer.wake())
+        while not self._buffer.items:
+            await self._arrival()
+        return self._take()
+
+    async def _arrival(self) -> None:
+        """Wait until there is news, or raise what the stream has ended with."""
+        if self._call is None or self._is_done:
+            raise StopAsyncIteration
+        if self._call.done():
+            raise self._how_it_ended()
+        buffer = self._buffer
+        if buffer.arrived is not None:
+            raise RuntimeError("the stream is being iterated by somebody else already")
+        buffer.arrived = self._call.get_loop().create_future()
+        try:
+            await buffer.arrived
+        finally:
+            buffer.arrived = None
+
+    def _how_it_ended(self) -> BaseException:
+        """What the loop ends with. The call is forgotten, so that the error does not hold itself by way of it."""
+        call, self._call, self._is_done = self._call, None, True
+        assert call is not None
+        if call.cancelled():
+            return PoolClosed("the pool was left while nobody was about to take an item of this stream")
+        error = call.exception()
+        return StopAsyncIteration() if error is None else error
+
+    def _take(self) -> R_co:
         buffer, call = self._buffer, self._call
-        while not buffer.items:
-            if call.done():
-                was_closed, self._is_done = self._is_done, True
-                if was_closed:
-                    raise StopAsyncIteration
-                if call.cancelled():
-                    raise PoolClosed("the pool was left while nobody was about to take an item of this stream")
-                call.result()
-                raise StopAsyncIteration
-            if buffer.arrived is not None:
-                raise RuntimeError("the stream is being iterated by somebody else already")
-            buffer.arrived = call.get_loop().create_future()
-            try:
-                await buffer.arrived
-            except asyncio.CancelledError:
-                self._cancel()
-                raise
-            finally:
-                buffer.arrived = None
         item: R_co = buffer.items.popleft()
         buffer.owed += 1
-        if buffer.owed * 2 >= buffer.window and not call.done():
+        if buffer.owed * 2 >= buffer.window and call is not None and not call.done():
             owed, buffer.owed = buffer.owed, 0
             call.grant(owed)
         return item
@@ -245,7 +258,9 @@ class Stream(Generic[R_co]):
 
     def __repr__(self) -> str:
         """Give the call behind the stream."""
-        return f"<Stream of {self._call!r}>" if self._call is not None else "<Stream not begun>"
+        if self._call is not None:
+            return f"<Stream of {self._call!r}>"
+        return "<Stream ended>" if self._is_done else "<Stream not begun>"
 
 
 class _Reader(Generic[R_co]):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
@@ -16,42 +16,95 @@ R = TypeVar("R")
 _END: Any = object()
 
 
-async def map_calls(
-    submit: Callable[[A], Call[R]], items: Iterable[A] | AsyncIterable[A], window: int, *, is_ordered: bool
-) -> AsyncGenerator[R]:
-    """Submit a call for each item, with at most `window` of them between the source and the consumer.
+class Results(AsyncIterator[R]):
+    """The results of a map: use it in `async for`.
 
-    Whatever ends the iteration, be it an error or the consumer's leaving, cancels the calls that are out.
+    A call is submitted for each item, with at most `window` of them between the source and the consumer. Cancelling one
+    `anext` loses nothing, and the next one goes on. Whatever else ends the iteration, be it an error, `aclose` or that
+    nobody holds this any more, cancels the calls that are out.
     """
-    source = _Source(items)
-    out: _Window[R] = _Window(is_ordered=is_ordered)
-    try:
-        while True:
-            while len(out) < window and not source.is_exhausted:
-                item = source.take_nowait()
-                if item is _END:
-                    if out.is_next_ready or source.is_exhausted:
-                        break
-                    await _either(source.wait(), out)
-                else:
-                    out.add(submit(item))
-            if not len(out):
-                return
-            if not out.is_next_ready:
-                await (out.wait() if source.is_exhausted or len(out) >= window else _either(source.wait(), out))
-            if out.is_next_ready:
-                yield out.pop().result()
-    finally:
-        out.cancel()
-        await source.aclose()
+
+    __slots__ = ("_is_over", "_is_waiting", "_loop", "_out", "_source", "_submit", "_window")
+
+    def __init__(
+        self,
+        submit: Callable[[A], Call[R]],
+        items: Iterable[A] | AsyncIterable[A],
+        window: int,
+        *,
+        is_ordered: bool,
+    ) -> None:
+        """Made by `Pool.map`; not for users."""
+        self._is_over = True  # for `__del__`, if the items cannot be iterated
+        self._loop = asyncio.get_running_loop()
+        self._submit = submit
+        self._source = _Source(items)
+        self._out: _Window[R] = _Window(is_ordered=is_ordered)
+        self._window = window
+        self._is_waiting = False
+        self._is_over = False
+
+    async def __anext__(self) -> R:
+        """The next result.
+
+        Raises:
+            StopAsyncIteration: there are no more.
+            RuntimeError: somebody else waits for it already.
+            PoiseError: see `Pool.run`; also any exception of the function's or the source's own.
+        """
+        if self._is_waiting:
+            raise RuntimeError("the results are being iterated by somebody else already")
+        self._is_waiting = True
+        try:
+            while self._is_to_wait():
+                await self._news()
+            if not self._is_over:
+                return self._out.pop().result()  # without a name, or the error would hold the call that holds it
+        except asyncio.CancelledError:
+            raise  # only this consumer's waiting ends
+        except BaseException:
+            await self.aclose()
+            raise
+        finally:
+            self._is_waiting = False
+        raise StopAsyncIteration
+
+    async def aclose(self) -> None:
+        """Cancel the calls that are out, and take no more items."""
+        self._is_over = True
+        self._out.cancel()
+        await self._source.aclose()
+
+    def _is_to_wait(self) -> bool:
+        """Submit what there is room for; whether there is nothing to give out yet."""
+        out, source = self._out, self._source
+        while len(out) < self._window and not source.is_exhausted and not self._is_over:
+            item = source.take_nowait()
+            if item is _END:
+                break
+            out.add(self._submit(item))
+        if source.is_exhausted and not len(out):
+            self._is_over = True
+        return not self._is_over and not out.is_next_ready
+
+    async def _news(self) -> None:
+        """Wait for an item of the source or for a result, whichever is first."""
+        out, source = self._out, self._source
+        if source.is_exhausted or len(out) >= self._window:
+            await out.wait()
+        else:
+            news: set[asyncio.Future[Any]] = {source.wait(), out.wait()} if len(out) else {source.wait()}
+            await asyncio.wait(news, return_when=asyncio.FIRST_COMPLETED)
+
+    def __del__(self) -> None:
+        """Nobody takes results any more; the collector may say so, on any thread."""
+        if not self._is_over and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(_abandon, self._out, self._source)
 
 
-async def _either(item: asyncio.Future[Any], out: _Window[Any]) -> None:
-    """Wait for an item of the source or for a result, whichever is first."""
-    if len(out):
-        await asyncio.wait({item, out.wait()}, return_when=asyncio.FIRST_COMPLETED)
-    else:
-        await asyncio.wait({item})
+def _abandon(out: _Window[Any], source: _Source) -> None:
+    out.cancel()
+    source.cancel()
 
 
 class _Source:
@@ -90,13 +143,25 @@ class _Source:
             self._fetch = asyncio.ensure_future(_next(self._async))
         return self._fetch
 
+    def cancel(self) -> asyncio.Task[Any] | None:
+        """Stop waiting for an item; what is returned ends then."""
+        fetch, self._fetch = self._fetch, None
+        if fetch is not None:
+            fetch.cancel()
+            fetch.add_done_callback(_take_note)
+        return fetch
+
     async def aclose(self) -> None:
-        """Stop waiting for an item."""
-        if self._fetch is not None:
-            self._fetch.cancel()
-            await asyncio.wait({self._fetch})
-            if not self._fetch.cancelled():
-                self._fetch.exception()  # it had failed meanwhile, and nobody takes it any more
+        """Stop waiting for an item, and return when that is over."""
+        fetch = self.cancel()
+        if fetch is not None:
+            await asyncio.wait({fetch})
+
+
+def _take_note(fetch: asyncio.Task[Any]) -> None:
+    """It may have failed meanwhile, and nobody asks for it any more."""
+    if not fetch.cancelled():
+        fetch.exception()
 
 
 async def _next(source: AsyncIterator[Any]) -> Any:
@@ -136,7 +201,9 @@ class _Window(Generic[R]):
         return self._changed
 
     def cancel(self) -> None:
-        for call in self._calls:
+        calls, self._calls = self._calls, OrderedDict()
+        self._done.clear()
+        for call in calls:
             call.drop()
 
     def _on_done(self, call: Any) -> None:
