@@ -346,7 +346,8 @@ class Dispatcher:
 
     def _fail(self, call: Call[Any], error: BaseException) -> None:
         if not call.done():
-            call.set_exception(error)
+            # Without the frames it came through: these hold their callers, and so the calls of others.
+            call.set_exception(BaseException.with_traceback(error, None))
         self._forget(call)
 
     def _forget(self, call: Call[Any]) -> None:

@@ -88,6 +88,7 @@ def pack(value: Any, what: str = "the value", *, started: bool = False) -> Packe
             return _pack_deep(value)
         return pickle.dumps(value, PROTOCOL) if shape == _FLAT else _pack_lifted(Lift().flat(value))
     except BaseException as error:
+        drop_frames(error)
         raise PayloadError(what, describe(error), started=started) from error
 
 
@@ -116,6 +117,7 @@ def pack_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Packed:
     except PayloadError:
         raise
     except BaseException as error:  # there is no memory for them
+        drop_frames(error)
         raise PayloadError("the arguments", describe(error), started=False) from error
 
 
@@ -143,6 +145,7 @@ def unpack_arguments(packed: Packed, awaited: Sequence[Any] = ()) -> tuple[tuple
     try:
         loaded = unpack(packed, awaited)
     except BaseException as error:
+        drop_frames(error)
         raise PayloadError("the arguments", describe(error), started=False) from error
     if type(loaded) is tuple:
         return loaded, {}  # pyright: ignore[reportUnknownVariableType]
@@ -159,6 +162,7 @@ def unpack_result(packed: Packed, what: str = "the result") -> Any:
     try:
         return unpack(packed)
     except BaseException as error:
+        drop_frames(error)
         raise PayloadError(what, describe(error), started=True) from error
 
 
@@ -283,6 +287,7 @@ def _pack_deep_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Packe
         return _pack_deep([args, named] if named else args, awaited)
     except BaseException as error:
         what, reason = _culprit(args, named, error)
+        drop_frames(error)
         raise PayloadError(what, reason, started=False) from error
 
 
@@ -446,6 +451,22 @@ def _may_arrive(error: object) -> bool:
     """Whether the exception can be raised to a caller as itself; its class is asked, and not what it says of that."""
     kind = type(error)
     return issubclass(kind, Exception) and not issubclass(kind, StopIteration | StopAsyncIteration)
+
+
+def drop_frames(error: BaseException) -> None:
+    """Turn the traceback of an exception, and of those behind it, into text.
+
+    A frame holds its callers, and so whatever hangs on them: an error that is kept would keep the calls of others.
+    """
+    text = _format(error, 0)
+    known: BaseException | None = error
+    while known is not None:
+        BaseException.with_traceback(known, None)
+        known = known.__cause__ or known.__context__
+        if known is error:
+            break
+    if error.__cause__ is None:
+        set_cause(error, text)
 
 
 def set_cause(error: BaseException, traceback_text: str) -> None:

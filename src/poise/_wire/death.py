@@ -50,6 +50,11 @@ class ProcessWatch:
                 self._loop.remove_reader(fd)
             os.close(fd)
 
+    def __del__(self) -> None:
+        """Leave no descriptor: a pool was never closed, and its loop, which held this, has ended."""
+        if getattr(self, "_fd", None) is not None:
+            self.close(watched=False)
+
     def _exited(self) -> None:
         self.close()
         self._on_exit()

@@ -7,6 +7,7 @@ import concurrent.futures
 import contextlib
 import logging
 import threading
+import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -52,6 +53,16 @@ class Door(Generic[T]):
                 self._loop.call_soon_threadsafe(self._open)
             except RuntimeError:  # the loop is closed, and with it whoever was listening
                 self._arrived.clear()
+
+    def way_in(self) -> Callable[[T], None]:
+        """`put` for what may outlive the door, as a call of Ray's that never ends: it does not keep the door alive."""
+        door = weakref.ref(self)
+
+        def put(item: T) -> None:  # runs on any thread
+            if (there := door()) is not None:
+                there.put(item)
+
+        return put
 
     def _open(self) -> None:
         self._scheduled = False

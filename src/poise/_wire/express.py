@@ -348,10 +348,10 @@ class ExpressLane(FreightLane):
         self._behind.setdefault(call_id, deque()).append(slot)
         ref = self._host.collect_item.remote(number)
         slot.ref = ref  # a reference that is dropped never answers
-        door = self._items_by_ray
+        tell = self._items_by_ray.way_in()
 
         def on_ray_done(future: Future[Any]) -> None:  # runs on Ray's thread
-            door.put((slot, future))
+            tell((slot, future))
 
         ref.future().add_done_callback(on_ray_done)
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import threading
+import weakref
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -213,6 +215,9 @@ class FreightLane:
         self._is_lost = False
         self._killing: asyncio.Task[None] | None = None
         self._listen(None, serving)
+        # A pool that is forgotten unclosed leaves no actor: `serve` keeps one alive that has lost its last handle.
+        self._forgotten = weakref.finalize(self, _kill_forgotten, host)
+        self._forgotten.atexit = False
 
     async def start(self, node: str, placed: Callable[[], None]) -> None:
         """Wait until the instance is constructed.
@@ -341,10 +346,10 @@ class FreightLane:
 
     def _listen(self, call_id: int | None, ref: Any) -> None:
         self._refs[call_id] = ref
-        door = self._door
+        tell = self._door.way_in()
 
         def on_ray_done(future: Future[Any]) -> None:  # runs on Ray's thread
-            door.put((call_id, future))
+            tell((call_id, future))
 
         ref.future().add_done_callback(on_ray_done)
 
@@ -445,6 +450,7 @@ class FreightLane:
 
     async def _kill(self) -> None:
         host, self._host = self._host, None
+        self._forgotten.detach()
         with contextlib.suppress(TimeoutError):  # Ray itself may be stuck
             async with asyncio.timeout(KILLED_BY_RAY):
                 await in_thread(_kill_actor, host)
@@ -489,6 +495,12 @@ def _refuse_another_ray() -> None:
     """
     if not ray.is_initialized():
         raise RuntimeError("Ray has been shut down")
+
+
+def _kill_forgotten(host: Any) -> None:
+    """Kill an actor of a lane that was collected, on a thread of its own: the collector may run on Ray's."""
+    with contextlib.suppress(RuntimeError):  # no threads any more: the interpreter ends, and Ray with it
+        threading.Thread(target=_kill_actor, args=(host,), name="poise-forgotten", daemon=True).start()
 
 
 def _kill_actor(host: Any) -> None:

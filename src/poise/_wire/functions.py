@@ -16,7 +16,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeAlias, cast
 
-from poise._wire.codec import Packed, Payload, pack_in_band, unpack
+from poise._wire.codec import Packed, Payload, drop_frames, pack_in_band, unpack
 from poise._wire.words import callable_name, class_name, class_names, describe, is_text
 from poise.errors import PayloadError
 
@@ -88,6 +88,7 @@ class FunctionBook:
         except PayloadError:
             raise
         except BaseException as error:  # a callable's attributes may be the user's own code
+            drop_frames(error)
             raise PayloadError(f"the function {callable_name(function)}", describe(error), started=False) from error
 
     def _look_at(self, function: Callable[..., Any]) -> Target:
@@ -165,6 +166,7 @@ def _pickle(function: Callable[..., Any]) -> PickledFunction:
     try:
         packed = pack_in_band(function)
     except BaseException as error:
+        drop_frames(error)
         raise PayloadError(f"the function {callable_name(function)}", describe(error), started=False) from error
     if isinstance(packed, Payload):
         return PickledFunction(b"", packed)
@@ -259,6 +261,7 @@ class FunctionShelf:
         try:
             function: Callable[..., Any] = unpack(packed or self._defined[digest])
         except BaseException as error:
+            drop_frames(error)
             raise PayloadError("the function", describe(error), started=False) from error
         if digest:
             self._kept[digest] = function

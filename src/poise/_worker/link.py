@@ -17,7 +17,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
 
 from poise._wire.codec import NOT_BEGUN, Packed, Reply, detach, nbytes
-from poise._wire.frames import DIRECT, FrameError, FrameReader, Unloaded, pack_frames
+from poise._wire.frames import DIRECT, Frame, FrameError, FrameReader, Unloaded, pack_frames
 from poise._wire.functions import FunctionShelf, PickledFunction
 from poise._wire.messages import (
     BEGUN,
@@ -164,8 +164,7 @@ class Link:
         reader = FrameReader()
         try:
             while count := self._connection.receive_into(reader.buffer()):
-                for messages, buffers in reader.received(count):
-                    self._take(messages, iter(buffers))
+                self._hear(reader.received(count))
         except (OSError, FrameError) as error:
             _log.info("the connection to the caller is lost: %s", error)
         finally:
@@ -173,6 +172,11 @@ class Link:
             self._wake.put(None)
             self._inbox.close()
             self._connection.close()
+
+    def _hear(self, frames: list[Frame]) -> None:
+        """Take in what came, in a frame of its own: while the thread waits it keeps no argument alive."""
+        for messages, buffers in frames:
+            self._take(messages, iter(buffers))
 
     def _take(self, messages: list[Any], buffers: Iterator[bytes | bytearray]) -> None:
         arrivals: list[Arrival] = []

@@ -1,0 +1,74 @@
+"""An idle worker, and an idle caller, keep nothing of the last call."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import threading
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.contract.desk import Desk, is_idle
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.contract.conftest import Crash, OpenPool
+
+LONG = 200_000
+
+
+def kept_by_threads() -> list[str]:
+    """Which functions of this process's other threads hold something long in their variables. Runs anywhere."""
+    own = threading.get_ident()
+    found = []
+    for thread, top in sys._current_frames().items():  # noqa: SLF001 - the only way there is
+        frame = top if thread != own else None
+        while frame is not None:
+            found += [f"{frame.f_code.co_qualname}: {name}" for name, value in frame.f_locals.items() if is_long(value)]
+            frame = frame.f_back
+    return found
+
+
+def is_long(value: Any, depth: int = 4) -> bool:
+    if isinstance(value, bytes | bytearray | memoryview):
+        return len(value) >= LONG and not isinstance(value, memoryview)
+    if depth and isinstance(value, list | tuple | deque):
+        return any(is_long(each, depth - 1) for each in value)
+    return bool(depth) and isinstance(value, dict) and any(is_long(each, depth - 1) for each in value.values())
+
+
+def chunks(size: int) -> Iterator[bytes]:
+    yield bytes(size)
+
+
+@pytest.mark.parametrize("size", [LONG, 17 << 20])
+async def test_no_thread_that_waits_keeps_the_last_value(open_pool: OpenPool, lane: str, size: int) -> None:
+    async with open_pool(Desk, size=1) as pool:
+        await pool.run(Desk.echo, bytes(size))
+        await pool.run(lambda _, value: list(value[:1]), bytearray(size))
+        [_ async for _ in pool.stream(lambda _, n: chunks(n), size)]
+        cancelled = pool.submit(Desk.echo, bytes(size))
+        cancelled.cancel()
+        await is_idle(pool)
+        assert kept_by_threads() == []
+        if lane != "local":
+            assert await pool.run(lambda _: kept_by_threads()) == []
+
+
+async def test_deaths_leave_no_descriptor(open_pool: OpenPool, crash: Crash, lane: str) -> None:  # G12
+    if lane == "local" or not os.path.exists("/proc/self/fd"):  # noqa: ASYNC240
+        pytest.skip("no descriptors to count")
+    async with open_pool(Desk, size=1) as pool:
+        counts = []
+        for _ in range(6):
+            await pool.run(Desk.echo, 1)
+            gc.collect()
+            counts.append(len(os.listdir("/proc/self/fd")))
+            (worker,) = pool.stats().workers
+            crash(pool, worker.id)
+            await pool.options(retries=3).run(Desk.who)
+        assert counts[-1] <= counts[1], counts
