@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import sys
 import threading
+import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.contract.desk import Desk, is_idle
+from tests.gate import leave_mark, wait_at
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Awaitable, Callable, Iterator
 
+    import poise
     from tests.contract.conftest import Crash, OpenPool
+    from tests.gate import Gate
 
 LONG = 200_000
 
@@ -45,18 +50,54 @@ def chunks(size: int) -> Iterator[bytes]:
     yield bytes(size)
 
 
+def watch(_: Desk, gate: str) -> None:
+    """Have a thread of the worker look around once the gate is open: a call would be the last one itself."""
+
+    def look() -> None:
+        wait_at(gate, "watching")
+        until = time.monotonic() + 20  # the thread that has written the answer may not have come back from that
+        while (kept := kept_by_threads()) and time.monotonic() < until:
+            time.sleep(0.01)
+        leave_mark(gate, kept)
+
+    threading.Thread(target=look, daemon=True).start()
+
+
+async def echo(pool: poise.Pool[Desk], size: int) -> None:
+    await pool.run(Desk.echo, bytes(size))
+
+
+async def take(pool: poise.Pool[Desk], size: int) -> None:
+    await pool.run(lambda _, value: len(value), bytearray(size))
+
+
+async def give(pool: poise.Pool[Desk], size: int) -> None:
+    await pool.run(lambda _, size: bytes(size), size)
+
+
+async def stream(pool: poise.Pool[Desk], size: int) -> None:
+    assert [len(chunk) async for chunk in pool.stream(lambda _, n: chunks(n), size)] == [size]
+
+
+async def cancel(pool: poise.Pool[Desk], size: int) -> None:
+    calls = [pool.submit(Desk.echo, bytes(size)) for _ in range(3)]
+    calls[-1].cancel()
+    await asyncio.gather(*calls[:-1])
+
+
 @pytest.mark.parametrize("size", [LONG, 17 << 20])
-async def test_no_thread_that_waits_keeps_the_last_value(open_pool: OpenPool, lane: str, size: int) -> None:
+@pytest.mark.parametrize("last", [echo, take, give, stream, cancel])
+async def test_no_thread_that_waits_keeps_the_last_value(
+    open_pool: OpenPool, gate: Gate, last: Callable[[poise.Pool[Desk], int], Awaitable[None]], size: int
+) -> None:
     async with open_pool(Desk, size=1) as pool:
-        await pool.run(Desk.echo, bytes(size))
-        await pool.run(lambda _, value: list(value[:1]), bytearray(size))
-        [_ async for _ in pool.stream(lambda _, n: chunks(n), size)]
-        cancelled = pool.submit(Desk.echo, bytes(size))
-        cancelled.cancel()
+        await pool.run(watch, gate.path)
+        await gate.reached()
+        await last(pool, size)
         await is_idle(pool)
         assert kept_by_threads() == []
-        if lane != "local":
-            assert await pool.run(lambda _: kept_by_threads()) == []
+        gate.open()
+        assert await gate.reached(2) == ["watching", "[]"]
 
 
 async def test_deaths_leave_no_descriptor(open_pool: OpenPool, crash: Crash, lane: str) -> None:  # G12
