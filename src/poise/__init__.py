@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from poise._core.stats import Stats, WorkerStats
     from poise._engine.call import Call, Stream
+    from poise._wire.ray_here import ray_here
     from poise.actor_pool import ActorCall, ActorPool
     from poise.errors import (
         ConfigError,
@@ -59,6 +60,7 @@ __all__ = [
     "WorkerLost",
     "WorkerStats",
     "WrongLoop",
+    "ray_here",
 ]
 
 _MODULES = frozenset({"asgi", "errors", "testing"})
@@ -93,6 +95,7 @@ _HOMES = {
     "WorkerLost": "poise.errors",
     "WorkerStats": "poise._core.stats",
     "WrongLoop": "poise.errors",
+    "ray_here": "poise._wire.ray_here",
 }
 
 

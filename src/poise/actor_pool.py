@@ -14,6 +14,7 @@ from collections import OrderedDict, deque
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from poise._wire.forks import refuse_forked
 from poise.errors import PoolBroken
 
 if TYPE_CHECKING:
@@ -90,7 +91,12 @@ class ActorPool:
 
         Args:
             actors: handles of Ray actors.
+
+        Raises:
+            WrongLoop: this process was forked from one whose Ray was connected, as it is when there are actors; every
+                method that waits or makes a call raises it there too.
         """
+        refuse_forked()
         self._changed = threading.Condition()
         """Guards everything below; notified when a call has ended or been given an actor."""
         self._idle = deque(actors)
@@ -125,6 +131,7 @@ class ActorPool:
         Raises:
             Exception: what `fn` itself raised, if it ran at once; else that comes with the call.
         """
+        refuse_forked()
         with self._changed:
             call: ActorCall[Any] = ActorCall(self, self._submitted, fn, value)
             self._submitted += 1
@@ -202,6 +209,7 @@ class ActorPool:
         return self._next(self._collection.first_ended, timeout, ignore_if_timedout)
 
     def _next(self, choose: Callable[[], ActorCall[Any]], timeout: float | None, ignore_if_timedout: bool) -> Any:  # noqa: FBT001
+        refuse_forked()
         deadline = None if timeout is None else time.monotonic() + timeout
         with self._changed:
             while True:
@@ -226,6 +234,8 @@ class ActorPool:
 
     def release(self, call: ActorCall[Any]) -> None:
         """The call is its caller's own from now on: it is not collected."""
+        if not call.done():
+            refuse_forked()  # it will never be
         with self._changed:
             self._collection.drop(call)
 

@@ -188,7 +188,10 @@ class ConfigError(PoiseError, ValueError):
 
 
 class WrongLoop(PoiseError, RuntimeError):
-    """The pool was used from another event loop or thread than the one that opened it."""
+    """The pool was used from another event loop, thread or process than the one that opened it.
+
+    Also: Ray was to be used in a process that was forked from one whose Ray was connected.
+    """
 
 
 class LoopBlocked(PoiseError, TimeoutError):

@@ -37,6 +37,7 @@ class WorkerArguments(TypedDict, total=False):
     lane: LaneName
     link_timeout: float
     ray_options: dict[str, Any] | None
+    ray_init: dict[str, Any] | None
 
 
 class PoolArguments(WorkerArguments, total=False):
@@ -111,6 +112,7 @@ class PoolOptions:
     lane: LaneName = "auto"
     link_timeout: float = 5.0
     ray_options: dict[str, Any] = field(default_factory=dict[str, Any])
+    ray_init: dict[str, Any] = field(default_factory=dict[str, Any])
 
     def __post_init__(self) -> None:
         """Check every option.
@@ -138,11 +140,15 @@ class PoolOptions:
         _seconds("link_timeout", self.link_timeout, none=False)
         if self.link_timeout < 1 or self.link_timeout == math.inf:
             raise ConfigError("link_timeout", self.link_timeout, "seconds, at least 1: the kernel counts in whole ones")
-        given: Any = self.ray_options
-        options: Any = {} if given is None else given
-        object.__setattr__(self, "ray_options", options)
-        if not isinstance(options, dict):
-            raise ConfigError("ray_options", self.ray_options, "a dict of options that Ray gives to an actor")
+        object.__setattr__(self, "ray_options", _dict("ray_options", self.ray_options, "Ray gives to an actor"))
+        object.__setattr__(self, "ray_init", _dict("ray_init", self.ray_init, "ray.init() takes"))
+
+
+def _dict(option: str, value: Any, what: str) -> dict[str, Any]:
+    options: Any = {} if value is None else value
+    if not isinstance(options, dict):
+        raise ConfigError(option, value, f"a dict of options that {what}")
+    return options  # pyright: ignore[reportUnknownVariableType]
 
 
 def _number(option: str, value: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 import warnings
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast, overload
@@ -110,9 +111,13 @@ class Pool(View[T]):
                 is noticed. However long a worker is busy, it is never taken for dead.
             ray_options (None): options of Ray's for each actor, passed on unchanged: `num_gpus`, `resources`,
                 `runtime_env`...
+            ray_init (None): options of `ray.init()`, such as `num_cpus`, `log_to_driver` or `address`, for the Ray
+                that the pool starts or joins; those of `address="here"` are for whoever starts it (see
+                `poise.ray_here`). If Ray is initialised already they have no effect, which the log says.
 
         Raises:
-            ConfigError: an option is outside its range.
+            ConfigError: an option is outside its range. Ray's own options are checked when the pool opens, if it was
+                made in a running loop before Ray was imported.
         """
         settings = PoolOptions(**cast("dict[str, Any]", options))
         self._set_up(self._make_launcher(factory, settings), settings)
@@ -185,11 +190,12 @@ class Pool(View[T]):
             scheduler, self._launcher, loop, settings.start_timeout, settings.close_timeout, clock
         )
         try:
-            await self._launcher.open(dispatcher)
-            scheduler.size = settings.size or await self._launcher.default_size()
+            began = clock.time()
+            scheduler.size = await self._get_ready(dispatcher)
             if self._closing is None:
                 dispatcher.open()
-            await self._until_ready(dispatcher, min(settings.min_ready, scheduler.size))
+            remaining = max(0.0, settings.start_timeout - (clock.time() - began))
+            await self._until_ready(dispatcher, min(settings.min_ready, scheduler.size), remaining)
         except BaseException as error:
             was_closed = self._closing is not None and isinstance(error, Exception)
             await self.aclose()
@@ -200,13 +206,26 @@ class Pool(View[T]):
         dispatcher.supervisor.watch_shortage()
         return self
 
-    async def _until_ready(self, dispatcher: Dispatcher, wanted: int) -> None:
+    async def _get_ready(self, dispatcher: Dispatcher) -> int:
+        """Have the launcher get ready, within `start_timeout`; return how many workers there are to be."""
+        limit, size = self._settings.start_timeout, self._settings.size
+        in_time = asyncio.timeout(None if limit == math.inf else limit)
+        try:
+            async with in_time:
+                await self._launcher.open(dispatcher)
+                return size or await self._launcher.default_size()
+        except TimeoutError as error:
+            if not in_time.expired():
+                raise
+            raise PoolBroken(f"Ray did not answer within start_timeout={limit:g} s", 0) from error
+
+    async def _until_ready(self, dispatcher: Dispatcher, wanted: int, remaining: float) -> None:
         scheduler, timeout = dispatcher.scheduler, self._settings.start_timeout
 
         def is_over() -> bool:
             return scheduler.ready_workers >= wanted or scheduler.broken is not None or self._closing is not None
 
-        is_in_time = await dispatcher.until(is_over, timeout)
+        is_in_time = await dispatcher.until(is_over, remaining)
         if self._closing is not None:
             raise PoolClosed("it was closed")
         if not is_in_time:

@@ -321,7 +321,7 @@ class LocalPool(Pool[T]):
         faults: Faults | None = None,
         **options: Unpack[WorkerArguments],
     ) -> None:
-        """Describe a pool as `Pool` does; `lane`, `link_timeout` and `ray_options` are checked and have no effect.
+        """Describe a pool as `Pool` does; `lane`, `link_timeout`, `ray_options` and `ray_init` are checked only.
 
         Args:
             factory: makes what a worker holds. It is called as it is, so it may share with the test what could not

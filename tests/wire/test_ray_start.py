@@ -8,6 +8,7 @@ import sys
 import textwrap
 
 import pytest
+import ray
 
 PRELUDE = """
 import asyncio, logging, os, sys, threading
@@ -99,3 +100,64 @@ def test_an_address_where_no_ray_is_fails_at_once_and_says_what_to_do(address: s
         RAY_ADDRESS=address,
     )
     assert f"RAY_ADDRESS={address}" in said
+
+
+WITH_A_TOKEN = """
+    import subprocess
+    async def main():
+        session = RaySession({"num_cpus": 3, "log_to_driver": False})
+        await session.open()
+        assert ray.cluster_resources()["CPU"] == 3
+        address = ray.get_runtime_context().gcs_address
+        plain = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_MODE"}
+        joining = [sys.executable, "-c", os.environ["JOINING"]]
+        for more in ({}, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "x" * 64}, {"RAY_AUTH_MODE": "token"}):
+            joined = await asyncio.to_thread(
+                subprocess.run, joining, env=plain | {"RAY_ADDRESS": address} | more, capture_output=True, text=True
+            )
+            print(joined.stdout)
+        await session.aclose()
+    asyncio.run(main())
+"""
+
+JOINING = (
+    PRELUDE
+    + """
+async def main():
+    session = RaySession()
+    try:
+        await session.open()
+    except PoiseError as error:
+        print("RAY_AUTH_MODE=token" in str(error), "RAY_AUTH_TOKEN_PATH" in str(error))
+    else:
+        print("joined")
+        await session.aclose()
+asyncio.run(main())
+"""
+)
+
+
+@pytest.mark.skipif(not hasattr(ray.exceptions, "AuthenticationError"), reason="this Ray has no tokens")
+def test_options_reach_ray_and_whoever_lacks_its_token_is_told_the_variables() -> None:
+    assert run(WITH_A_TOKEN, JOINING=JOINING, RAY_AUTH_MODE="token").split("\n\n") == [
+        "True True",
+        "True True",
+        "joined",
+        "",
+    ]
+
+
+def test_options_without_effect_are_named_and_another_address_is_refused() -> None:
+    said = run("""
+        ray.init(num_cpus=1, include_dashboard=False, logging_level=logging.ERROR)
+        async def main():
+            await RaySession({"num_cpus": 3}).open()
+            try:
+                await RaySession({"address": "127.0.0.1:1"}).open()
+            except PoiseError as error:
+                print(type(error).__name__)
+        asyncio.run(main())
+        ray.shutdown()
+    """)
+    assert "Not heeded: num_cpus" in said
+    assert "ConfigError" in said

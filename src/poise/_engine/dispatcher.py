@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import os
 import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,6 +20,7 @@ from poise._core.scheduler import Ended, Ending, Scheduler
 from poise._engine.clock import alarm
 from poise._engine.looking import LOOKS_FOR, look
 from poise._engine.supervisor import Supervisor
+from poise._wire.forks import forked_error
 from poise._wire.lane import Answer, Lane, Launcher, Parcel, Verdict
 from poise._wire.words import describe
 from poise.errors import PoolClosed, WrongLoop
@@ -49,6 +51,7 @@ class Dispatcher:
     ) -> None:
         self.loop = loop
         self._thread = threading.get_ident()
+        self._process = os.getpid()
         self.clock = clock
         """What deadlines, backoff and every other time are read from: the loop, unless a test has its own."""
         self.scheduler = scheduler
@@ -79,6 +82,8 @@ class Dispatcher:
                 return
             where = "another event loop"
         except RuntimeError:
+            if os.getpid() != self._process:
+                raise forked_error(self._process, "which has opened this pool") from None
             where = "a thread in which no event loop runs"
             if threading.get_ident() == self._thread:
                 where = "outside a coroutine of it (in IPython a cell runs in the loop only if it awaits something)"

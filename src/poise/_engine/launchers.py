@@ -2,36 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
 from typing import TYPE_CHECKING, Any
+
+from poise._wire.door import in_thread
+from poise._wire.ray_options import check_ray_options, label_of, unwrap_factory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from poise._wire.lane import Launcher
+    from poise._wire.lane import Lane, Launcher, Listener
     from poise.options import PoolOptions
 
 
 def own_launcher(factory: Callable[[], Any] | Any | None, options: PoolOptions) -> Launcher:
     """Start actors of our own, which hold what the factory makes."""
-    if options.lane == "freight":
-        from poise._wire.freight import FreightLauncher
-
-        return FreightLauncher(
-            factory,
-            concurrency=options.concurrency,
-            close_timeout=options.close_timeout,
-            ray_options=options.ray_options,
-        )
-    from poise._wire.express import ExpressLauncher
-
-    return ExpressLauncher(
-        factory,
-        is_required=options.lane == "express",
-        link_timeout=options.link_timeout,
-        concurrency=options.concurrency,
-        close_timeout=options.close_timeout,
-        ray_options=options.ray_options,
-    )
+    if "ray" not in sys.modules and _is_on_a_loop():
+        return _LateLauncher(factory, options)
+    return _launcher(factory, options)
 
 
 def foreign_launcher(handles: Sequence[Any]) -> Launcher:
@@ -39,3 +28,66 @@ def foreign_launcher(handles: Sequence[Any]) -> Launcher:
     from poise._wire.foreign import ForeignLauncher
 
     return ForeignLauncher(handles)
+
+
+def _launcher(factory: Callable[[], Any] | Any | None, options: PoolOptions) -> Launcher:
+    own: dict[str, Any] = {
+        "concurrency": options.concurrency,
+        "close_timeout": options.close_timeout,
+        "ray_options": options.ray_options,
+        "ray_init": options.ray_init,
+    }
+    if options.lane == "freight":
+        from poise._wire.freight import FreightLauncher
+
+        return FreightLauncher(factory, **own)
+    from poise._wire.express import ExpressLauncher
+
+    return ExpressLauncher(factory, is_required=options.lane == "express", link_timeout=options.link_timeout, **own)
+
+
+def _is_on_a_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+class _LateLauncher:
+    """Becomes a launcher when the pool opens, and imports Ray, which takes a second, beside the loop."""
+
+    replaces = True
+
+    def __init__(self, factory: Any, options: PoolOptions) -> None:
+        """Check what can be checked without Ray."""
+        check_ray_options(options.ray_options)
+        plain = None if factory is None else unwrap_factory(factory)[0]
+        self._label = "functions" if plain is None else label_of(plain)
+        self._order = (factory, options)
+        self._launcher: Launcher | None = None
+
+    def __repr__(self) -> str:
+        return self._label
+
+    async def open(self, listener: Listener) -> None:
+        self._launcher = await in_thread(_launcher, *self._order)
+        await self._launcher.open(listener)
+
+    async def default_size(self) -> int:
+        return await self._opened.default_size()
+
+    async def launch(self, worker_id: int) -> Lane:
+        return await self._opened.launch(worker_id)
+
+    async def shortage(self) -> str | None:
+        return None if self._launcher is None else await self._launcher.shortage()
+
+    async def aclose(self) -> None:
+        if self._launcher is not None:
+            await self._launcher.aclose()
+
+    @property
+    def _opened(self) -> Launcher:
+        assert self._launcher is not None
+        return self._launcher

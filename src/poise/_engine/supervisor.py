@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("poise")
 
+ENDING = 30.0
+"""Seconds that closing waits for workers to end, beside `close_timeout`; each by itself is given up sooner than that.
+"""
+
 SHORTAGE_AFTER = 3.0
 """Seconds after which a worker that still waits for a place is worth a warning."""
 
@@ -46,6 +50,9 @@ class Supervisor:
         self._close_timeout = close_timeout
         self._starting: dict[int, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._given_up: set[asyncio.Task[None]] = set()
+        """Starts that were told to end and have not."""
+        self._is_closing = False
         self._last_warning = ""
 
     def start(self, worker_id: int) -> None:
@@ -65,6 +72,8 @@ class Supervisor:
         start = self._starting.pop(worker_id, None)
         if start is not None:
             start.cancel()
+            self._given_up.add(start)
+            start.add_done_callback(self._given_up.discard)
         lane = self._owner.lanes.pop(worker_id, None)
         if lane is not None:
             ending = lane.close(self._close_timeout) if gently else lane.kill()
@@ -79,12 +88,19 @@ class Supervisor:
         self._spawn(self._watch_shortage())
 
     async def aclose(self) -> None:
-        """Wait until every worker that was told to end is gone."""
+        """Wait until every worker that was told to end is gone, or is not to be had an end of."""
         for task in self._starting.values():
             task.cancel()
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        self._is_closing = True
+        limit = ENDING + self._close_timeout
+        deadline = self._owner.loop.time() + limit
+        while self._tasks and (remaining := deadline - self._owner.loop.time()) > 0:
+            await asyncio.wait(self._tasks, timeout=remaining)
             await asyncio.sleep(0)  # lets the callbacks that take finished tasks out of the set run
+        if self._tasks:
+            logger.warning("%d workers have not ended within %g s and are left behind", len(self._tasks), limit)
+            for task in self._tasks:
+                task.cancel()
 
     async def _start(self, worker_id: int) -> None:
         owner = self._owner
@@ -131,6 +147,9 @@ class Supervisor:
 
     async def _end(self, worker_id: int, ending: Coroutine[None, None, None], reason: str) -> None:
         try:
+            if self._is_closing and self._given_up:
+                # Room that comes free now would be given to them, when they are about to be ended themselves.
+                await asyncio.wait(list(self._given_up))
             await ending
         finally:
             self._owner.worker_lost(worker_id, reason)

@@ -116,6 +116,22 @@ async def in_thread(function: Callable[..., R], *args: Any) -> R:
             thread.join()  # it has nothing left to do but to end
 
 
+async def in_thread_within(seconds: float, what: str, function: Callable[..., object], *args: Any) -> None:
+    """Run a function that blocks as `in_thread` does, and leave it to its thread if it takes longer; the log says so.
+
+    Args:
+        seconds: how long to wait for it.
+        what: what is waited for, as in "for Ray to end".
+        function: what to call.
+        args: arguments for it.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            await in_thread(function, *args)
+    except TimeoutError:
+        _log.warning("waited %g s %s in vain; a thread that still waits is left behind", seconds, what)
+
+
 async def outcome_of(ref: Any) -> Any:
     """Wait for a Ray call. Cancelling leaves it running, as `await ref` would too, but without Ray's complaint."""
     loop = asyncio.get_running_loop()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import threading
 import weakref
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -19,11 +18,13 @@ from ray.exceptions import RayError
 
 from poise._wire.answers import answer_of, start_failed, unpack_items
 from poise._wire.codec import for_ray, nbytes, pack, pack_arguments
+from poise._wire.creation import Creation, kill_actor, kill_forgotten, refuse_another_ray
 from poise._wire.death import ProcessWatch
-from poise._wire.door import Door, in_thread, outcome_of
+from poise._wire.door import Door, in_thread, in_thread_within, outcome_of
 from poise._wire.functions import FunctionBook
 from poise._wire.lane import Answer, Kind, Lane, Listener, Origin, Parcel, StartFailed, Verdict
 from poise._wire.ray_errors import answer_of_failure, last_words
+from poise._wire.ray_init import check_ray_init
 from poise._wire.ray_options import check_ray_options, label_of, needs_of, room_for, shortage_of, unwrap_factory
 from poise._wire.ray_start import RaySession
 from poise._wire.words import describe
@@ -47,6 +48,12 @@ DEPOSITED: Final = 100_000
 TOLD_BY_RAY: Final = 0.5
 """Seconds after the end of a process in which Ray may still say why."""
 
+TOLD_OF_SHORTAGE: Final = 2.0
+"""Seconds in which Ray may say what it has free."""
+
+PLACED_WITHIN: Final = 10.0
+"""Seconds after which an actor that has not been heard of is taken to wait for room, and for no process any more."""
+
 KILLED_BY_RAY: Final = 2.0
 """Seconds after which a process that Ray was to kill is killed directly."""
 
@@ -63,6 +70,7 @@ class FreightLauncher:
         concurrency: int = 1,
         close_timeout: float = 0.0,
         ray_options: Mapping[str, Any] | None = None,
+        ray_init: Mapping[str, Any] | None = None,
     ) -> None:
         """Start nothing yet.
 
@@ -72,11 +80,14 @@ class FreightLauncher:
             concurrency: how many calls each worker runs at once.
             close_timeout: seconds that a worker that is given up while it starts has to close what it holds already.
             ray_options: for Ray's `.options()`, unchanged.
+            ray_init: for `ray.init()`, if Ray is to be joined or started.
 
         Raises:
-            ConfigError: `factory` cannot be called, or `ray_options` has what Ray does not know or the pool sets.
+            ConfigError: `factory` cannot be called, `ray_options` has what Ray does not know or the pool sets, or
+                `ray_init` has what Ray does not know.
         """
         check_ray_options(ray_options or {})
+        check_ray_init(ray_init or {})
         self._factory: Callable[[], Any] | None = None
         defaults: dict[str, Any] = {}
         if factory is not None:
@@ -93,7 +104,7 @@ class FreightLauncher:
             self._actor_class = actor_class.options(**self._options, max_restarts=0, max_task_retries=0)
         except (ValueError, TypeError) as error:
             raise ConfigError("ray_options", dict(ray_options or {}), str(error)) from error
-        self._session = RaySession()
+        self._session = RaySession(ray_init)
         self._listener: Listener | None = None
         self._packed: Any = None  # the factory, or an ObjectRef to it
         self._node = ""
@@ -129,15 +140,15 @@ class FreightLauncher:
         Cancelling ends the half-started worker and leaves nothing.
         """
         assert self._listener is not None
-        creation = asyncio.ensure_future(in_thread(self._create))
+        creation = Creation(self._create)
         self._placing.add(worker_id)
         try:
-            host, serving = await asyncio.shield(creation)
+            host, serving = await creation.outcome()
         except asyncio.CancelledError:
             self._placing.discard(worker_id)
-            with contextlib.suppress(Exception):
-                host, serving = await creation
-                await self._reach(worker_id, host, serving).kill()
+            made = await creation.give_up()
+            if made is not None:
+                await self._reach(worker_id, *made).kill()
             raise
         except Exception as error:
             self._placing.discard(worker_id)
@@ -163,7 +174,11 @@ class FreightLauncher:
         """Say which resource the launches under way wait for a place with, or None if none waits for one."""
         if not self._placing:
             return None
-        free, total = await in_thread(lambda: (_ray.available_resources(), _ray.cluster_resources()))
+        try:
+            async with asyncio.timeout(TOLD_OF_SHORTAGE):
+                free, total = await in_thread(lambda: (_ray.available_resources(), _ray.cluster_resources()))
+        except TimeoutError:
+            return f"Ray has not answered within {TOLD_OF_SHORTAGE:g} s"
         return shortage_of(needs_of(self._options), free, total)
 
     async def aclose(self) -> None:
@@ -172,7 +187,7 @@ class FreightLauncher:
         await self._session.aclose()
 
     def _prepare(self) -> tuple[Any, str]:
-        _refuse_another_ray()
+        refuse_another_ray()
         packed: Any = None
         if self._factory is not None:
             packed = pack(self._factory, "the factory")
@@ -181,7 +196,7 @@ class FreightLauncher:
         return packed, ray.get_runtime_context().get_node_id()
 
     def _create(self) -> tuple[Any, Any]:
-        _refuse_another_ray()
+        refuse_another_ray()
         host = self._actor_class.remote(self._label)
         return host, host.serve.remote(self._packed, self._concurrency)
 
@@ -211,12 +226,13 @@ class FreightLane:
         self._refs: dict[int | None, Any] = {}  # a reference that is dropped never answers
         self._process: ProcessWatch | None = None
         self._dead = asyncio.Event()
+        self._asked_at = self._loop.time()
         self._is_started = False
         self._is_lost = False
         self._killing: asyncio.Task[None] | None = None
         self._listen(None, serving)
         # A pool that is forgotten unclosed leaves no actor: `serve` keeps one alive that has lost its last handle.
-        self._forgotten = weakref.finalize(self, _kill_forgotten, host)
+        self._forgotten = weakref.finalize(self, kill_forgotten, host)
         self._forgotten.atexit = False
 
     async def start(self, node: str, placed: Callable[[], None]) -> None:
@@ -449,11 +465,11 @@ class FreightLane:
         await self._dead.wait()
 
     async def _kill(self) -> None:
+        if self.origin.pid is None:
+            await self._let_arrive()
         host, self._host = self._host, None
         self._forgotten.detach()
-        with contextlib.suppress(TimeoutError):  # Ray itself may be stuck
-            async with asyncio.timeout(KILLED_BY_RAY):
-                await in_thread(_kill_actor, host)
+        await in_thread_within(KILLED_BY_RAY, "for Ray to kill an actor", kill_actor, host)
         if not await self._is_gone_within(KILLED_BY_RAY) and self._process is not None:
             self._process.kill()
             await self._is_gone_within(KILLED_BY_RAY)
@@ -465,6 +481,17 @@ class FreightLane:
         if self._process is not None:
             self._process.close()
             self._process = None
+
+    async def _let_arrive(self) -> None:
+        """Wait for an actor that has not been heard of, if Ray may be starting a process for it.
+
+        Ray does not get back the room of an actor that it kills just then: its GCS ignores the lease that is granted to
+        an actor that has been killed meanwhile, and nobody returns it.
+        """
+        if self._may_call():
+            with contextlib.suppress(RayError, TimeoutError):  # it is dead; it waits for room
+                async with asyncio.timeout_at(self._asked_at + PLACED_WITHIN):
+                    await outcome_of(self._host.hello.remote())
 
     async def _is_gone_within(self, seconds: float) -> bool:
         try:
@@ -485,25 +512,3 @@ class _Stream:
         self.is_asked = True  # whether a call to the host is under way that brings the next items
         self.is_cancelled = False
         self.failure: PayloadError | None = None
-
-
-def _refuse_another_ray() -> None:
-    """Keep Ray from starting anew.
-
-    Raises:
-        RuntimeError: it is not running any more.
-    """
-    if not ray.is_initialized():
-        raise RuntimeError("Ray has been shut down")
-
-
-def _kill_forgotten(host: Any) -> None:
-    """Kill an actor of a lane that was collected, on a thread of its own: the collector may run on Ray's."""
-    with contextlib.suppress(RuntimeError):  # no threads any more: the interpreter ends, and Ray with it
-        threading.Thread(target=_kill_actor, args=(host,), name="poise-forgotten", daemon=True).start()
-
-
-def _kill_actor(host: Any) -> None:
-    if ray.is_initialized():
-        with contextlib.suppress(Exception):  # it is dead already, or Ray is
-            _ray.kill(host, no_restart=True)

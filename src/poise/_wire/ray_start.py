@@ -1,27 +1,33 @@
-"""Joins the Ray that is there, or starts one here and shuts down only that."""
+"""Joins the Ray that is there, or has one started here, and lets go of it with the last pool."""
 
 from __future__ import annotations
 
 import importlib
-import inspect
 import logging
 import os
 import signal
 import socket
 import threading
-from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Final
 
 import ray
 
-from poise._wire.door import in_thread
-from poise.errors import PoiseError
+from poise._wire.door import in_thread, in_thread_within
+from poise._wire.forks import forks, refuse_forked
+from poise._wire.ray_here import here, share_ray, start_ray
+from poise._wire.ray_init import HERE, LOCAL, address_of, options_to_join
+from poise.errors import ConfigError, PoiseError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Mapping
 
+    from poise._wire.ray_here import RayHold
 
 _ray: Any = ray  # its own types leave out some of what it takes
+_log = logging.getLogger("poise")
+
+LETTING_GO: Final = 15.0
+"""Seconds for which closing a pool waits for Ray to end."""
 
 
 class RaySession:
@@ -31,16 +37,23 @@ class RaySession:
     A Ray that somebody else initialised is used and left alone.
     """
 
-    def __init__(self) -> None:
-        """Hold nothing yet."""
+    def __init__(self, options: Mapping[str, Any] | None = None) -> None:
+        """Hold nothing yet.
+
+        Args:
+            options: for `ray.init`.
+        """
+        self.options: Mapping[str, Any] = options or {}
         self.holds = False  # turned off before an unfinished `acquire` that has been cancelled looks at it
 
     async def open(self) -> None:
-        """Use the Ray that is initialised, or that RAY_ADDRESS names, or start one here.
+        """Use the Ray that is initialised, or the one that is named, or have one started here.
 
         Raises:
             PoiseError: there is none to be had; says why. Cancelling lets go of it again.
+            WrongLoop: this process was forked from one whose Ray was connected.
         """
+        refuse_forked()
         self.holds = True
         try:
             await in_thread(_shared.acquire, self)
@@ -50,10 +63,13 @@ class RaySession:
         _take_back_sigterm()
 
     async def aclose(self) -> None:
-        """Let go of Ray; shut it down if it was started or joined by a pool and this was the last one."""
+        """Let go of Ray; leave or end it if a pool joined or started it and this was the last one.
+
+        A Ray that does not answer is left to the thread that waits for it.
+        """
         if self.holds:
             self.holds = False
-            await in_thread(_shared.release, self)
+            await in_thread_within(LETTING_GO, "for Ray to end", _shared.release, self)
 
 
 class _Shared:
@@ -62,117 +78,194 @@ class _Shared:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._holders: set[RaySession] = set()
-        self._keeper: _Keeper | None = None
+        self._joined: _Joined | None = None
+        self._wanted_by: set[RaySession] = set()
+        """Those in `acquire` that were not released meanwhile."""
+        self._joining: _Joined | None = None
 
     def acquire(self, holder: RaySession) -> None:
-        with self._lock:
-            if self._keeper is not None and not ray.is_initialized():
-                self._keeper.stop()  # somebody has shut down our Ray; take away what is left of it
-                self._keeper = None
-                self._holders.clear()
-            if not ray.is_initialized():
-                self._keeper = _start()
-            if holder.holds and self._keeper is not None:
-                self._holders.add(holder)
-            self._let_go_if_unheld()
+        left: _Joined | None = None
+        self._wanted_by.add(holder)
+        try:
+            with self._lock:
+                if self._joined is not None and not ray.is_initialized():
+                    left, self._joined = self._joined, None  # somebody has shut down our Ray
+                    self._holders.clear()
+                if not holder.holds:
+                    return
+                if ray.is_initialized():
+                    _heed(holder.options, None if self._joined is None else self._joined.options)
+                else:
+                    self._joined = self._join(holder.options)
+                if holder in self._wanted_by and self._joined is not None:
+                    self._holders.add(holder)
+                left = self._leave_if_unheld() or left
+        finally:
+            self._wanted_by.discard(holder)
+            if left is not None:
+                left.let_go()
+
+    def _join(self, options: Mapping[str, Any]) -> _Joined:
+        self._joining = joining = _Joined(options)
+        try:
+            joining.join()
+        finally:
+            self._joining = None
+        return joining
 
     def release(self, holder: RaySession) -> None:
+        self._wanted_by.discard(holder)
+        joining = self._joining
+        if joining is not None and not self._wanted_by:
+            joining.abort()  # nobody waits for it any more
         with self._lock:
             self._holders.discard(holder)
-            self._let_go_if_unheld()
+            left = self._leave_if_unheld()
+        if left is not None:
+            left.let_go()
 
-    def _let_go_if_unheld(self) -> None:
-        if self._keeper is not None and not self._holders:
-            keeper, self._keeper = self._keeper, None
-            keeper.stop()
+    def _leave_if_unheld(self) -> _Joined | None:
+        if self._joined is None or self._holders:
+            return None
+        left, self._joined = self._joined, None
+        left.leave()
+        return left
 
 
-class _Keeper:
-    """Starts Ray in a thread that lives as long as Ray does.
+class _Joined:
+    """This process is connected to a Ray by a pool."""
 
-    Ray's processes ask the kernel to kill them when the *thread* that started them ends (PR_SET_PDEATHSIG), so it must
-    not be a passing one.
-    """
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        self.options = options
+        self._hold: RayHold | None = None
+        self._is_aborted = False
+        self._logger = logging.getLogger("ray")
+        self._level, self._auth_mode = self._logger.level, os.environ.get("RAY_AUTH_MODE")
 
-    def __init__(self, start: Callable[[], object]) -> None:
-        self._start = start
-        self._started: Future[None] = Future()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="poise-ray", daemon=True)
-        self._thread.start()
+    def join(self) -> None:
+        """Join the Ray that is named, or have one started.
+
+        Raises:
+            PoiseError: that is not possible; says why.
+        """
+        address, source = address_of(self.options, is_here_held=here.hold is not None)
+        forks.is_connecting = True
         try:
-            self._started.result()
+            self._join(address, source)
         except BaseException:
-            self._thread.join()
+            self.leave()
+            self.let_go()
             raise
-
-    def stop(self) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        logger = logging.getLogger("ray")
-        level, auth_mode = logger.level, os.environ.get("RAY_AUTH_MODE")
-        logger.setLevel(logging.ERROR)  # Ray tells at length what it does; its errors are still seen
-        try:
-            self._start()
-        except BaseException as error:  # noqa: BLE001 - it is raised where the keeper is made
-            self._started.set_exception(error)
-        else:
-            self._started.set_result(None)
-            self._stop.wait()
-        try:
-            _shut_down()
         finally:
-            logger.setLevel(level)
-            _restore_auth_mode(auth_mode)
+            forks.is_connecting = False
+
+    def _join(self, address: str, source: str) -> None:
+        is_ours = address in {LOCAL, HERE}
+        if is_ours:
+            self._hold = hold = share_ray(self.options) if address == HERE else start_ray(self.options)
+            if self._is_aborted:
+                hold.abort()
+            address, auth_mode = hold.wait()
+            _set_auth_mode(auth_mode)
+        else:
+            _check_reachable(address, source)
+        self._logger.setLevel(logging.ERROR)  # Ray tells at length what it does; its errors are still seen
+        try:
+            _ray.init(**options_to_join(self.options, is_started_by_us=is_ours), address=address)
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}".strip()
+            if is_ours:
+                raise PoiseError(f"Ray has started at {address} and cannot be used: {reason}") from error
+            if _is_about_tokens(error):
+                raise _token_missing(address, source) from error
+            raise _cannot_join(address, source, reason) from error
+
+    def abort(self) -> None:  # while another thread joins
+        """Have `join` fail soon."""
+        self._is_aborted = True
+        if self._hold is not None:
+            self._hold.abort()
+
+    def leave(self) -> None:
+        """Disconnect this process."""
+        try:
+            _ray.shutdown()
+        finally:
+            self._logger.setLevel(self._level)
+            _set_auth_mode(self._auth_mode)
+
+    def let_go(self) -> None:
+        """Let the Ray that was started for this process end."""
+        if self._hold is not None:
+            self._hold.close()
 
 
-def _start() -> _Keeper:
-    address = os.environ.get("RAY_ADDRESS")
-    if address is not None and "://" in address:
-        raise PoiseError(
-            f"RAY_ADDRESS={address} names a Ray Client server, through which actors cannot be watched; run this "
-            "program on a machine of the cluster with RAY_ADDRESS=auto"
-        )
-    if address:
-        _check_reachable(address)
-    # "local" and not None: None would join any Ray that somebody runs on this machine.
-    options: dict[str, Any] = {"address": address or "local", "log_to_driver": True, "logging_level": logging.ERROR}
-    if not address:
-        options["include_dashboard"] = False
-    try:
-        return _Keeper(lambda: _ray.init(**options))
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}".strip()
-        if address:
-            raise _cannot_join(address, reason) from error
-        raise PoiseError(
-            f"cannot start Ray here: {reason}\nTo choose how it starts, call ray.init(...) before the pool is opened"
-        ) from error
+def _heed(options: Mapping[str, Any], others: Mapping[str, Any] | None) -> None:
+    """Say that options for `ray.init` have no effect where Ray is initialised already.
+
+    Raises:
+        ConfigError: they name another Ray.
+    """
+    if not options or options == others:
+        return
+    current: str = _ray.get_runtime_context().gcs_address
+    address: str | None = options.get("address")
+    if address is not None and address.rpartition(":")[2].isdecimal() and address != current:
+        raise ConfigError("ray_init['address']", address, f"this process is connected to the Ray at {current}")
+    by = "the program" if others is None else "a pool with other options"
+    _log.warning("ray_init has no effect: Ray was initialised by %s. Not heeded: %s", by, ", ".join(options))
 
 
-def _check_reachable(address: str) -> None:
-    """Fail at once where nobody listens: Ray itself would try for minutes."""
+def _check_reachable(address: str, source: str) -> None:
+    """Fail at once where nobody listens, or whoever listens asks for another token: Ray itself would try on and on."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal():  # "auto" and the like
         return
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
     except OSError as error:
-        raise _cannot_join(address, f"{type(error).__name__}: {error}") from error
+        raise _cannot_join(address, source, f"{type(error).__name__}: {error}") from error
+    if is_token_refused(address):
+        raise _token_missing(address, source)
 
 
-def _cannot_join(address: str, reason: str) -> PoiseError:
+def is_token_refused(address: str) -> bool:
+    """Whether the Ray at this address does not let this process in for want of its token."""
+    raylet: Any = importlib.import_module("ray._raylet")
+    if not hasattr(raylet, "GcsClient"):
+        return False
+    try:
+        raylet.GcsClient(address=address)
+    except Exception as error:  # noqa: BLE001 - whatever else it is, `ray.init` meets it too and tells it better
+        return _is_about_tokens(error)
+    return False
+
+
+def _is_about_tokens(error: BaseException | None) -> bool:
+    """Whether an error of Ray's, or one behind it, says that the token is missing or another."""
+    while error is not None:
+        if type(error).__name__ == "AuthenticationError" or "InvalidAuthToken" in str(error):
+            return True  # the class is there since Ray 2.52
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _token_missing(address: str, source: str) -> PoiseError:
+    return PoiseError(f"cannot join the Ray at {source}={address}: {TOKEN_REMEDY}")
+
+
+TOKEN_REMEDY: Final = (
+    "it takes only those who have its token, and the token of this process is missing or another. Set "
+    "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to the token, or RAY_AUTH_TOKEN_PATH to a file that holds it; without "
+    "either Ray reads ~/.ray/auth_token. Where Ray was started, `ray get-auth-token` prints it"
+)
+
+
+def _cannot_join(address: str, source: str, reason: str) -> PoiseError:
     return PoiseError(
-        f"cannot join the Ray at RAY_ADDRESS={address}: {reason}\nStart Ray there (`ray start --head`), mend "
-        "RAY_ADDRESS, or unset it to let the pool start a Ray of its own"
+        f"cannot join the Ray at {source}={address}: {reason}\nStart Ray there (`ray start --head`), mend "
+        f"{source}, or unset it to let the pool start a Ray of its own"
     )
-
-
-def _shut_down() -> None:
-    waits = "wait_for_processes" in inspect.signature(_ray.shutdown).parameters  # Ray 2.60 and later
-    _ray.shutdown(**({"wait_for_processes": True} if waits else {}))
 
 
 def _take_back_sigterm() -> None:
@@ -187,20 +280,22 @@ def _take_back_sigterm() -> None:
             signal.signal(signal.SIGTERM, handler)
 
 
-def _restore_auth_mode(before: str | None) -> None:
-    """Undo what `ray.init` did: it turns token authentication on, for this whole process, with a Ray of its own.
+def _set_auth_mode(mode: str | None) -> None:
+    """Have this process show Ray a token, or none, from now on.
 
-    Without this the process could not join a Ray without tokens afterwards.
+    A Ray that poise starts asks for a token if Ray's defaults say so. Afterwards it is undone: with tokens on, the
+    process could not join a Ray without them.
     """
-    if os.environ.get("RAY_AUTH_MODE") == before:
+    if os.environ.get("RAY_AUTH_MODE") == mode:
         return
-    if before is None:
+    if mode is None:
         del os.environ["RAY_AUTH_MODE"]
     else:
-        os.environ["RAY_AUTH_MODE"] = before
+        os.environ["RAY_AUTH_MODE"] = mode
     try:
         raylet: Any = importlib.import_module("ray._raylet")
         raylet.Config.initialize("")
+        raylet.AuthenticationTokenLoader.instance().reset_cache()
     except (ImportError, AttributeError):
         return
 

@@ -97,7 +97,23 @@ def _address() -> Finding:
         except OSError as error:
             remedy = "start Ray there (`ray start --head`), mend RAY_ADDRESS, or unset it"
             return Finding("RAY_ADDRESS", "fail", f"nobody is reached at {address}: {error}", remedy)
+        finding = _token(address)
+        if finding is not None:
+            return finding
     return Finding("RAY_ADDRESS", "ok", f"{address}: pools join it")
+
+
+def _token(address: str) -> Finding | None:
+    """Whether the Ray there takes this program in."""
+    try:
+        from poise._wire.ray_start import TOKEN_REMEDY, is_token_refused
+    except ImportError:  # no Ray is installed, as another line says
+        return None
+    if not is_token_refused(address):
+        return None
+    return Finding(
+        "RAY_ADDRESS", "fail", f"the Ray at {address} refuses this program for want of its token", TOKEN_REMEDY
+    )
 
 
 def _authentication() -> Finding:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import os
 import threading
 from concurrent import futures
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from poise._wire.door import Door
+from poise._wire.forks import forked_error
 from poise.errors import PoolBroken
 from poise.executor.broken import broken
 from poise.executor.exit import EXIT
@@ -127,9 +129,7 @@ class Driver:
         """This is a forked child, in which the thread does not live and the loop's sockets are the parent's."""
         self._lock = threading.RLock()
         self._thread = None
-        self._refusal = functools.partial(
-            RuntimeError, "this executor belongs to the process that this one was forked from; make another one here"
-        )
+        self._refusal = functools.partial(forked_error, os.getppid(), "which has started this executor")
 
     def _start(self) -> None:
         if EXIT.has_begun:

@@ -96,6 +96,7 @@ class Executor(futures.Executor, Generic[T]):
             link_timeout (5.0): see `poise.Pool`.
             ray_options (None): options of Ray's for each actor, passed on unchanged: `num_gpus`, `resources`,
                 `runtime_env`...
+            ray_init (None): see `poise.Pool`.
 
         Raises:
             ConfigError: an option is outside its range. It is also a `ValueError`.

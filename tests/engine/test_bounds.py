@@ -1,0 +1,81 @@
+"""Opening and closing end in time, whatever Ray does."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import poise
+from poise._engine import supervisor
+from poise._wire.door import in_thread, in_thread_within
+from poise.options import PoolOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from poise._wire.lane import Lane, Listener
+
+
+class StuckLauncher:
+    """Waits for a Ray that does not answer at one point; the threads that wait end with the test."""
+
+    replaces = True
+
+    def __init__(self, at: str) -> None:
+        self._at = at
+        self.answer = threading.Event()
+
+    async def _ask(self, what: str) -> None:
+        if what == self._at:
+            await in_thread(self.answer.wait)
+
+    async def open(self, listener: Listener) -> None:
+        await self._ask("open")
+
+    async def default_size(self) -> int:
+        await self._ask("default_size")
+        return 1
+
+    async def launch(self, worker_id: int) -> Lane:
+        try:
+            await self._ask("launch")
+        except asyncio.CancelledError:
+            await self._ask("launch")  # as if Ray did not answer to giving up either
+            raise
+        raise AssertionError
+
+    async def shortage(self) -> str | None:
+        return None
+
+    async def aclose(self) -> None:
+        return
+
+
+@pytest.fixture(params=["open", "default_size", "launch"])
+def launcher(request: pytest.FixtureRequest) -> Iterator[StuckLauncher]:
+    launcher = StuckLauncher(request.param)
+    yield launcher
+    launcher.answer.set()
+
+
+async def test_opening_and_closing_end_though_ray_does_not_answer(
+    launcher: StuckLauncher, monkeypatch: pytest.MonkeyPatch
+) -> None:  # G1
+    monkeypatch.setattr(supervisor, "ENDING", 0.1)
+    settings = PoolOptions(start_timeout=0.1, close_timeout=0)
+    pool: poise.Pool[Any] = poise.Pool._over(launcher, settings)  # noqa: SLF001 - a launcher of its own
+    with pytest.raises(poise.PoolBroken, match=r"start_timeout=0\.1 s"):
+        await pool.open()
+    assert pool.state == "closed"
+
+
+async def test_what_is_waited_for_in_vain_is_left_to_its_thread(caplog: pytest.LogCaptureFixture) -> None:
+    go = threading.Event()
+    with caplog.at_level(logging.WARNING, "poise"):
+        await in_thread_within(0.01, "for Ray to end", go.wait)
+    go.set()
+    assert "waited 0.01 s for Ray to end in vain" in caplog.text
