@@ -12,6 +12,7 @@ import pytest
 import poise
 from poise._engine import supervisor
 from poise._wire.door import in_thread, in_thread_within
+from poise._wire.lane import Origin
 from poise.options import PoolOptions
 
 if TYPE_CHECKING:
@@ -79,3 +80,63 @@ async def test_what_is_waited_for_in_vain_is_left_to_its_thread(caplog: pytest.L
         await in_thread_within(0.01, "for Ray to end", go.wait)
     go.set()
     assert "waited 0.01 s for Ray to end in vain" in caplog.text
+
+
+class OneByOne:
+    """The first worker is ready at once, the second never; giving that up takes as long as the test wants."""
+
+    replaces = True
+
+    def __init__(self) -> None:
+        self.ended: list[str] = []
+        self.waits = asyncio.Event()
+        self.go = asyncio.Event()
+
+    async def open(self, listener: Listener) -> None:
+        return
+
+    async def default_size(self) -> int:
+        return 2
+
+    async def launch(self, worker_id: int) -> Any:
+        if not self.waits.is_set():
+            self.waits.set()
+            return _ReadyLane(self.ended)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await self.go.wait()
+            self.ended.append("waiting")
+
+    async def shortage(self) -> str | None:
+        return None
+
+    async def aclose(self) -> None:
+        return
+
+
+class _ReadyLane:
+    origin = Origin()
+    sends_ahead = False
+
+    def __init__(self, ended: list[str]) -> None:
+        self._ended = ended
+
+    async def kill(self) -> None:
+        self._ended.append("ready")
+
+    async def close(self, timeout: float) -> None:
+        await self.kill()
+
+
+async def test_a_closing_pool_ends_those_that_wait_for_room_before_any_comes_free() -> None:  # G12
+    launcher: Any = OneByOne()
+    pool: poise.Pool[Any] = poise.Pool._over(launcher, PoolOptions(size=2))  # noqa: SLF001 - a launcher of its own
+    async with pool:
+        closing = asyncio.create_task(pool.aclose())
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert launcher.ended == []
+        launcher.go.set()
+        await closing
+    assert launcher.ended == ["waiting", "ready"]

@@ -1,4 +1,4 @@
-"""Making an actor while Ray is slow."""
+"""Making an actor, and giving it up meanwhile."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
-from poise._wire import creation
-from poise._wire.creation import Creation
+from poise._wire import creation, freight
+from poise._wire.creation import Creation, kill_actor
+from poise._wire.freight import FreightLauncher
+from tests.wire.ear import Ear
 
 
 @pytest.fixture
@@ -61,3 +63,38 @@ async def test_a_making_that_fails_when_it_is_given_up_is_nobodys_error(killed: 
 
     assert await Creation(make).give_up() is None
     assert killed == []
+
+
+@pytest.mark.usefixtures("shared_ray")
+async def test_an_actor_that_is_given_up_is_not_killed_before_it_has_arrived(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray._private import state
+
+    were_there: list[bool] = []
+
+    def kill(host: Any) -> None:
+        were_there.append(state.actors(host._actor_id.hex())["Pid"] != 0)  # noqa: SLF001 - Ray has no public one
+        kill_actor(host)
+
+    monkeypatch.setattr(freight, "kill_actor", kill)
+    launcher = FreightLauncher(object, ray_options={"num_cpus": 0})
+    await launcher.open(Ear())
+    launch = asyncio.create_task(launcher.launch(1))
+    await asyncio.sleep(0)  # it has begun
+    launch.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await launch
+    await launcher.aclose()
+    assert were_there == [True]  # while Ray starts a process for it, Ray would lose its room
+
+
+@pytest.mark.usefixtures("shared_ray")
+async def test_an_actor_that_waits_for_room_is_killed_where_it_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(freight, "PLACED_WITHIN", 0.5)
+    launcher = FreightLauncher(object, ray_options={"resources": {"room": 1000}})
+    await launcher.open(Ear())
+    launch = asyncio.create_task(launcher.launch(1))
+    await asyncio.sleep(0)
+    launch.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await launch
+    await launcher.aclose()

@@ -123,7 +123,10 @@ WITH_A_TOKEN = """
 JOINING = (
     PRELUDE
     + """
+from poise.cli.doctor import examine
+
 async def main():
+    print(*[found.verdict for found in examine(with_ray=False) if found.name == "RAY_ADDRESS"], end=": ")
     session = RaySession()
     try:
         await session.open()
@@ -140,9 +143,9 @@ asyncio.run(main())
 @pytest.mark.skipif(not hasattr(ray.exceptions, "AuthenticationError"), reason="this Ray has no tokens")
 def test_options_reach_ray_and_whoever_lacks_its_token_is_told_the_variables() -> None:
     assert run(WITH_A_TOKEN, JOINING=JOINING, RAY_AUTH_MODE="token").split("\n\n") == [
-        "True True",
-        "True True",
-        "joined",
+        "fail: True True",
+        "fail: True True",
+        "ok: joined",
         "",
     ]
 
