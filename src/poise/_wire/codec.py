@@ -14,8 +14,10 @@ import io
 import pickle
 import sys
 import traceback
+import types
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, cast
 
+from poise._wire import main_names
 from poise._wire.lifting import LIFTED, STRINGS, Lift, is_long
 from poise._wire.words import class_name, describe, text_of, type_name
 from poise.errors import PayloadError, RemoteError
@@ -354,6 +356,7 @@ def _deep_pickler() -> Callable[..., tuple[bytes, list[Any], list[Any]]]:
     base: Any = cloudpickle.Pickler
     inherited: Any = base.reducer_override
     lifted = (ray.ObjectRef, ActorHandle)
+    cached = type(functools.lru_cache(len))
 
     # `reducer_override` and not `persistent_id`: pickle asks it about classes it does not know, not about every object.
     class DeepPickler(base):  # type: ignore[misc]
@@ -365,7 +368,14 @@ def _deep_pickler() -> Callable[..., tuple[bytes, list[Any], list[Any]]]:
                 return _nested, (len(self.nested) - 1,)
             if type(obj) is _Awaited:
                 return _awaited, (obj.index,)
-            return inherited(self, obj)
+            if type(obj) is cached:
+                return main_names.reduce_cached(obj)
+            reduced = inherited(self, obj)
+            if reduced is NotImplemented:
+                return reduced
+            if type(obj) is types.FunctionType:
+                return main_names.reduce_function(obj, reduced)
+            return main_names.reduce_class(obj, reduced)
 
     def pickle_deep(value: Any, *, in_band: bool = False) -> tuple[bytes, list[Any], list[Any]]:
         file = io.BytesIO()

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeAlias, cast
 
 from poise._wire.codec import Packed, Payload, drop_frames, pack_in_band, unpack
+from poise._wire.main_names import main_ledger
 from poise._wire.words import callable_name, class_name, class_names, describe, is_text
 from poise.errors import PayloadError
 
@@ -56,7 +57,8 @@ def type_names(instance: object) -> TypeNames:
 # ---------------------------------------------------------------------------------------------------------------------
 # The caller's side
 
-_pickled: weakref.WeakKeyDictionary[Callable[..., Any], PickledFunction] = weakref.WeakKeyDictionary()
+_pickled: weakref.WeakKeyDictionary[Callable[..., Any], tuple[int, PickledFunction]] = weakref.WeakKeyDictionary()
+"""With `main_ledger.changes` at that time: what a function takes along may be another one since."""
 
 
 class FunctionBook:
@@ -66,6 +68,7 @@ class FunctionBook:
         """Know the worker's classes."""
         self._classes = frozenset(tuple(name) for name in classes)
         self._known: weakref.WeakKeyDictionary[Callable[..., Any], Target] = weakref.WeakKeyDictionary()
+        self._changes = main_ledger.changes
 
     def target(self, function: Callable[..., Any] | str) -> Target:
         """Name the function, pickling it if it has no name in the worker.
@@ -76,6 +79,9 @@ class FunctionBook:
         # Other callables may be unhashable, compare equal without being the same, or change: never remembered.
         if type(function) is not types.FunctionType:
             return _checked(function) if type(function) is str else self._find(function)
+        if self._changes != main_ledger.changes:
+            self._changes = main_ledger.changes
+            self._known.clear()
         try:
             return self._known[function]
         except KeyError:
@@ -161,8 +167,8 @@ def _stays_as_it_is(function: object) -> bool:
 
 def _pickle(function: Callable[..., Any]) -> PickledFunction:
     keep = _stays_as_it_is(function)
-    if keep and (known := _pickled.get(function)) is not None:
-        return known
+    if keep and (known := _pickled.get(function)) is not None and known[0] == main_ledger.changes:
+        return known[1]
     try:
         packed = pack_in_band(function)
     except BaseException as error:
@@ -172,7 +178,7 @@ def _pickle(function: Callable[..., Any]) -> PickledFunction:
         return PickledFunction(b"", packed)
     pickled = PickledFunction(hashlib.blake2b(packed, digest_size=16).digest(), packed)
     if keep:
-        _pickled[function] = pickled
+        _pickled[function] = main_ledger.changes, pickled
     return pickled
 
 

@@ -31,6 +31,7 @@ from poise._wire.codec import (
     unpack,
 )
 from poise._wire.functions import FunctionShelf, PickledFunction, Target, TypeNames, type_names
+from poise._wire.main_names import become_worker
 from poise._wire.ray_errors import own_error
 from poise._wire.words import describe
 from poise._worker.entrance import Connection, open_tls, open_unix
@@ -104,6 +105,7 @@ class Host:
 
     def serve(self, factory: Packed | None, concurrency: int) -> None:
         """Build the instance, then run calls until the worker is killed."""
+        become_worker()
         try:
             loop = calls_loop(self._inbox, concurrency)
             self._keeper = Keeper(loop)
