@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from poise._core.stats import Stats, WorkerStats
     from poise._engine.call import Call, Stream
     from poise._wire.ray_here import ray_here
+    from poise._worker.current import cancelled
     from poise.actor_pool import ActorCall, ActorPool
     from poise.errors import (
         ConfigError,
@@ -60,6 +61,7 @@ __all__ = [
     "WorkerLost",
     "WorkerStats",
     "WrongLoop",
+    "cancelled",
     "ray_here",
 ]
 
@@ -95,6 +97,7 @@ _HOMES = {
     "WorkerLost": "poise.errors",
     "WorkerStats": "poise._core.stats",
     "WrongLoop": "poise.errors",
+    "cancelled": "poise._worker.current",
     "ray_here": "poise._wire.ray_here",
 }
 

@@ -22,6 +22,7 @@ class CallArguments(TypedDict, total=False):
     retries: int
     retry_on: tuple[type[Exception], ...] | type[Exception]
     retry_delay: float
+    kill_on_cancel: bool
 
 
 class WorkerArguments(TypedDict, total=False):
@@ -63,6 +64,8 @@ class CallOptions:
     retry_delay: float = 0.1
     """Seconds, at most, of the pause before the second attempt; it doubles with each, up to 30 s, and each pause is a
     random part of it. 0 is none."""
+    kill_on_cancel: bool = False
+    """Whether cancelling a call that runs ends its worker, if nothing else stops it."""
 
     def __post_init__(self) -> None:
         """Check every option.
@@ -77,6 +80,8 @@ class CallOptions:
         check_whole("priority", self.priority, None)
         check_whole("retries", self.retries, 0)
         _seconds("retry_delay", self.retry_delay, zero=True, none=False)
+        if not isinstance(self.kill_on_cancel, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigError("kill_on_cancel", self.kill_on_cancel, "True or False")
         given: Any = self.retry_on
         is_tuple = isinstance(given, tuple)
         kinds: tuple[Any, ...] = given if is_tuple else (given,)  # pyright: ignore[reportUnknownVariableType]

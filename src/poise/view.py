@@ -126,7 +126,7 @@ class View(Generic[T]):
         """Call a function on whichever worker is free, waiting for room and then for the result.
 
         Cancelling it answers the caller at once. A call that has not begun never runs then; one that runs keeps its
-        worker's slot until it ends there (a coroutine on the worker is cancelled).
+        worker's slot until it ends there (a coroutine on the worker is cancelled), or the worker with `kill_on_cancel`.
 
         Args:
             fn: a method of the workers' class, its name, or a function of the instance (see the class).
@@ -382,6 +382,9 @@ class View(Generic[T]):
             retry_delay (0.1): seconds, at most, of the pause before the second attempt. It doubles with each further
                 one, up to 30 s, and a random part of it is waited, so that calls which failed together do not come
                 back together. 0 is no pause.
+            kill_on_cancel (False): whether cancelling a call that runs (by `cancel`, `wait_for`, or leaving a `map` or
+                a `stream`) ends its worker, which is replaced: a plain function's at once; coroutines, streams and what
+                is given by name are told to stop, and have the pool's `kill_after` seconds for it. See `Call.kill`.
 
         Raises:
             ConfigError: an option is outside its range.
@@ -407,7 +410,7 @@ class View(Generic[T]):
         """
         if self._lease is not None:
             raise ConfigError("lease", self, "a worker that is leased already cannot be leased again")
-        options = self._options.but(timeout=timeout, retries=0, retry_on=())
+        options = self._options.but(timeout=timeout, retries=0, retry_on=(), kill_on_cancel=False)
         call = self._submit("lease", (), {}, may_park=True, is_lease=True, options=options)
         record = call.record
         assert record is not None
@@ -479,7 +482,9 @@ class View(Generic[T]):
         if not (callable(fn) or isinstance(fn, str)):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ConfigError("fn", fn, "a function, a method of the workers' class, or a method's name")
         options = self._options if options is None else options
-        call: Call[Any] = Call(dispatcher, fn, args, kwargs, options.retry_on, stream)
+        if options.kill_on_cancel:
+            dispatcher.check_may_kill("kill_on_cancel", value=True)
+        call: Call[Any] = Call(dispatcher, fn, args, kwargs, options, stream)
         call.may_begin = may_begin
         timeout, deadline = _time_limit(options, dispatcher.clock.time())
         record = CallRecord(

@@ -119,6 +119,9 @@ class Scene:
     def cancel(self, call: CallRecord) -> None:
         self.act(self.pool.cancel(call, self.now))
 
+    def kill(self, call: CallRecord, grace: float = 0.0) -> None:
+        self.act(self.pool.kill(call, self.now, grace))
+
     def release(self, lease: CallRecord) -> None:
         self.act(self.pool.release(lease, self.now))
 

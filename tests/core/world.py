@@ -327,6 +327,19 @@ class World:
         self.perform(self.pool.cancel(fate.call, self.now))
         assert self.pool.cancel(fate.call, self.now) == []
 
+    def kill(self, fate: Fate, grace: float) -> None:
+        """The caller wants the call gone, whether it still waits or was answered before."""
+        if fate in self.leases.values():
+            return self.cancel(fate)
+        fate.is_cancelled |= fate.call.id in self.live
+        self.live.pop(fate.call.id, None)
+        self.perform(self.pool.kill(fate.call, self.now, grace))
+        if fate.call.state is CallState.ABANDONED and fate.call.worker is not None:
+            is_running = fate.call.id in fate.call.worker.running
+            assert not is_running or grace or fate.call.worker.is_killed
+            assert not is_running or self.pool.next_tick() <= self.now + grace or fate.call.worker.is_killed
+        return None
+
     def release(self, worker_id: int) -> None:
         lease = self._lease_ended(worker_id)
         self.perform(self.pool.release(lease.call, self.now))
@@ -534,7 +547,7 @@ BACKLOGS = (0, 1, 3, None, None)
 STEPS = (
     *("submit",) * 6,
     *("receive", "begin", "begin", "end", "end", "deliver", "deliver") * 2,
-    *("start", "cancel", "tick", "advance", "lease", "leased", "release", "bound", "settle"),
+    *("start", "cancel", "kill", "tick", "advance", "lease", "leased", "release", "bound", "settle"),
     *("die", "resize"),
 )
 
@@ -585,7 +598,7 @@ def move_an_actor(world: World, step: str, dice: Dice) -> None:
         case "begin":
             world.begin(actor, announced=pick((0, 0, 1, 1, 3)))
         case "end":
-            ending = pick((Ending.ANSWERED, Ending.ANSWERED, Ending.FAILED, Ending.RETRYABLE))
+            ending = pick((Ending.ANSWERED, Ending.ANSWERED, Ending.FAILED, *(Ending.RETRYABLE,) * 2))
             world.end(actor, pick(range(4)), ending, flush=pick((True, True, False)))
         case "deliver":
             if actor.to_pool:
@@ -608,6 +621,8 @@ def take_step(world: World, step: str, dice: Dice) -> None:  # noqa: C901 (a lis
             world.release(pick(tuple(world.leases)))
         case "cancel" if world.live:
             world.cancel(pick(tuple(world.live.values())))
+        case "kill" if world.fates:
+            world.kill(pick(tuple(world.fates.values())), pick((0.0, 0.0, 0.01, 1.0)))
         case "start" if world.starting:
             world.start_one(pick(range(8)), fails=pick((False, False, True)))
         case "tick":

@@ -53,6 +53,11 @@ class Counter:
     def fail(self) -> None:
         raise LookupError("in the actor")
 
+    def pid_unless(self, sick: int) -> int:
+        if os.getpid() == sick:
+            raise LookupError("this actor is sick")
+        return os.getpid()
+
     def numbers(self, end: int) -> Iterator[int]:
         yield from range(end)
 
@@ -183,6 +188,28 @@ async def test_when_all_actors_are_dead_the_pool_is_broken(counters: list[Any]) 
             await pool.broadcast("increment", 0)
         with pytest.raises(poise.ConfigError, match="size"):
             await pool.resize(3)
+
+
+async def test_a_sick_actor_gets_no_more_than_it_must(counters: list[Any]) -> None:
+    sick, healthy = [await counter.pid.remote() for counter in counters]
+    async with poise.Pool.of(counters) as pool:
+        outcomes: list[Any] = []
+        for _ in range(20):
+            outcomes += await asyncio.gather(pool.run("pid_unless", sick), return_exceptions=True)
+        assert outcomes.count(healthy) >= 19
+        patient = pool.options(retries=1, retry_on=LookupError, retry_delay=0)
+        assert set(await asyncio.gather(*(patient.run("pid_unless", sick) for _ in range(40)))) == {healthy}
+
+
+async def test_existing_actors_are_not_the_pools_to_kill(counters: list[Any], gate: Gate) -> None:
+    async with poise.Pool.of(counters) as pool:
+        with pytest.raises(poise.ConfigError, match="kill_on_cancel=True is not allowed: actors that exist already"):
+            await pool.options(kill_on_cancel=True).run("pid")
+        call = pool.submit("hold", gate.path)
+        with pytest.raises(poise.ConfigError, match="not the pool's to kill"):
+            call.kill()
+        gate.open()
+        await call
 
 
 async def test_what_is_no_handle_is_refused(counters: list[Any]) -> None:

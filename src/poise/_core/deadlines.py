@@ -32,7 +32,10 @@ class Deadlines:
         return call.id in self._calls
 
     def add(self, call: CallRecord, when: float) -> None:
-        """Watch a call until then: one that is not watched, and was not forgotten before its time had come."""
+        """Watch a call until then: one that was not forgotten before its time had come.
+
+        Of two times the earlier one counts.
+        """
         self._calls[call.id] = call
         heapq.heappush(self._heap, (when, call.id))
 

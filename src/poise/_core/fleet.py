@@ -124,7 +124,8 @@ class Fleet:
         if not self.heals or state is WorkerState.RETIRING:
             return None
         was_healthy = state is WorkerState.READY and age >= HEALTHY_AFTER
-        return self.add(now, failures=1 if was_healthy else worker.failures + 1)
+        before = 0 if was_healthy else worker.failures
+        return self.add(now, failures=before + (not worker.is_killed))  # an end that was asked for is no failure
 
     def judge(self, size: int, reason: str, cause: BaseException | None) -> bool:
         """Decide whether any worker can still be hoped for (G8); if not, say so and why in `broken`."""

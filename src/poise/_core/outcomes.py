@@ -12,7 +12,7 @@ from poise._core.stats import Counters
 from poise.errors import DeadlineExceeded, LeaseExpired
 
 if TYPE_CHECKING:
-    from poise._core.call import CallRecord
+    from poise._core.call import CallId, CallRecord
     from poise._core.effects import Outbox
     from poise._core.placement import Placement
     from poise._core.waiting import Waiting
@@ -23,14 +23,16 @@ if TYPE_CHECKING:
 class Outcomes:
     """Gives each call its one outcome (G1), counts it, and lets go of the call."""
 
-    __slots__ = ("_outbox", "_placement", "_waiting", "counters", "deadlines", "kill_after", "overruns")
+    __slots__ = ("_outbox", "_placement", "_waiting", "counters", "deadlines", "doomed", "kill_after", "overruns")
 
     def __init__(self, waiting: Waiting, placement: Placement, outbox: Outbox, kill_after: float | None) -> None:
         self.counters = Counters()
         self.deadlines = Deadlines()
         """Invariant: the calls with a deadline whose caller waits; not a lease that is granted."""
         self.overruns = Deadlines()
-        """Calls that expired on a worker and are still there, by when that worker is to be killed."""
+        """Abandoned calls that a worker still holds, by when it is to be killed: with a deadline, or doomed."""
+        self.doomed: dict[CallId, float] = {}
+        """Abandoned calls that their caller wants gone, and the seconds for which their worker may still run them."""
         self.kill_after = kill_after
         """Seconds that a worker may keep an expired call."""
         self._waiting = waiting
@@ -67,15 +69,26 @@ class Outcomes:
         self.counters.cancelled += 1
         self._leave(call)
 
+    def doom(self, call: CallRecord, now: float, grace: float) -> None:
+        """The caller of an abandoned call wants it gone: its worker has so many seconds, from now or its beginning."""
+        worker = call.worker
+        assert worker is not None, "a worker holds an abandoned call"
+        self.doomed[call.id] = grace
+        if call.id in worker.running:
+            self.overruns.add(call, now + grace)
+
     def watch_overrun(self, call: CallRecord, now: float) -> None:
-        """An expired call that was sent ahead has begun after all: the worker has `kill_after` from now."""
-        if call.deadline != math.inf and self.kill_after is not None and call not in self.overruns:
+        """An abandoned call that was sent ahead has begun after all: the worker has `kill_after`, or less, from now."""
+        if call.id in self.doomed:
+            self.overruns.add(call, now + self.doomed[call.id])
+        elif call.deadline != math.inf and self.kill_after is not None and call not in self.overruns:
             self.overruns.add(call, now + self.kill_after)
 
     def end_abandoned(self, call: CallRecord) -> None:
         """A call whose caller is gone has left its worker."""
         self._end(call)
         self.overruns.forget(call)
+        self.doomed.pop(call.id, None)
 
     def end_lease(self, worker: WorkerRecord, lease: CallRecord, cause: Literal["released", "lost"]) -> None:
         """End the lease that holds this worker, and refuse the calls that still wait under it."""

@@ -67,6 +67,8 @@ class Scheduler:
     ) -> None:
         self.size: int = size
         self.slots = slots
+        self.replaces = heals
+        """Whether the workers are the pool's own, to be ended and replaced."""
         self.kill_after = kill_after
         self.poison_after = poison_after
         self.is_closed: bool = False
@@ -130,6 +132,26 @@ class Scheduler:
             self._outcomes.end_lease(worker, call, "released")
             return self._changed(worker, now)
         self._outcomes.cancel(call)
+        self._granting.place(now)
+        return self._outbox.flush()
+
+    def kill(self, call: CallRecord, now: float, grace: float = 0.0) -> list[Effect]:
+        """The caller is gone, or was answered, and wants the call gone: a worker that goes on with it is killed.
+
+        Args:
+            call: which.
+            now: when.
+            grace: seconds that the worker has to be done with it, once the call runs.
+        """
+        if call.state is CallState.DONE:
+            return []
+        if call.is_lease:
+            return self.cancel(call, now)
+        if call.state is not CallState.ABANDONED:
+            self._outcomes.cancel(call)
+        if call.state is CallState.ABANDONED:
+            self._outcomes.doom(call, now, grace)
+            self._kill_overdue(now)
         self._granting.place(now)
         return self._outbox.flush()
 
@@ -223,6 +245,7 @@ class Scheduler:
         if self._fleet.judge(self.size, reason, cause):
             for call in self._waiting.calls(self.members()):
                 self._outcomes.refuse(call, self._fleet.broken_error())
+        self._start_due(now)  # at once, after an end that was asked for
         self._granting.place(now)
         return self._outbox.flush()
 
@@ -247,8 +270,7 @@ class Scheduler:
         """Time has passed: expire calls, kill what overran, start what is due, ask back what is stuck."""
         for call in self._outcomes.deadlines.pop_due(now):
             self._outcomes.expire(call)
-        for call in self._outcomes.overruns.pop_due(now):
-            self._kill_for(call)
+        self._kill_overdue(now)
         for call in self._waiting.paused.pop_due(now):
             self._resume(call, now)
         self._waiting.calm(now)
@@ -508,13 +530,20 @@ class Scheduler:
             self._placement.forget(worker)
             self._outbox.add(Kill(worker.id, "retired", gently=True))
 
+    def _kill_overdue(self, now: float) -> None:
+        for call in self._outcomes.overruns.pop_due(now):
+            self._kill_for(call)
+
     def _kill_for(self, call: CallRecord) -> None:
-        """A call that expired still runs: its worker is stuck."""
+        """An abandoned call runs for too long: its worker is stuck, or its caller wants it gone."""
         worker = call.worker
         if worker is None or worker.is_killed or call.id not in worker.running:
             return
         worker.is_killed = True
         self._placement.update(worker)
+        if call.id in self._outcomes.doomed:
+            self._outbox.add(Kill(worker.id, f"killed, because the caller of {call.name} had given it up"))
+            return
         overrun = f"killed: {call.name} still ran {self.kill_after:g} s after its timeout of {call.timeout:g} s"
         self._outbox.add(Kill(worker.id, overrun))
 

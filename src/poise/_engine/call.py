@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import weakref
 from collections import deque
-from types import FunctionType
+from functools import partial
+from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE
+from types import BuiltinFunctionType, FunctionType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from poise._core.call import CallState
 from poise._wire.lane import Kind
 from poise._wire.words import callable_name, is_text
 from poise.errors import PoolClosed
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
 
     from poise._core.call import CallRecord
     from poise._engine.dispatcher import Dispatcher
+    from poise.options import CallOptions
 
 R_co = TypeVar("R_co", covariant=True)
 R = TypeVar("R")
@@ -26,10 +30,10 @@ class Call(asyncio.Future[R]):
     """A call that was submitted to a pool: await it, gather it, cancel it.
 
     It is an `asyncio.Future` of the pool's own loop. Cancelling answers its caller at once; a call that has not begun
-    will then never run, and one that runs keeps its worker's slot until the worker answers.
+    will then never run, and one that runs keeps its worker's slot until the worker answers, or until `kill`.
     """
 
-    __slots__ = ("_dispatcher", "args", "function", "kwargs", "may_begin", "name", "record", "retry_on", "stream")
+    __slots__ = ("_dispatcher", "args", "function", "kwargs", "may_begin", "name", "options", "record", "stream")
 
     def __init__(
         self,
@@ -37,7 +41,7 @@ class Call(asyncio.Future[R]):
         function: Callable[..., Any] | str,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        retry_on: tuple[type[Exception], ...] = (),
+        options: CallOptions,
         stream: StreamBuffer | None = None,
     ) -> None:
         """Made by `Pool.submit`; not for users."""
@@ -46,7 +50,7 @@ class Call(asyncio.Future[R]):
         self.function: Callable[..., Any] | str = function
         self.args: tuple[Any, ...] = args
         self.kwargs: dict[str, Any] = kwargs
-        self.retry_on: tuple[type[Exception], ...] = retry_on
+        self.options: CallOptions = options
         self.stream: StreamBuffer | None = stream
         self.name: str = name_of(function)
         self.record: CallRecord | None = None
@@ -67,6 +71,30 @@ class Call(asyncio.Future[R]):
         if not super().cancel(msg):
             return False
         self._dispatcher.cancel(self)
+        return True
+
+    def kill(self) -> bool:
+        """Cancel the call, and end the worker that runs it; another one takes that worker's place at once.
+
+        For plain code, which nothing else can stop. The worker ends abruptly, without `finally` or `close`; calls
+        beside this one, with `concurrency` above 1, are lost or retried as at any death. A call that has not begun is
+        only cancelled, and harms no worker. Works also for a call that was cancelled or timed out before, and still
+        occupies its worker.
+
+        Returns:
+            False if the call has ended, so that no worker holds it.
+
+        Raises:
+            WrongLoop: called from another loop or thread than the pool's own.
+            ConfigError: it is a call of `Pool.of`, whose actors are not the pool's to kill.
+        """
+        dispatcher, record = self._dispatcher, self.record
+        dispatcher.check_loop()
+        dispatcher.check_may_kill("kill", self)
+        if record is None or record.state is CallState.DONE:
+            return False
+        super().cancel()  # does nothing to one that was answered before
+        dispatcher.kill(self, 0.0)
         return True
 
     @property
@@ -117,6 +145,16 @@ def name_of(function: Callable[..., Any] | str) -> str:
 def pace_key(function: Callable[..., Any] | str) -> object:
     """What the service times of this function are averaged by: the same for each lambda made at one place."""
     return id(function.__code__) if type(function) is FunctionType else name_of(function)
+
+
+def is_plain(function: Callable[..., Any] | str) -> bool:
+    """Whether this is certainly plain code, which runs to its end whatever is asked of it."""
+    code: Any = function
+    while type(code) is partial:
+        code = code.func
+    if type(code) is FunctionType:
+        return not code.__code__.co_flags & (CO_COROUTINE | CO_ASYNC_GENERATOR)
+    return type(code) is BuiltinFunctionType
 
 
 class StreamBuffer:

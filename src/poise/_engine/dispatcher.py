@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from poise._core.call import CallState
 from poise._core.effects import Cancel, Effect, Kill, Lease, Recall, Reject, Resolve, Send, Start
 from poise._core.scheduler import Ended, Ending, Scheduler
+from poise._engine.call import is_plain
 from poise._engine.clock import alarm
 from poise._engine.looking import LOOKS_FOR, look
 from poise._engine.supervisor import Supervisor
 from poise._wire.forks import forked_error
 from poise._wire.lane import Answer, Lane, Launcher, Parcel, Verdict
 from poise._wire.words import describe
-from poise.errors import PoolClosed, WrongLoop
+from poise.errors import ConfigError, PoolClosed, WrongLoop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -113,7 +114,7 @@ class Dispatcher:
         """
         record.tag = call
         call.record = record
-        if call.stream is not None or call.retry_on:
+        if call.stream is not None or call.options.retry_on:
             self._calls[record.id] = call
         try:
             effects = self.scheduler.submit(record, self.clock.time(), may_park=may_park)
@@ -125,10 +126,33 @@ class Dispatcher:
 
     def cancel(self, call: Call[Any]) -> None:
         """The future was cancelled."""
-        record = call.record
-        if record is not None:
-            self._perform(self.scheduler.cancel(record, self.clock.time()))
+        grace = self._grace(call) if call.options.kill_on_cancel else None
+        if grace is not None:
+            self.kill(call, grace)
+        elif call.record is not None:
+            self._perform(self.scheduler.cancel(call.record, self.clock.time()))
             self._forget(call)
+
+    def kill(self, call: Call[Any], grace: float) -> None:
+        """The future was cancelled, and a worker that still runs the call after `grace` seconds is to end."""
+        if call.record is not None:
+            self._perform(self.scheduler.kill(call.record, self.clock.time(), grace))
+            self._forget(call)
+
+    def check_may_kill(self, option: str, value: object) -> None:
+        """Refuse what would end a worker that the pool has not started.
+
+        Raises:
+            ConfigError: the workers are actors that existed before.
+        """
+        if not self.scheduler.replaces:
+            raise ConfigError(
+                option, value, "actors that exist already are not the pool's to kill; cancel() gives a call up"
+            )
+
+    def _grace(self, call: Call[Any]) -> float | None:
+        """Seconds for a worker to stop a cancelled call: none for what nothing stops, None if it has all the time."""
+        return 0.0 if call.stream is None and is_plain(call.function) else self.scheduler.kill_after
 
     def release(self, lease: CallRecord) -> None:
         """The holder of a lease gives its worker back."""
@@ -243,10 +267,10 @@ class Dispatcher:
         if verdict is Verdict.NOT_BEGUN:
             return Ending.NOT_BEGUN
         call = self._calls.get(answer.call_id)
-        if call is None or not call.retry_on:
+        if call is None or not call.options.retry_on:
             return Ending.FAILED
         try:
-            return Ending.RETRYABLE if isinstance(answer.value, call.retry_on) else Ending.FAILED
+            return Ending.RETRYABLE if isinstance(answer.value, call.options.retry_on) else Ending.FAILED
         except Exception:  # `__instancecheck__` is the user's own code, and others are answered in this step too
             logger.exception("retry_on of %s cannot be asked about an exception, so it is not tried again", call.name)
             return Ending.FAILED

@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from poise._wire.codec import RAISED, RETURNED, Packed, pack_exception
+from poise._worker.current import enter_task
 from poise._worker.outlet import Outlet, check_iterable, is_async_iterable, is_coroutine, pack_item, pack_result
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ class Coroutines:
         # `stop` is set here, inside the task, and not where the task is made: a task that is cancelled before its
         # first step never takes one, and would never answer.
         task = _this_task()
+        enter_task(call)
         call.stop = lambda: self._loop.call(task.cancel)
         if call.cancelled:
             task.cancel()
@@ -111,6 +113,7 @@ class _Stream:
     async def run(self, source: Any) -> None:
         """Send the items until they end or nobody wants more."""
         task = _this_task()
+        enter_task(self._call)
         self._call.stop = lambda: self._loop.call(self._interrupt, task)
         if is_coroutine(source):
             if self._call.cancelled:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from poise._wire.codec import RAISED, RETURNED, Packed, pack_exception, unpack_arguments
 from poise._worker.coroutines import Coroutines
+from poise._worker.current import take_seat
 from poise._worker.loop_thread import LoopThread
 from poise._worker.outlet import Outlet, check_iterable, is_async_iterable, is_coroutine, pack_item, pack_result
 from poise._worker.own_loop import OwnLoop
@@ -97,9 +98,11 @@ class Runner:
 
     def _run_alone(self, loop: OwnLoop) -> None:
         take, begin = self._inbox.take, self._begin
+        seat = take_seat()
         while (call := take(loop.wait)) is not None:
+            seat.call = call
             handed_over = begin(call)
-            call = None  # a thread that waits must not keep the last call's arguments alive
+            seat.call = call = None  # a thread that waits must not keep the last call's arguments alive
             if handed_over:
                 loop.finish()
 
@@ -114,11 +117,13 @@ class Runner:
     # Threads: before one of them blocks in a synchronous call it makes sure that another waits for the next call.
 
     def _run_among_others(self) -> None:
+        seat = take_seat()
         while (call := self._inbox.take()) is not None:
             with self._lock:
                 self._idle -= 1
+            seat.call = call
             handed_over = self._begin(call)
-            call = None
+            seat.call = call = None
             with self._lock:
                 self._idle += 1
             if handed_over:
