@@ -37,6 +37,7 @@ class WorkerArguments(TypedDict, total=False):
     poison_after: int
     lane: LaneName
     link_timeout: float
+    writable: bool
     ray_options: dict[str, Any] | None
     ray_init: dict[str, Any] | None
 
@@ -116,6 +117,7 @@ class PoolOptions:
     poison_after: int = 3
     lane: LaneName = "auto"
     link_timeout: float = 5.0
+    writable: bool = False
     ray_options: dict[str, Any] = field(default_factory=dict[str, Any])
     ray_init: dict[str, Any] = field(default_factory=dict[str, Any])
 
@@ -145,6 +147,8 @@ class PoolOptions:
         _seconds("link_timeout", self.link_timeout, none=False)
         if self.link_timeout < 1 or self.link_timeout == math.inf:
             raise ConfigError("link_timeout", self.link_timeout, "seconds, at least 1: the kernel counts in whole ones")
+        if type(self.writable) is not bool:
+            raise ConfigError("writable", self.writable, "True or False")
         object.__setattr__(self, "ray_options", _dict("ray_options", self.ray_options, "Ray gives to an actor"))
         object.__setattr__(self, "ray_init", _dict("ray_init", self.ray_init, "ray.init() takes"))
 

@@ -109,6 +109,8 @@ class Pool(View[T]):
                 Ray calls, "auto" by sockets, and by Ray to a worker that no socket reaches.
             link_timeout (5.0): seconds, at least 1, after which a dead host or a cut link to a worker on another node
                 is noticed. However long a worker is busy, it is never taken for dead.
+            writable (False): whether large arrays (64 KB and more) may be written to where they arrive, in the worker
+                and as results, as small ones may. What came through Ray is copied for it. Else they are read-only.
             ray_options (None): options of Ray's for each actor, passed on unchanged: `num_gpus`, `resources`,
                 `runtime_env`...
             ray_init (None): options of `ray.init()`, such as `num_cpus`, `log_to_driver` or `address`, for the Ray

@@ -385,7 +385,13 @@ def _local_launcher(
     factory: Callable[[], Any] | RemoteClass | None, settings: PoolOptions, faults: Faults, clock: ManualClock | None
 ) -> LocalLauncher:
     plain = None if factory is None else unwrap_factory(factory)[0]
-    return LocalLauncher(plain, concurrency=settings.concurrency, sends_ahead=clock is None, faults=faults)
+    return LocalLauncher(
+        plain,
+        concurrency=settings.concurrency,
+        sends_ahead=clock is None,
+        writable=settings.writable,
+        faults=faults,
+    )
 
 
 @contextmanager
@@ -428,6 +434,7 @@ class LocalLauncher:
         *,
         concurrency: int = 1,
         sends_ahead: bool = True,
+        writable: bool = False,
         size: int = 2,
         faults: Faults | None = None,
     ) -> None:
@@ -438,6 +445,7 @@ class LocalLauncher:
                 what could not be pickled, such as a `threading.Event`.
             concurrency: how many calls each worker runs at once.
             sends_ahead: whether the lanes take calls beyond their slots.
+            writable: whether large arrays arrive writable, as small ones do.
             size: what `default_size` answers.
             faults: what is to go wrong.
         """
@@ -445,6 +453,7 @@ class LocalLauncher:
         self._name = getattr(factory, "__name__", "functions" if factory is None else "local")
         self._concurrency = concurrency
         self._sends_ahead = sends_ahead
+        self._writable = writable
         self._size = size
         self._listener: Listener | None = None
         self._faults = Faults() if faults is None else faults
@@ -476,7 +485,14 @@ class LocalLauncher:
             await self._hold.wait()
         await self._wait_for_room()
         self._faults.on_start()
-        lane = LocalLane(worker_id, self._listener, self._forget, self._faults, sends_ahead=self._sends_ahead)
+        lane = LocalLane(
+            worker_id,
+            self._listener,
+            self._forget,
+            self._faults,
+            sends_ahead=self._sends_ahead,
+            writable=self._writable,
+        )
         self.lanes[worker_id] = lane
         try:
             await lane.start(self._factory, self._concurrency)
@@ -536,8 +552,10 @@ class LocalLane:
         faults: Faults,
         *,
         sends_ahead: bool,
+        writable: bool = False,
     ) -> None:
         """Reach a worker that `start` is to start."""
+        self._writable = writable
         self.origin: Origin = Origin(lane="local")
         self.sends_ahead = sends_ahead
         self._worker_id = worker_id
@@ -703,7 +721,7 @@ class LocalLane:
             return pack_exception(error, skip_frames=3)
         self._book = FunctionBook(type_names(instance))
         shelf = _FaultyShelf(instance, self.suffer)
-        self._runner = Runner(self._inbox, shelf, self, concurrency, self._name, loop)
+        self._runner = Runner(self._inbox, shelf, self, concurrency, self._name, loop, writable=self._writable)
         return None
 
     def _run(self, runner: Runner) -> None:
@@ -765,7 +783,7 @@ class LocalLane:
             self._listener.on_answers(self._worker_id, answers)
 
     def _take_reply(self, reply: Reply) -> None:
-        answer = answer_of(reply)
+        answer = answer_of(reply, writable=self._writable)
         failure = self._failures.pop(answer.call_id, None)
         if failure is not None:
             answer = Answer(answer.call_id, Verdict.RAISED, failure, answer.service_time)
@@ -773,7 +791,7 @@ class LocalLane:
 
     def _take_item(self, call_id: int, item: Packed) -> None:
         self._flush()
-        items, failure = unpack_items([item])
+        items, failure = unpack_items([item], writable=self._writable)
         if failure is not None:
             self._failures.setdefault(call_id, failure)
             self.cancel(call_id)

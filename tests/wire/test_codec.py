@@ -126,14 +126,28 @@ def test_local_functions_and_classes_travel_by_value() -> None:
     assert unpack(pack(lambda x: Local().double(x)))(3) == 6
 
 
-def test_an_array_travels_outside_the_pickle_and_arrives_read_only() -> None:
-    array = np.arange(1000)
+@pytest.mark.parametrize(
+    ("length", "asked", "writable"), [(8191, False, True), (8192, False, False), (8192, True, True)]
+)
+def test_an_array_travels_outside_the_pickle_and_is_copied_if_it_is_small_or_that_is_asked_for(
+    length: int, asked: bool, writable: bool
+) -> None:
+    array = np.arange(length)
     packed = pack({"a": array})
     assert isinstance(packed, Payload)
     assert len(packed.data) < 1000
-    arrived = unpack(packed)["a"]
+    arrived = unpack(packed, writable=asked)["a"]
     assert (arrived == array).all()
-    assert not arrived.flags.writeable
+    assert arrived.flags.writeable is writable
+
+
+def test_what_was_received_from_a_socket_is_not_copied_again() -> None:
+    received = bytearray(np.arange(100_000).tobytes())
+    packed = pack(np.arange(100_000))
+    assert isinstance(packed, Payload)
+    arrived = unpack(packed._replace(buffers=[received]), writable=True)
+    arrived[0] = 7
+    assert received[0] == 7
 
 
 def test_a_detached_array_does_not_change_with_the_sender() -> None:

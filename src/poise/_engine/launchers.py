@@ -34,6 +34,7 @@ def _launcher(factory: Callable[[], Any] | Any | None, options: PoolOptions) -> 
     own: dict[str, Any] = {
         "concurrency": options.concurrency,
         "close_timeout": options.close_timeout,
+        "writable": options.writable,
         "ray_options": options.ray_options,
         "ray_init": options.ray_init,
     }

@@ -10,7 +10,7 @@ from poise._wire.words import describe
 from poise.errors import PayloadError, RemoteError
 
 
-def answer_of(reply: Reply) -> Answer:
+def answer_of(reply: Reply, *, writable: bool = False) -> Answer:
     """Unpack a reply. Never raises: a result that cannot be unpickled is answered with the error."""
     call_id, code, packed, service_time = reply
     if code == NOT_BEGUN:
@@ -19,18 +19,18 @@ def answer_of(reply: Reply) -> Answer:
         return Answer(call_id, Verdict.RETURNED, None, service_time)
     if code == RETURNED:
         try:
-            return Answer(call_id, Verdict.RETURNED, unpack_result(packed), service_time)
+            return Answer(call_id, Verdict.RETURNED, unpack_result(packed, writable=writable), service_time)
         except PayloadError as error:
             return Answer(call_id, Verdict.RAISED, error, service_time)
     return Answer(call_id, Verdict.RAISED, unpack_exception(packed), service_time)
 
 
-def unpack_items(packed: list[Packed]) -> tuple[list[Any], PayloadError | None]:
+def unpack_items(packed: list[Packed], *, writable: bool = False) -> tuple[list[Any], PayloadError | None]:
     """Unpack stream items up to the first that cannot be unpickled."""
     items: list[Any] = []
     try:
-        for item in packed:
-            items.append(unpack_result(item, "an item of the stream"))  # noqa: PERF401 - keep those before the failure
+        for item in packed:  # not a comprehension: those before the failure are kept
+            items.append(unpack_result(item, "an item of the stream", writable=writable))  # noqa: PERF401
     except PayloadError as error:
         return items, error
     return items, None

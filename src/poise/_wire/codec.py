@@ -29,6 +29,9 @@ PROTOCOL: Final = 5
 FLAT_LIMIT: Final = 64
 """Containers up to this length are looked through for scalars; a longer look would cost more than it saves."""
 
+COPIED_BELOW: Final = 64 * 1024
+"""Bytes of a buffer below which it is copied on arrival rather than handed out read-only: that takes microseconds."""
+
 _SCALARS: Final = frozenset({int, float, bool, type(None)})
 
 
@@ -123,29 +126,37 @@ def pack_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Packed:
         raise PayloadError("the arguments", describe(error), started=False) from error
 
 
-def unpack(packed: Packed, awaited: Sequence[Any] = ()) -> Any:
-    """Unpack a value; `awaited` are the values of the payload's `awaited` references.
+def unpack(packed: Packed, awaited: Sequence[Any] = (), *, writable: bool = False) -> Any:
+    """Unpack a value, once: it may take the payload's buffers for its own.
 
-    Arrays and other views of out-of-band buffers are read-only, as in Ray. Raises whatever the pickle raises, which
-    with user-defined classes may be any `BaseException`.
+    Args:
+        packed: the value.
+        awaited: the values of the payload's `awaited` references.
+        writable: whether large arrays and other views of out-of-band buffers may be written to, as small ones may;
+            else they are read-only, as in Ray.
+
+    Raises:
+        BaseException: whatever the pickle raises, which with user-defined classes may be anything.
     """
     if type(packed) is bytes:
         return pickle.loads(packed)
     packed = cast("Payload", packed)
-    buffers = [memoryview(buffer).toreadonly() for buffer in packed.buffers]
+    buffers = [_own(buffer, writable=writable) for buffer in packed.buffers]
     if not packed.nested and not packed.awaited:
         return pickle.loads(packed.data, buffers=buffers)
     return _Unpickler(packed.data, buffers, packed.nested, awaited).load()
 
 
-def unpack_arguments(packed: Packed, awaited: Sequence[Any] = ()) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Unpack a call's arguments.
+def unpack_arguments(
+    packed: Packed, awaited: Sequence[Any] = (), *, writable: bool = False
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Unpack a call's arguments; see `unpack`.
 
     Raises:
         PayloadError: they cannot be unpickled here.
     """
     try:
-        loaded = unpack(packed, awaited)
+        loaded = unpack(packed, awaited, writable=writable)
     except BaseException as error:
         drop_frames(error)
         raise PayloadError("the arguments", describe(error), started=False) from error
@@ -155,17 +166,26 @@ def unpack_arguments(packed: Packed, awaited: Sequence[Any] = ()) -> tuple[tuple
     return args, kwargs
 
 
-def unpack_result(packed: Packed, what: str = "the result") -> Any:
-    """Unpack what a call returned.
+def unpack_result(packed: Packed, what: str = "the result", *, writable: bool = False) -> Any:
+    """Unpack what a call returned; see `unpack`.
 
     Raises:
         PayloadError: it cannot be unpickled here.
     """
     try:
-        return unpack(packed)
+        return unpack(packed, writable=writable)
     except BaseException as error:
         drop_frames(error)
         raise PayloadError(what, describe(error), started=True) from error
+
+
+def _own(buffer: Any, *, writable: bool) -> bytearray | memoryview:
+    """A buffer for what is unpacked: its own to write to if it is small or that is asked for, else read-only."""
+    view = memoryview(buffer)
+    if view.nbytes >= COPIED_BELOW and not writable:
+        return view.toreadonly()
+    # A bytearray was received from a socket and belongs to nobody else; all others may be the caller's or Ray's.
+    return buffer if type(buffer) is bytearray else bytearray(raw(buffer))
 
 
 def for_ray(packed: Packed) -> Packed:
@@ -330,7 +350,9 @@ def _awaited(_index: int) -> Any:
 class _Unpickler(pickle.Unpickler):
     """Puts lifted Ray objects and awaited values back in their places."""
 
-    def __init__(self, data: bytes, buffers: list[memoryview], nested: Sequence[Any], awaited: Sequence[Any]) -> None:
+    def __init__(
+        self, data: bytes, buffers: list[bytearray | memoryview], nested: Sequence[Any], awaited: Sequence[Any]
+    ) -> None:
         super().__init__(io.BytesIO(data), buffers=buffers)
         self._lifted = {"_nested": nested.__getitem__, "_awaited": awaited.__getitem__}
 
@@ -344,6 +366,15 @@ def _object_ref_type() -> type[Any] | None:
     """Ray's ObjectRef, or None while this process has not imported Ray and so can have none."""
     ray = sys.modules.get("ray")
     return getattr(ray, "ObjectRef", None)
+
+
+def _is_small_and_sealed(value: object) -> bool:
+    """Whether it is a small array that cannot be written to, such as a part of a large one that has arrived."""
+    numpy = sys.modules.get("numpy")
+    if numpy is None or type(value) is not numpy.ndarray:
+        return False
+    array: Any = value
+    return bool(not array.flags.writeable and array.nbytes < COPIED_BELOW)
 
 
 @functools.cache
@@ -368,6 +399,8 @@ def _deep_pickler() -> Callable[..., tuple[bytes, list[Any], list[Any]]]:
                 return _nested, (len(self.nested) - 1,)
             if type(obj) is _Awaited:
                 return _awaited, (obj.index,)
+            if _is_small_and_sealed(obj):  # so that it arrives writable: the pickle says what may not be written to
+                return obj.copy().__reduce_ex__(PROTOCOL)
             if type(obj) is cached:
                 return main_names.reduce_cached(obj)
             reduced = inherited(self, obj)

@@ -98,7 +98,7 @@ class ExpressLauncher(FreightLauncher):
 
     def _reach(self, worker_id: int, host: Any, serving: Any) -> FreightLane:
         assert self._listener is not None
-        return ExpressLane(worker_id, self._listener, host, serving)
+        return ExpressLane(worker_id, self._listener, host, serving, writable=self._writable)
 
     async def _start(self, lane: FreightLane, placed: Callable[[], None]) -> None:
         await super()._start(lane, placed)
@@ -132,9 +132,9 @@ class ExpressLauncher(FreightLauncher):
 class ExpressLane(FreightLane):
     """The way to one host actor by a socket, and by freight for what a socket cannot carry."""
 
-    def __init__(self, worker_id: int, listener: Any, host: Any, serving: Any) -> None:
+    def __init__(self, worker_id: int, listener: Any, host: Any, serving: Any, *, writable: bool = False) -> None:
         """Reach a host; `connect_unix` or `connect_tls` makes it express."""
-        super().__init__(worker_id, listener, host, serving)
+        super().__init__(worker_id, listener, host, serving, writable=writable)
         self._link: _Link | None = None
         self._unloaded: list[Unloaded] = []
         """What is to be written."""
@@ -310,7 +310,7 @@ class ExpressLane(FreightLane):
     def _answer(self, message: list[Any], buffers: Iterator[Any]) -> Answer:
         _, call_id, code, packed, service_time = message
         packed = None if packed is None else load(packed, buffers)
-        answer = answer_of((call_id, code, packed, service_time))
+        answer = answer_of((call_id, code, packed, service_time), writable=self._writable)
         if self._failures_of_streams and (failure := self._failures_of_streams.pop(call_id, None)) is not None:
             return Answer(call_id, Verdict.RAISED, failure, service_time)
         return answer
@@ -380,7 +380,7 @@ class ExpressLane(FreightLane):
     def _hear_item(self, call_id: int, packed: Any) -> None:
         if call_id in self._failures_of_streams:
             return
-        items, failure = unpack_items([packed])
+        items, failure = unpack_items([packed], writable=self._writable)
         if failure is not None:
             self._end_stream(call_id, failure)
         else:

@@ -181,7 +181,7 @@ class FrameReader:
             length = lengths[len(self._parts)]
             held = self._end - self._start
             if held >= length:
-                self._parts.append(bytes(self._view[self._start : self._start + length]))
+                self._parts.append(bytearray(self._view[self._start : self._start + length]))
                 self._start += length
             elif length <= DIRECT:
                 return False

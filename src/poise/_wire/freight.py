@@ -69,6 +69,7 @@ class FreightLauncher:
         *,
         concurrency: int = 1,
         close_timeout: float = 0.0,
+        writable: bool = False,
         ray_options: Mapping[str, Any] | None = None,
         ray_init: Mapping[str, Any] | None = None,
     ) -> None:
@@ -79,6 +80,7 @@ class FreightLauncher:
                 that run plain functions.
             concurrency: how many calls each worker runs at once.
             close_timeout: seconds that a worker that is given up while it starts has to close what it holds already.
+            writable: whether large arrays arrive writable, as small ones do.
             ray_options: for Ray's `.options()`, unchanged.
             ray_init: for `ray.init()`, if Ray is to be joined or started.
 
@@ -95,6 +97,7 @@ class FreightLauncher:
         self._options = {**defaults, **(ray_options or {})}
         self._concurrency = concurrency
         self._close_timeout = close_timeout
+        self._writable = writable
         self._label = label_of(self._factory)
         # `perform` of a call that was sent ahead waits for its turn, so what others need is not on its threads.
         threads = concurrency + SPARE_THREADS
@@ -165,7 +168,7 @@ class FreightLauncher:
 
     def _reach(self, worker_id: int, host: Any, serving: Any) -> FreightLane:
         assert self._listener is not None
-        return FreightLane(worker_id, self._listener, host, serving)
+        return FreightLane(worker_id, self._listener, host, serving, writable=self._writable)
 
     async def _start(self, lane: FreightLane, placed: Callable[[], None]) -> None:
         await lane.start(self._node, placed)
@@ -198,13 +201,13 @@ class FreightLauncher:
     def _create(self) -> tuple[Any, Any]:
         refuse_another_ray()
         host = self._actor_class.remote(self._label)
-        return host, host.serve.remote(self._packed, self._concurrency)
+        return host, host.serve.remote(self._packed, self._concurrency, self._writable)
 
 
 class FreightLane:
     """The way to one host actor."""
 
-    def __init__(self, worker_id: int, listener: Listener, host: Any, serving: Any) -> None:
+    def __init__(self, worker_id: int, listener: Listener, host: Any, serving: Any, *, writable: bool = False) -> None:
         """Reach a host.
 
         Args:
@@ -212,7 +215,9 @@ class FreightLane:
             listener: the engine's ear.
             host: the handle of the actor.
             serving: the reference of its `serve` call, which fails when the actor dies.
+            writable: whether large arrays arrive writable, as small ones do.
         """
+        self._writable = writable
         self.origin = Origin(lane="freight")
         self.sends_ahead = False
         self.worker_id = worker_id
@@ -389,7 +394,7 @@ class FreightLane:
             elif call_id in self._streams:
                 self._unload(call_id, uncrate(future.result()), answers)
             else:
-                answers.append(answer_of(uncrate(future.result())))
+                answers.append(answer_of(uncrate(future.result()), writable=self._writable))
         if answers:
             self._listener.on_answers(self.worker_id, answers)
         if loss is not None:
@@ -401,7 +406,7 @@ class FreightLane:
         stream = self._streams[call_id]
         stream.is_asked = False
         stream.owed -= len(packed)
-        items, failure = ([], None) if stream.failure is not None else unpack_items(packed)
+        items, failure = ([], None) if stream.failure is not None else unpack_items(packed, writable=self._writable)
         if items:
             self._listener.on_items(self.worker_id, call_id, items)
         if failure is not None:

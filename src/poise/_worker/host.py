@@ -103,16 +103,16 @@ class Host:
     def __repr__(self) -> str:
         return self._label
 
-    def serve(self, factory: Packed | None, concurrency: int) -> None:
+    def serve(self, factory: Packed | None, concurrency: int, writable: bool = False) -> None:  # noqa: FBT001, FBT002 - Ray's call
         """Build the instance, then run calls until the worker is killed."""
         become_worker()
         try:
             loop = calls_loop(self._inbox, concurrency)
             self._keeper = Keeper(loop)
-            instance = self._keeper.make(None if factory is None else _unpack_factory(factory))
+            instance = self._keeper.make(None if factory is None else _unpack_factory(factory, writable=writable))
             self._classes = type_names(instance)
             self._shelf = FunctionShelf(instance)
-            runner = Runner(self._inbox, self._shelf, self, concurrency, loop=loop)
+            runner = Runner(self._inbox, self._shelf, self, concurrency, loop=loop, writable=writable)
         except BaseException as error:  # noqa: BLE001 - a constructor may well call sys.exit()
             self._failure = pack_exception(error, skip_frames=3)
             self._built.set()
@@ -329,9 +329,9 @@ def end_at_once() -> NoReturn:
     os._exit(0)
 
 
-def _unpack_factory(factory: Packed) -> Any:
+def _unpack_factory(factory: Packed, *, writable: bool) -> Any:
     try:
-        return unpack(factory)
+        return unpack(factory, writable=writable)
     except BaseException as error:
         raise PayloadError("the factory", describe(error), started=False) from error
 

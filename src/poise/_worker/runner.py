@@ -48,6 +48,8 @@ class Runner:
         concurrency: int = 1,
         name: str = "poise-runner",
         loop: OwnLoop | LoopThread | None = None,
+        *,
+        writable: bool = False,
     ) -> None:
         """Run nothing yet; see `run`.
 
@@ -58,12 +60,14 @@ class Runner:
             concurrency: how many calls may run at once.
             name: how the names of its own threads begin.
             loop: what `calls_loop` gave for the same, if it was used before.
+            writable: whether large arrays arrive writable, as small ones do.
         """
         self._inbox = inbox
         self._find = shelf.find
         self._outlet = outlet
         self._reply = outlet.reply
         self._concurrency = concurrency
+        self._writable = writable
         self._name = name
         self._loop = loop or calls_loop(inbox, concurrency, name)
         self._own_loop = self._loop if isinstance(self._loop, OwnLoop) else None
@@ -159,7 +163,7 @@ class Runner:
         """Run the call to its end and return False, or hand it over to the loop with its slot and return True."""
         began = perf_counter()
         try:
-            args, kwargs = unpack_arguments(call.arguments, call.awaited)
+            args, kwargs = unpack_arguments(call.arguments, call.awaited, writable=self._writable)
             function = self._find(call.target)
             if self._concurrency > 1 and not _is_async(function):
                 self._let_another_follow()

@@ -94,6 +94,7 @@ class Executor(futures.Executor, Generic[T]):
             poison_after (3): see `poise.Pool`.
             lane ("auto"): see `poise.Pool`.
             link_timeout (5.0): see `poise.Pool`.
+            writable (False): see `poise.Pool`.
             ray_options (None): options of Ray's for each actor, passed on unchanged: `num_gpus`, `resources`,
                 `runtime_env`...
             ray_init (None): see `poise.Pool`.
