@@ -44,6 +44,8 @@ class TlsPool(poise.Pool[Any]):
             link_timeout=settings.link_timeout,
             always_tls=True,
             concurrency=settings.concurrency,
+            close_timeout=settings.close_timeout,
+            writable=settings.writable,
             ray_options=settings.ray_options,
         )
 

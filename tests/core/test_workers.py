@@ -229,6 +229,32 @@ def test_only_a_worker_that_is_not_wanted_and_runs_nothing_may_close_what_it_hol
     assert {stuck, held} <= scene.errors.keys()
 
 
+def test_a_worker_that_asks_for_it_is_replaced_at_once_and_finishes_what_it_holds() -> None:  # G2
+    scene = Scene(size=2, slots=1)
+    first, second, waiting = scene.submit(), scene.submit(), scene.submit()
+    (old,) = [worker for worker in (0, 1) if first in scene.sent[worker]]
+    scene.act(scene.pool.retire(old, scene.now))
+    scene.act(scene.pool.retire(old, scene.now))
+    assert scene.started == [0, 1, 2], "told twice, it is replaced once"
+    scene.answer(first)
+    assert scene.closed == [old]
+    assert state(waiting) is CallState.WAITING
+    scene.ready(2)
+    assert scene.sent[2] == [waiting]
+    scene.answer(second)
+    scene.answer(waiting)
+    assert len(scene.results) == 3
+    assert not scene.errors
+
+
+def test_a_worker_of_a_pool_that_makes_no_others_retires_without_an_heir() -> None:
+    scene = Scene(size=2, heals=False)
+    scene.act(scene.pool.retire(0, scene.now))
+    assert scene.started == [0, 1]
+    call = scene.submit()
+    assert scene.sent[1] == [call]
+
+
 def test_a_worker_that_retires_may_close_what_it_holds_once_it_has_finished() -> None:
     scene = Scene(size=2)
     calls = [scene.submit(), scene.submit()]

@@ -45,6 +45,9 @@ class Ear:
         self.items.setdefault(call_id, []).extend(items)
         self._note("items", call_id)
 
+    def on_retire(self, worker_id: int) -> None:
+        self._note("retire", worker_id)
+
     def on_lost(self, worker_id: int, reason: str, *, all_in_doubt: bool = False) -> None:
         self.lost.append(reason)
         self._note("lost", reason)

@@ -249,6 +249,18 @@ class Scheduler:
         self._granting.place(now)
         return self._outbox.flush()
 
+    def retire(self, worker_id: WorkerId, now: float) -> list[Effect]:
+        """A worker asks to be replaced: it finishes what it holds, and another starts in its place at once."""
+        worker = self._workers.get(worker_id)
+        if worker is None or worker.state is not WorkerState.READY or worker.is_killed:
+            return []
+        if self._fleet.heals:
+            self._fleet.add(now)
+        self._retire(worker, now)
+        self._start_due(now)
+        self._granting.place(now)
+        return self._outbox.flush()
+
     # ---------------------------------------------------------------- size and time
 
     def open(self, now: float) -> list[Effect]:

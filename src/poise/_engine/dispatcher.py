@@ -253,6 +253,10 @@ class Dispatcher:
             self.scheduler.forgo_retries(call.record)
             call.stream.put(items)
 
+    def on_retire(self, worker_id: int) -> None:
+        """A worker was told to end, and another takes its place."""
+        self._take(self.scheduler.retire, worker_id, self.clock.time())
+
     def on_lost(self, worker_id: int, reason: str, *, all_in_doubt: bool = False) -> None:
         """A worker has died by itself."""
         lane = self.lanes.pop(worker_id, None)

@@ -101,7 +101,7 @@ class FreightLauncher:
         self._label = label_of(self._factory)
         # `perform` of a call that was sent ahead waits for its turn, so what others need is not on its threads.
         threads = concurrency + SPARE_THREADS
-        groups = {"control": 2, "freight": threads, "pull": threads, "collect": SPARE_THREADS}
+        groups = {"control": 2, "signals": 1, "freight": threads, "pull": threads, "collect": SPARE_THREADS}
         try:
             actor_class: Any = _ray.remote(concurrency_groups=groups)(Host)
             self._actor_class = actor_class.options(**self._options, max_restarts=0, max_task_retries=0)
@@ -229,6 +229,7 @@ class FreightLane:
         self._book = FunctionBook(())
         self._streams: dict[int, _Stream] = {}
         self._refs: dict[int | None, Any] = {}  # a reference that is dropped never answers
+        self._signals: Any = None
         self._process: ProcessWatch | None = None
         self._dead = asyncio.Event()
         self._asked_at = self._loop.time()
@@ -265,6 +266,20 @@ class FreightLane:
             raise start_failed(failure)
         self._book = FunctionBook(classes)
         self._is_started = True
+        self._hear_signals()
+
+    def _hear_signals(self) -> None:
+        self._signals = self._host.told_to_end.remote()  # a reference that is dropped never answers
+
+        def on_ray_done(future: Future[Any]) -> None:  # runs on Ray's thread
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(self._told_to_end, future)
+
+        self._signals.future().add_done_callback(on_ray_done)
+
+    def _told_to_end(self, future: Future[Any]) -> None:
+        if future.exception() is None and future.result() and self._killing is None:
+            self._listener.on_retire(self.worker_id)
 
     def send(self, parcels: Sequence[Parcel]) -> None:
         """Give the worker these calls."""
@@ -483,6 +498,7 @@ class FreightLane:
         self._is_lost = True
         self._streams.clear()
         self._refs.clear()
+        self._signals = None
         if self._process is not None:
             self._process.close()
             self._process = None

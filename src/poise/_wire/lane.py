@@ -73,6 +73,9 @@ class Listener(Protocol):
     def on_items(self, worker_id: int, call_id: int, items: Sequence[Any]) -> None:
         """A stream has produced these items, in order."""
 
+    def on_retire(self, worker_id: int) -> None:
+        """The worker was told, from outside, to end: it is to be given nothing more, and closed when it is done."""
+
     def on_lost(self, worker_id: int, reason: str, *, all_in_doubt: bool = False) -> None:
         """The worker is dead, or out of reach; may be told more than once.
 

@@ -10,11 +10,12 @@ import atexit
 import logging
 import os
 import pickle
+import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
-from typing import Any, NoReturn, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, TypeVar
 
 import ray
 
@@ -40,6 +41,9 @@ from poise._worker.keeper import Keeper
 from poise._worker.link import Link
 from poise._worker.runner import Runner, calls_loop
 from poise.errors import PayloadError
+
+if TYPE_CHECKING:
+    from types import FrameType
 
 _ray: Any = ray  # its own types leave out some of what it takes and gives
 
@@ -97,6 +101,9 @@ class Host:
         self._closed: SimpleQueue[list[str]] = SimpleQueue()
         """What went wrong with closing, once that is over."""
         self._may_end = threading.Event()
+        self._endings: SimpleQueue[str] = SimpleQueue()
+        if threading.current_thread() is threading.main_thread():  # where Ray makes actors, and signals arrive
+            self._ray_on_sigterm = signal.signal(signal.SIGTERM, self._on_sigterm)
         # Before any of the user's own, so that it is called after all of those.
         atexit.register(self._end_process)
 
@@ -128,6 +135,15 @@ class Host:
         if self._is_closing and self._keeper is not None:
             self._closed.put(self._keeper.leave())
 
+    def _on_sigterm(self, number: int, frame: FrameType | None) -> None:
+        """Ask for the worker to be replaced, the first time; a child of the user's code ends as it would without us."""
+        ray_on_sigterm = self._ray_on_sigterm
+        signal.signal(signal.SIGTERM, ray_on_sigterm)
+        if os.getpid() == self._pid:
+            self._endings.put("SIGTERM")
+        elif callable(ray_on_sigterm):
+            ray_on_sigterm(number, frame)
+
     def _end_process(self) -> None:
         """End the process as soon as the user's `atexit` functions have run; Ray would take 0.3 s more for it."""
         if self._may_end.is_set() and os.getpid() == self._pid:
@@ -153,8 +169,14 @@ class Host:
         if not self._built.is_set() or self._failure is not None:
             return None
         self._is_closing = True
+        self._endings.put("closed")  # Ray lets no actor end while a call of it runs
         self._inbox.close()
         return self._closed.get()
+
+    @_in_group("signals")
+    def told_to_end(self) -> bool:
+        """Wait until the process is to end; return whether by SIGTERM, and not because the pool closes it."""
+        return self._endings.get() == "SIGTERM"
 
     @_in_group("control")
     def end(self) -> None:
