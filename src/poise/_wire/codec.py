@@ -406,7 +406,7 @@ def _deep_pickler() -> Callable[..., tuple[bytes, list[Any], list[Any]]]:
             reduced = inherited(self, obj)
             if reduced is NotImplemented:
                 return reduced
-            own = main_names.reduce_function if type(obj) is types.FunctionType else main_names.reduce_class
+            own: Any = main_names.reduce_function if type(obj) is types.FunctionType else main_names.reduce_class
             return own(obj, reduced)
 
     def pickle_deep(value: Any, *, in_band: bool = False) -> tuple[bytes, list[Any], list[Any]]:
