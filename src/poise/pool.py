@@ -107,8 +107,8 @@ class Pool(View[T]):
                 not.
             lane ("auto"): how calls reach the workers: "express" by sockets of the pool's own, "freight" by ordinary
                 Ray calls, "auto" by sockets, and by Ray to a worker that no socket reaches.
-            link_timeout (5.0): seconds, at least 1, after which a dead host or a cut link to a worker on another node
-                is noticed. However long a worker is busy, it is never taken for dead.
+            link_timeout (5.0): about how many seconds, at least 1, after which a dead host or a cut link to a worker on
+                another node is noticed. However long a worker is busy and reads nothing, it is not taken for dead.
             writable (False): whether large arrays (64 KB and more) may be written to where they arrive, in the worker
                 and as results, as small ones may. What came through Ray is copied for it. Else they are read-only.
             ray_options (None): options of Ray's for each actor, passed on unchanged: `num_gpus`, `resources`,

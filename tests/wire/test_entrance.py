@@ -17,9 +17,10 @@ from pathlib import Path
 import pytest
 
 from poise._wire.certificates import Authority, tls_context
-from poise._wire.peer import peer_uid
+from poise._wire.peer import CALLER, peer_uid
 from poise._worker import entrance
-from poise._worker.entrance import Connection, open_tls, open_unix
+from poise._worker.connections import Connection
+from poise._worker.entrance import open_tls, open_unix
 
 TIMEOUT = 30.0
 
@@ -113,8 +114,8 @@ def listen(authority: Authority, hall: Hall) -> int:
     return open_tls("127.0.0.1", tls_context(authority.issue("worker.test"), is_server=True), 5.0, hall.welcome)
 
 
-def connect(authority: Authority, port: int, name: str = "worker.test") -> ssl.SSLSocket:
-    context = tls_context(authority.issue("caller.test"), is_server=False)
+def connect(authority: Authority, port: int, name: str = "worker.test", *, own_name: str = CALLER) -> ssl.SSLSocket:
+    context = tls_context(authority.issue(own_name), is_server=False)
     return context.wrap_socket(socket.create_connection(("127.0.0.1", port), TIMEOUT), server_hostname=name)
 
 
@@ -145,7 +146,7 @@ def _without_a_certificate(port: int) -> None:
 
 def _with_another_pools_certificate(port: int) -> None:
     other = Authority()
-    context = tls_context(other.issue("caller.test"), is_server=False)
+    context = tls_context(other.issue(CALLER), is_server=False)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     with context.wrap_socket(socket.create_connection(("127.0.0.1", port), TIMEOUT)) as stranger:
@@ -222,3 +223,66 @@ def test_nobody_is_let_in_after_the_caller(authority: Authority, hall: Hall) -> 
                 thread.join(TIMEOUT)
         with pytest.raises(OSError):  # noqa: PT011 (refused or reset)
             connect(authority, port)
+
+
+def test_another_worker_of_the_pool_is_not_taken_for_the_caller(
+    authority: Authority, hall: Hall, caplog: pytest.LogCaptureFixture
+) -> None:
+    port = listen(authority, hall)
+    with caplog.at_level(logging.WARNING, "poise"):
+        with connect(authority, port, own_name="worker-2.poise.invalid") as other:
+            other.sendall(b"mine")
+            with contextlib.suppress(OSError):
+                assert other.recv(1) == b""
+        with connect(authority, port) as caller:
+            caller.sendall(b"mine too")
+            assert read(hall.next()) == b"mine too"
+    assert "its certificate is that of worker-2.poise.invalid" in caplog.text
+
+
+def test_the_caller_gets_in_past_any_number_of_strangers_who_say_nothing(authority: Authority, hall: Hall) -> None:
+    port = listen(authority, hall)
+    with contextlib.ExitStack() as strangers:
+        for _ in range(3 * entrance.HANDSHAKES):
+            strangers.enter_context(socket.create_connection(("127.0.0.1", port), TIMEOUT))
+        caller = strangers.enter_context(connect(authority, port))
+        caller.sendall(b"mine")
+        assert read(hall.next()) == b"mine"
+        for thread in threading.enumerate():  # the caller is in: nobody else is listened to
+            if thread.name == "poise-entrance":
+                thread.join(TIMEOUT)
+
+
+def test_a_stranger_who_says_a_little_now_and_then_has_no_more_time_for_it(
+    authority: Authority, hall: Hall, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(entrance, "HANDSHAKE_TIMEOUT", 1.0)
+    port = listen(authority, hall)
+    with socket.create_connection(("127.0.0.1", port), TIMEOUT) as stranger:
+        stranger.settimeout(0.3)
+        assert is_turned_away(stranger, record_of_a_client_hello())
+    with connect(authority, port):
+        hall.next()
+
+
+def is_turned_away(stranger: socket.socket, words: bytes) -> bool:
+    """Say a byte now and then, for more than a minute if it is let."""
+    for byte in words:
+        try:
+            stranger.sendall(bytes([byte]))
+            if not stranger.recv(1):
+                return True
+        except TimeoutError:
+            continue
+        except OSError:
+            return True
+    return False
+
+
+def record_of_a_client_hello() -> bytes:
+    context = ssl.create_default_context()
+    outgoing = ssl.MemoryBIO()
+    client = context.wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="worker.test")
+    with contextlib.suppress(ssl.SSLWantReadError):
+        client.do_handshake()
+    return outgoing.read()

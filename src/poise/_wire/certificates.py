@@ -18,6 +18,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from poise._wire.descriptors import keep_from_children
+
 if TYPE_CHECKING:
     from collections.abc import Generator
 
@@ -83,6 +85,7 @@ def _secret_file(content: bytes) -> Generator[str]:
     """The path of a file for the ssl module, which reads keys from files only."""
     if hasattr(os, "memfd_create"):  # in memory alone: a process that is killed just now leaves no key behind
         with open(os.memfd_create("poise"), "wb") as file:
+            keep_from_children(file)
             file.write(content)
             file.flush()
             yield f"/proc/self/fd/{file.fileno()}"

@@ -15,14 +15,15 @@ import socket
 import tempfile
 from collections import deque
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 from ray.exceptions import RayError, RayTaskError
 
 from poise._wire.answers import answer_of, unpack_items
+from poise._wire.caller_link import CallerLink
 from poise._wire.codec import pack_arguments
 from poise._wire.door import Door, outcome_of
-from poise._wire.frames import FrameError, FrameReader, Unloaded, pack_frames
+from poise._wire.frames import FrameError, Unloaded, pack_frames
 from poise._wire.freight import FreightLane, FreightLauncher
 from poise._wire.lane import Answer, Kind, Parcel, StartFailed, Verdict
 from poise._wire.messages import (
@@ -41,7 +42,7 @@ from poise._wire.messages import (
     load,
     unload,
 )
-from poise._wire.peer import keep_alive, peer_uid
+from poise._wire.peer import CALLER, peer_uid
 from poise._wire.ray_errors import answer_of_failure, last_words
 from poise._wire.words import describe
 from poise._worker.host import uncrate
@@ -61,7 +62,6 @@ LAST_WORDS: Final = 2.0
 """Seconds that the end of the connection to a dead worker is waited for, so that everything it said has been read."""
 DEFINED: Final = 512
 """Functions that are taken to be known to the worker; it keeps twice as many."""
-_CALLER: Final = "caller.poise.invalid"
 
 
 class Unreachable(Exception):
@@ -135,7 +135,7 @@ class ExpressLane(FreightLane):
     def __init__(self, worker_id: int, listener: Any, host: Any, serving: Any, *, writable: bool = False) -> None:
         """Reach a host; `connect_unix` or `connect_tls` makes it express."""
         super().__init__(worker_id, listener, host, serving, writable=writable)
-        self._link: _Link | None = None
+        self._link: CallerLink | None = None
         self._unloaded: list[Unloaded] = []
         """What is to be written."""
         self._is_flushing = False
@@ -157,7 +157,7 @@ class ExpressLane(FreightLane):
         with tempfile.TemporaryDirectory(prefix="poise-") as directory:  # mode 0700
             path = os.path.join(directory, "worker")
             await outcome_of(self._host.listen_unix.remote(path))
-            _, link = await self._loop.create_unix_connection(lambda: _Link(self), path)
+            _, link = await self._loop.create_unix_connection(lambda: CallerLink(self), path)
         uid = peer_uid(link.endpoint)
         if uid is not None and uid != os.geteuid():
             link.transport.abort()
@@ -175,18 +175,18 @@ class ExpressLane(FreightLane):
 
         name = f"worker-{self.worker_id}.poise.invalid"
         host, port = await outcome_of(self._host.listen_tls.remote(tuple(authority.issue(name)), link_timeout))
-        context = tls_context(authority.issue(_CALLER), is_server=False)
+        context = tls_context(authority.issue(CALLER), is_server=False)
         _, link = await self._loop.create_connection(
-            lambda: _Link(self), host, port, ssl=context, server_hostname=name, family=socket.AF_UNSPEC
+            lambda: CallerLink(self), host, port, ssl=context, server_hostname=name, family=socket.AF_UNSPEC
         )
         try:
-            keep_alive(link.endpoint, link_timeout)
+            link.watch(link_timeout)
         except OSError as error:  # too late for freight: a worker that has let its caller in ends with the connection
             link.transport.abort()
             raise StartFailed(f"the connection to it cannot be watched: {describe(error)}") from None
         self._use(link)
 
-    def _use(self, link: _Link) -> None:
+    def _use(self, link: CallerLink) -> None:
         self._link = link
         self.sends_ahead = True
         self.origin = replace(self.origin, lane="express")
@@ -276,11 +276,10 @@ class ExpressLane(FreightLane):
             return
         unloaded, self._unloaded = self._unloaded, []
         try:
-            for piece in pack_frames(unloaded):
-                link.transport.write(piece)
-        except Exception:  # noqa: BLE001 - no memory, say: calls are lost, and only the worker's end settles that
+            link.write(pack_frames(unloaded))
+        except Exception as error:  # noqa: BLE001 - no memory, say: calls are lost, and only the worker's end settles that
             _log.exception("worker %d cannot be written to, and is given up", self.worker_id)
-            link.transport.abort()
+            link.give_up(error)
 
     # -----------------------------------------------------------------------------------------------------------------
     # From the worker
@@ -394,7 +393,12 @@ class ExpressLane(FreightLane):
     # -----------------------------------------------------------------------------------------------------------------
     # Death
 
-    def unlink(self, link: _Link, error: Exception | None) -> None:
+    def _on_exit(self) -> None:
+        super()._on_exit()
+        if self._link is not None:
+            self._link.read_out()
+
+    def unlink(self, link: CallerLink, error: Exception | None) -> None:
         """The connection has ended, and everything that came over it has been heard."""
         if link is not self._link:
             return
@@ -435,62 +439,3 @@ class _Slot:
         self.call_id = call_id
         self.ref: Any = None
         self.item: Any = None
-
-
-class _Link(asyncio.BufferedProtocol):
-    """The caller's end of the connection."""
-
-    def __init__(self, lane: ExpressLane) -> None:
-        self._lane = lane
-        self._reader = FrameReader()
-        self.transport: asyncio.Transport
-        self.is_paused = False
-        self.is_read_out = False
-        """Whether the worker's end has come, and everything before it was read."""
-        self._tap: socket.socket | None = None
-
-    @property
-    def endpoint(self) -> Any:
-        """The socket, to ask it things."""
-        return self.transport.get_extra_info("socket")
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast("asyncio.Transport", transport)
-        if self.endpoint.family == socket.AF_UNIX:
-            self._tap = socket.socket(fileno=os.dup(self.endpoint.fileno()))
-
-    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 (asyncio's shape)
-        return self._reader.buffer()
-
-    def buffer_updated(self, nbytes: int) -> None:
-        try:
-            frames = self._reader.received(nbytes)
-            if frames:
-                self._lane.hear(frames)
-        except FrameError as error:
-            _log.error("a worker sent what cannot be understood, and is given up: %s", error)
-            self.transport.abort()
-
-    def eof_received(self) -> None:
-        self.is_read_out = True
-
-    def pause_writing(self) -> None:
-        self.is_paused = True
-
-    def resume_writing(self) -> None:
-        self.is_paused = False
-        self._lane.flush()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self._tap is not None:
-            with self._tap as tap:
-                if exc is not None:
-                    self._read_out(tap)
-        self._lane.unlink(self, exc)
-
-    def _read_out(self, tap: socket.socket) -> None:
-        """Read what the worker wrote before it died: asyncio gives that up when a write has failed."""
-        with contextlib.suppress(OSError):
-            while count := tap.recv_into(self._reader.buffer()):
-                self.buffer_updated(count)
-            self.is_read_out = True

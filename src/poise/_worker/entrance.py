@@ -12,9 +12,12 @@ import os
 import socket
 import ssl
 import threading
-from typing import TYPE_CHECKING, Any, Final, Protocol
+import time
+from typing import TYPE_CHECKING, Final
 
-from poise._wire.peer import keep_alive, peer_uid
+from poise._wire.descriptors import keep_from_children
+from poise._wire.peer import CALLER, peer_uid
+from poise._worker.connections import Connection, PlainConnection, TlsConnection
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,30 +25,11 @@ if TYPE_CHECKING:
 _log = logging.getLogger("poise")
 
 HANDSHAKE_TIMEOUT: Final = 10.0
-"""Seconds that a peer has to show who it is."""
+"""Seconds that a peer has to show who it is, from its connection on."""
 HANDSHAKES: Final = 16
-"""Peers that may be about it at once; more are turned away."""
+"""Peers that may be about it at once; for one more the one that has been about it longest has to go."""
 OPEN_FOR: Final = 60.0
 """Seconds for which the caller is awaited; it comes at once or never."""
-_READ: Final = 256 * 1024
-
-
-class Connection(Protocol):
-    """A stream of bytes to an authenticated peer. One thread reads; any may write."""
-
-    def receive_into(self, buffer: memoryview) -> int:
-        """Wait for bytes and return how many came; 0 at the end."""
-        ...
-
-    def send(self, pieces: list[memoryview]) -> None:
-        """Send all of it, waiting for as long as the peer does not read. Not for two threads at once.
-
-        Raises:
-            OSError: the connection is lost.
-        """
-
-    def close(self) -> None:
-        """End it, also for a thread that waits in it."""
 
 
 def open_unix(path: str, welcome: Callable[[Connection], None]) -> None:
@@ -59,10 +43,10 @@ def open_unix(path: str, welcome: Callable[[Connection], None]) -> None:
         OSError: the directory is not there, or not to be entered: the caller is on another file system.
     """
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    keep_from_children(listener)
     try:
         listener.bind(path)
         listener.listen(HANDSHAKES)
-        listener.settimeout(OPEN_FOR)
     except BaseException:
         listener.close()
         raise
@@ -77,179 +61,133 @@ def open_unix(path: str, welcome: Callable[[Connection], None]) -> None:
 
 
 def _first_of_this_user(listener: socket.socket) -> socket.socket | None:
-    while True:
-        try:
-            peer, _ = listener.accept()
-        except OSError:
-            return None
-        peer.settimeout(None)
+    deadline = time.monotonic() + OPEN_FOR
+    while (accepted := _accept(listener, deadline)) is not None:
+        peer, _ = accepted
         uid = peer_uid(peer)
         if uid is None or uid == os.geteuid():
             return peer
         _log.warning("a process of user %d tried to connect to this worker and was turned away", uid)
         peer.close()
+    return None
 
 
-def open_tls(host: str, context: ssl.SSLContext, user_timeout: float, welcome: Callable[[Connection], None]) -> int:
+def _accept(listener: socket.socket, deadline: float) -> tuple[socket.socket, object] | None:
+    """Wait for a peer; None if the listener is shut, or the deadline is over."""
+    while (left := deadline - time.monotonic()) > 0:
+        try:
+            listener.settimeout(left)
+            peer, address = listener.accept()
+        except ConnectionError:  # that peer has gone again
+            continue
+        except OSError:
+            return None
+        keep_from_children(peer)
+        peer.settimeout(None)
+        return peer, address
+    return None
+
+
+def open_tls(host: str, context: ssl.SSLContext, link_timeout: float, welcome: Callable[[Connection], None]) -> int:
     """Listen for TLS on a free port of this address, and return the port.
 
     Args:
         host: the address to listen on.
         context: shows this worker's certificate and requires one of the same pool's.
-        user_timeout: seconds after which a silent peer is given up.
+        link_timeout: seconds after which a peer whose host is silent is given up.
         welcome: called on a thread of its own with the one connection that is let in.
     """
     listener = socket.create_server((host, 0), backlog=HANDSHAKES)
-    listener.settimeout(OPEN_FOR)
-    entered = threading.Event()
-    handshakes = threading.BoundedSemaphore(HANDSHAKES)
-
-    def admit(peer: socket.socket, address: object) -> None:
-        try:
-            connection = _shake_hands(peer, context, user_timeout)
-        except (OSError, ssl.SSLError) as error:
-            _log.warning("a connection from %s to this worker was turned away: %s", address, error)
-            peer.close()
-            return
-        finally:
-            handshakes.release()
-        if entered.is_set():
-            connection.close()
-            return
-        entered.set()
-        with contextlib.suppress(OSError):
-            listener.shutdown(socket.SHUT_RDWR)  # wakes `accept`
-        welcome(connection)
-
-    def listen() -> None:
-        with listener:
-            while not entered.is_set():
-                try:
-                    peer, address = listener.accept()
-                except OSError:
-                    return
-                if handshakes.acquire(blocking=False):
-                    threading.Thread(target=admit, args=(peer, address), name="poise-express", daemon=True).start()
-                else:
-                    peer.close()
-
+    keep_from_children(listener)
     port = int(listener.getsockname()[1])
-    threading.Thread(target=listen, name="poise-entrance", daemon=True).start()
+    entrance = _TlsEntrance(listener, context, link_timeout, welcome)
+    threading.Thread(target=entrance.listen, name="poise-entrance", daemon=True).start()
     return port
 
 
-def _shake_hands(peer: socket.socket, context: ssl.SSLContext, user_timeout: float) -> TlsConnection:
-    peer.settimeout(HANDSHAKE_TIMEOUT)
-    connection = TlsConnection(peer, context)
-    peer.settimeout(None)
-    keep_alive(peer, user_timeout)
-    return connection
+class _TlsEntrance:
+    """Lets the caller in, beside strangers who come in any number and take any time."""
 
+    def __init__(
+        self,
+        listener: socket.socket,
+        context: ssl.SSLContext,
+        link_timeout: float,
+        welcome: Callable[[Connection], None],
+    ) -> None:
+        self._listener = listener
+        self._context = context
+        self._link_timeout = link_timeout
+        self._welcome = welcome
+        self._deciding = threading.Lock()
+        self._guests: dict[socket.socket, None] = {}
+        """Peers that have not shown yet who they are, in the order of their coming."""
+        self._has_entered = False
 
-class PlainConnection:
-    """A Unix socket."""
+    def listen(self) -> None:
+        """Let each peer show who it is on a thread of its own, until the caller has done so."""
+        deadline = time.monotonic() + OPEN_FOR
+        with self._listener:
+            while (accepted := _accept(self._listener, deadline)) is not None:
+                peer, address = accepted
+                if not self._is_heard(peer):
+                    peer.close()
+                    return
+                threading.Thread(target=self._admit, args=(peer, address), name="poise-express", daemon=True).start()
 
-    def __init__(self, peer: socket.socket) -> None:
-        """Use this socket."""
-        self._socket = peer
+    def _is_heard(self, peer: socket.socket) -> bool:
+        """Give the peer a place, if need be that of another, unless the caller is in."""
+        with self._deciding:
+            if self._has_entered:
+                return False
+            if len(self._guests) >= HANDSHAKES:
+                longest = next(iter(self._guests))
+                del self._guests[longest]
+                _hang_up(longest)
+            self._guests[peer] = None
+            return True
 
-    def receive_into(self, buffer: memoryview) -> int:
-        """See `Connection`."""
-        return self._socket.recv_into(buffer)
-
-    def send(self, pieces: list[memoryview]) -> None:
-        """See `Connection`."""
-        if len(pieces) == 1:
-            self._socket.sendall(pieces[0])
+    def _admit(self, peer: socket.socket, address: object) -> None:
+        try:
+            connection = TlsConnection(peer, self._context, HANDSHAKE_TIMEOUT)
+            _check_name(connection.peer_names)
+            connection.watch(self._link_timeout)
+        except (OSError, ssl.SSLError) as error:
+            _log.warning("a connection from %s to this worker was turned away: %s", address, error)
+            with self._deciding:
+                self._guests.pop(peer, None)
+            peer.close()
             return
-        while pieces:
-            sent = self._socket.sendmsg(pieces[:64])
-            while pieces and sent >= pieces[0].nbytes:
-                sent -= pieces.pop(0).nbytes
-            if sent:
-                pieces[0] = pieces[0][sent:]
+        if not self._is_first(peer):
+            connection.close()
+            return
+        _hang_up(self._listener)  # wakes `accept`
+        self._welcome(connection)
 
-    def close(self) -> None:
-        """See `Connection`."""
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
-        self._socket.close()
+    def _is_first(self, peer: socket.socket) -> bool:
+        """Whether this peer is let in: it has not been sent away meanwhile, and no other is in. The rest may go."""
+        with self._deciding:
+            if peer not in self._guests:
+                return False
+            del self._guests[peer]
+            self._has_entered = True
+            for other in self._guests:
+                _hang_up(other)
+            self._guests.clear()
+            return True
 
 
-class TlsConnection:
-    """TLS over a TCP socket, on the server's side, for a thread that reads and others that write at the same time.
+def _check_name(names: list[str]) -> None:
+    """Know the caller from another worker of the same pool, whose certificate is as good.
 
-    `ssl.SSLSocket` allows no two threads in it, so this drives the protocol through memory, one step at a time under a
-    lock, and waits for the network outside of it.
+    Raises:
+        PermissionError: the certificate is not the caller's.
     """
+    if CALLER not in names:
+        raise PermissionError(f"its certificate is that of {', '.join(names) or 'nobody'}, and {CALLER} is awaited")
 
-    def __init__(self, peer: socket.socket, context: ssl.SSLContext) -> None:
-        """Shake hands.
 
-        Raises:
-            OSError: the peer is gone, too slow, or not of this pool.
-        """
-        self._socket = peer
-        self._incoming = ssl.MemoryBIO()
-        self._outgoing = ssl.MemoryBIO()
-        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
-        self._protocol = threading.Lock()
-        self._order = threading.Lock()
-        """Held while encrypted bytes go to the network, so that they go in the order of their making."""
-        self._shake_hands()
-
-    def _shake_hands(self) -> None:
-        while True:
-            try:
-                self._tls.do_handshake()
-            except ssl.SSLWantReadError:
-                self._flush()
-                data = self._socket.recv(_READ)
-                if not data:
-                    raise ConnectionResetError("the peer went away during the handshake") from None
-                self._incoming.write(data)
-            except ssl.SSLError:
-                with contextlib.suppress(OSError):
-                    self._flush()  # tells the peer why
-                raise
-            else:
-                self._flush()
-                return
-
-    def receive_into(self, buffer: memoryview) -> int:
-        """See `Connection`."""
-        while True:
-            with self._protocol:
-                try:
-                    count: Any = self._tls.read(len(buffer), buffer)  # a number, whatever typeshed says
-                    return int(count)
-                except ssl.SSLWantReadError:
-                    pass
-                except ssl.SSLZeroReturnError:
-                    return 0
-            data = self._socket.recv(_READ)
-            if not data:
-                return 0
-            with self._protocol:
-                self._incoming.write(data)
-
-    def send(self, pieces: list[memoryview]) -> None:
-        """See `Connection`."""
-        for piece in pieces:
-            for start in range(0, len(piece), _READ):
-                with self._protocol:
-                    self._tls.write(piece[start : start + _READ])
-                self._flush()
-
-    def _flush(self) -> None:
-        with self._order:
-            with self._protocol:
-                data = self._outgoing.read()
-            if data:
-                self._socket.sendall(data)
-
-    def close(self) -> None:
-        """See `Connection`."""
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
-        self._socket.close()
+def _hang_up(peer: socket.socket) -> None:
+    """End a connection, or a listening, whose own thread waits in it and will close it."""
+    with contextlib.suppress(OSError):
+        peer.shutdown(socket.SHUT_RDWR)

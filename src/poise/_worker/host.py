@@ -35,7 +35,7 @@ from poise._wire.functions import FunctionShelf, PickledFunction, Target, TypeNa
 from poise._wire.main_names import become_worker
 from poise._wire.ray_errors import own_error
 from poise._wire.words import describe
-from poise._worker.entrance import Connection, open_tls, open_unix
+from poise._worker.entrance import open_tls, open_unix
 from poise._worker.inbox import Arrival, Inbox
 from poise._worker.keeper import Keeper
 from poise._worker.link import Link
@@ -44,6 +44,8 @@ from poise.errors import PayloadError
 
 if TYPE_CHECKING:
     from types import FrameType
+
+    from poise._worker.connections import Connection
 
 _ray: Any = ray  # its own types leave out some of what it takes and gives
 

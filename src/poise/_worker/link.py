@@ -40,7 +40,7 @@ from poise._worker.inbox import Arrival, Inbox
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from poise._worker.entrance import Connection
+    from poise._worker.connections import Connection
 
 _log = logging.getLogger("poise")
 
