@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import threading
 import time
 from collections import OrderedDict, deque
@@ -141,13 +142,18 @@ class ActorPool:
             grants = self._grant()  # of this call alone, as nothing waits beside an idle actor
             failed = self._fail_if_all_dead()
         _fail(failed)
-        for granted, actor in grants:
-            try:
-                self._begin(granted, actor)
-            except BaseException:
-                self.release(granted)
-                raise
-        return call
+        if not grants:
+            return call
+        del call
+        ((granted, actor),) = grants
+        grants.clear()
+        try:
+            self._begin(granted, actor)
+        except BaseException:
+            self.release(granted)
+            del granted, actor  # an error that is raised here must not hold the call that holds it
+            raise
+        return granted
 
     def map(self, fn: Callable[[Any, V], Any], values: Iterable[V]) -> Iterator[Any]:
         """Call `fn(actor, value)` for each value; results come in the order of the values.
@@ -314,10 +320,12 @@ class ActorPool:
         (fn, value), call.work = call.work, None
         try:
             call.refs = fn(actor, value)
-            _when_done(call.refs, lambda futures: self._end(call, futures))
+            _when_done(_references(call.refs), functools.partial(self._end, call))
         except BaseException as error:
             self._end(call, [_failed(error)])
             raise
+        finally:
+            del call  # as in `submit`
 
     def _start(self) -> None:  # the starter's thread
         while True:
@@ -428,8 +436,8 @@ class _Collection:
         self._ended.clear()
 
 
-def _when_done(refs: Any, tell: Callable[[Sequence[Future[Any]]], None]) -> None:
-    """Tell, once, when an ObjectRef or all of a list of them are ready; on Ray's thread, or now if they are already.
+def _references(refs: Any) -> Sequence[Any]:
+    """An ObjectRef, or a list of them, as a sequence.
 
     Raises:
         ValueError, TypeError: they are none, as `ray.get` would raise.
@@ -444,10 +452,15 @@ def _when_done(refs: Any, tell: Callable[[Sequence[Future[Any]]], None]) -> None
     for ref in each:
         if not isinstance(ref, ObjectRef):
             raise TypeError(f"fn must return an ObjectRef or a list of them; the list has a {type(ref).__name__}")
-    if not each:
+    return each
+
+
+def _when_done(refs: Sequence[Any], tell: Callable[[Sequence[Future[Any]]], None]) -> None:
+    """Tell, once, when all of these ObjectRefs are ready; on Ray's thread, or now if they are already."""
+    if not refs:
         tell([])
         return
-    futures: list[Future[Any]] = [ref.future() for ref in each]
+    futures: list[Future[Any]] = [ref.future() for ref in refs]
     lock = threading.Lock()
     left = len(futures)
 

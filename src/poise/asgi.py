@@ -305,6 +305,7 @@ class _Watched:
                 self._task.uncancel()
         finally:
             self._is_over = True
+            self._task = None  # which may end with an error that holds this frame
             watcher.cancel()
             if self._has_cancelled:
                 # A response that is cancelled while it sends leaves its generator suspended, and with it perhaps a
@@ -322,6 +323,7 @@ class _Watched:
                 if not self._is_over and not isinstance(message, Exception):
                     self._cancel()
             await self._messages.put(message)
+            del message  # an error holds this frame, which must not hold it
 
     def _cancel(self) -> None:
         assert self._task is not None
@@ -333,7 +335,10 @@ class _Watched:
             return {"type": "http.disconnect"}
         message = await self._messages.get()
         if isinstance(message, Exception):
-            raise message
+            try:
+                raise message
+            finally:
+                del message  # as in `_watch`
         return message
 
     async def _send(self, message: Message) -> None:

@@ -13,7 +13,6 @@ import pytest
 
 from poise._wire.codec import (
     Payload,
-    RemoteTraceback,
     detach,
     for_ray,
     may_change,
@@ -26,6 +25,7 @@ from poise._wire.codec import (
     unpack_result,
 )
 from poise._wire.lifting import LIFTED
+from poise._wire.traces import RemoteTraceback
 from poise.errors import PayloadError, RemoteError
 from tests.wire.odd import CannotPickle, CannotSpeak, CannotUnpickle, ExitsWhenPickled, HoldsALock, OddArguments, Sealed
 

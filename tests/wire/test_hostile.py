@@ -28,7 +28,7 @@ def test_names_are_told_whatever_a_metaclass_says() -> None:
 
 
 @pytest.mark.parametrize("failure", [MemoryError, RecursionError, SystemExit])
-@pytest.mark.parametrize("step", ["_format", "pack_in_band", "type_name", "text_of", "_pack_exception"])
+@pytest.mark.parametrize("step", ["format_trace", "pack_in_band", "type_name", "text_of", "_pack_exception"])
 def test_whatever_fails_while_an_exception_is_packed_it_is_answered(
     step: str, failure: type[BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:

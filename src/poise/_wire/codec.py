@@ -13,13 +13,13 @@ import functools
 import io
 import pickle
 import sys
-import traceback
 import types
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, cast
 
 from poise._wire import main_names
 from poise._wire.lifting import LIFTED, STRINGS, Lift, is_long
-from poise._wire.words import class_name, describe, text_of, type_name
+from poise._wire.traces import drop_frames, format_trace, set_cause
+from poise._wire.words import describe, text_of, type_name
 from poise.errors import PayloadError, RemoteError
 
 if TYPE_CHECKING:
@@ -56,18 +56,6 @@ NOT_BEGUN: Final = 2
 
 Reply: TypeAlias = tuple[int, int, Packed | None, float]
 """The end of an attempt on the wire: call id, verdict, packed value or exception, seconds of service."""
-
-
-class RemoteTraceback(Exception):
-    """The traceback of an exception that was raised in a worker, as text; it is the `__cause__` of that exception."""
-
-    def __init__(self, text: str) -> None:
-        """Keep the text."""
-        super().__init__(text)
-        self.text = text
-
-    def __str__(self) -> str:
-        return f'\n"""\n{self.text}"""'
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -461,7 +449,7 @@ _UNTOLD: Final = pickle.dumps(("an exception", "it could not be told", "", None,
 
 
 def _pack_exception(error: BaseException, skip_frames: int) -> Packed:
-    text = _format(error, skip_frames)
+    text = format_trace(error, skip_frames)
     inner: Packed | None = None
     why = ""
     if _may_arrive(error):
@@ -495,39 +483,7 @@ def _may_arrive(error: object) -> bool:
     return issubclass(kind, Exception) and not issubclass(kind, StopIteration | StopAsyncIteration)
 
 
-def drop_frames(error: BaseException) -> None:
-    """Turn the traceback of an exception, and of those behind it, into text.
-
-    A frame holds its callers, and so whatever hangs on them: an error that is kept would keep the calls of others.
-    """
-    text = _format(error, 0)
-    known: BaseException | None = error
-    while known is not None:
-        BaseException.with_traceback(known, None)
-        known = known.__cause__ or known.__context__
-        if known is error:
-            break
-    if error.__cause__ is None:
-        set_cause(error, text)
-
-
-def set_cause(error: BaseException, traceback_text: str) -> None:
-    """Attach a remote traceback, also to an exception that refuses attributes, such as a frozen dataclass."""
-    BaseException.__dict__["__cause__"].__set__(error, RemoteTraceback(traceback_text))
-
-
 def pack_in_band(value: Any) -> Packed:
     """Pack a value without out-of-band buffers, for what is kept or wrapped. Raises whatever pickling raises."""
     data, _, nested = _deep_pickler()(value, in_band=True)
     return Payload(data, (), nested) if nested else data
-
-
-def _format(error: BaseException, skip_frames: int) -> str:
-    try:
-        trace = error.__traceback__
-        for _ in range(skip_frames):
-            if trace is not None:
-                trace = trace.tb_next
-        return "".join(traceback.format_exception(type(error), error, trace))
-    except BaseException as failure:  # noqa: BLE001 - the traceback module calls the user's __str__ and more
-        return f"{type_name(error)}: the traceback could not be formatted: {class_name(type(failure))}\n"

@@ -16,8 +16,9 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeAlias, cast
 
-from poise._wire.codec import Packed, Payload, drop_frames, pack_in_band, unpack
+from poise._wire.codec import Packed, Payload, pack_in_band, unpack
 from poise._wire.main_names import main_ledger
+from poise._wire.traces import drop_frames
 from poise._wire.words import callable_name, class_name, class_names, describe, is_text
 from poise.errors import PayloadError
 

@@ -7,8 +7,8 @@ from typing import Final
 
 from ray.exceptions import ObjectLostError, OutOfDiskError, RayTaskError
 
-from poise._wire.codec import set_cause
 from poise._wire.lane import Answer, Verdict
+from poise._wire.traces import set_cause
 from poise._wire.words import describe, text_of, type_name
 from poise.errors import PayloadError, RemoteError
 

@@ -238,6 +238,8 @@ class Driver:
     def _fail(self, future: AcceptedCall[Any], error: BaseException) -> None:
         if isinstance(error, PoolBroken):
             error = broken(error)
+        # Without the frames it came through: these hold this future, which would hold itself.
+        BaseException.with_traceback(error, None)
         self._unsettled.pop(future, None)
         future.order = None
         if future.may_begin():
