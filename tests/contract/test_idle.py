@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from tests.contract.conftest import Crash, OpenPool
     from tests.gate import Gate
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 LONG = 200_000
 
 
@@ -88,16 +90,15 @@ async def cancel(pool: poise.Pool[Desk], size: int) -> None:
 @pytest.mark.parametrize("size", [LONG, 17 << 20])
 @pytest.mark.parametrize("last", [echo, take, give, stream, cancel])
 async def test_no_thread_that_waits_keeps_the_last_value(
-    open_pool: OpenPool, gate: Gate, last: Callable[[poise.Pool[Desk], int], Awaitable[None]], size: int
+    desks: poise.Pool[Desk], gate: Gate, last: Callable[[poise.Pool[Desk], int], Awaitable[None]], size: int
 ) -> None:
-    async with open_pool(Desk, size=1) as pool:
-        await pool.run(watch, gate.path)
-        await gate.reached()
-        await last(pool, size)
-        await is_idle(pool)
-        assert kept_by_threads() == []
-        gate.open()
-        assert await gate.reached(2) == ["watching", "[]"]
+    await desks.broadcast(watch, gate.path)
+    await gate.reached(2)
+    await asyncio.gather(last(desks, size), last(desks, size))
+    await is_idle(desks)
+    assert kept_by_threads() == []
+    gate.open()
+    assert await gate.reached(4) == ["watching", "watching", "[]", "[]"]
 
 
 async def test_deaths_leave_no_descriptor(open_pool: OpenPool, crash: Crash, lane: str) -> None:  # G12

@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     import poise
-    from tests.contract.conftest import OpenPool
     from tests.gate import Gate
+
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 async def polled(items: AsyncIterator[Any], gate: Gate) -> tuple[list[Any], int]:
@@ -78,18 +80,18 @@ WAYS = [streams, loops, maps, maps_unordered, maps_of_an_async_source, bars]
 @pytest.mark.parametrize("iterate", WAYS)
 @pytest.mark.parametrize("is_leased", [False, True])
 async def test_a_wait_that_was_given_up_loses_no_item(
-    open_pool: OpenPool, gate: Gate, iterate: Callable[..., AsyncIterator[Any]], is_leased: bool
+    desks: poise.Pool[Desk], gate: Gate, iterate: Callable[..., AsyncIterator[Any]], is_leased: bool
 ) -> None:
-    async with open_pool(Desk, size=1 + (not is_leased)) as pool, contextlib.AsyncExitStack() as stack:
-        view: Any = await stack.enter_async_context(pool.lease()) if is_leased else pool
+    async with contextlib.AsyncExitStack() as stack:
+        view: Any = await stack.enter_async_context(desks.lease()) if is_leased else desks
         came, early = await polled(iterate(view, gate), gate)
         assert early >= 10
         assert (sorted(came) if iterate is maps_unordered else came) == list(range(41))
-        await is_idle(pool)
+    await is_idle(desks)
 
 
-async def test_a_stream_says_how_it_failed_though_polls_were_early(open_pool: OpenPool, gate: Gate) -> None:
-    async with open_pool(Desk, size=1) as pool:
+async def test_a_stream_says_how_it_failed_though_polls_were_early(desks: poise.Pool[Desk], gate: Gate) -> None:
+    async with desks.lease() as pool:
         held = pool.submit(Desk.hold, gate.path)
         stream = pool.stream(Desk.count_then_fail, 3)
         for _ in range(3):
@@ -106,29 +108,27 @@ async def test_a_stream_says_how_it_failed_though_polls_were_early(open_pool: Op
 
 @pytest.mark.parametrize("iterate", [streams, maps])
 async def test_a_task_that_is_cancelled_in_its_loop_leaves_nothing_behind(
-    open_pool: OpenPool, gate: Gate, iterate: Callable[..., AsyncIterator[Any]]
+    desks: poise.Pool[Desk], gate: Gate, iterate: Callable[..., AsyncIterator[Any]]
 ) -> None:  # G3, G12
-    async with open_pool(Desk, size=2) as pool:
+    async def read() -> None:
+        async for _ in iterate(desks, gate):
+            pass
 
-        async def read() -> None:
-            async for _ in iterate(pool, gate):
-                pass
-
-        task = asyncio.ensure_future(read())
-        await gate.reached()
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        gate.open()
-        await is_idle(pool)
-        assert await pool.run(Desk.echo, 1) == 1
+    task = asyncio.ensure_future(read())
+    await gate.reached()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    gate.open()
+    await is_idle(desks)
+    assert await desks.run(Desk.echo, 1) == 1
 
 
 @pytest.mark.parametrize("iterate", [streams, maps])
 async def test_two_that_wait_for_the_next_item_are_told(
-    open_pool: OpenPool, gate: Gate, iterate: Callable[..., AsyncIterator[Any]]
+    desks: poise.Pool[Desk], gate: Gate, iterate: Callable[..., AsyncIterator[Any]]
 ) -> None:
-    async with open_pool(Desk, size=1) as pool:
+    async with desks.lease() as pool:
         held = pool.submit(Desk.hold, gate.path)
         items = iterate(pool, gate)
         first = asyncio.ensure_future(_next(items))
