@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from poise._core.stats import Stats
     from poise._core.worker import WorkerRecord
     from poise._engine.dispatcher import Dispatcher
+    from poise._engine.mapping import Bar
     from poise.options import CallArguments
 
 T = TypeVar("T")
@@ -517,17 +518,18 @@ class View(Generic[T]):
         dispatcher = self._home.dispatcher
         dispatcher.check_loop()
         slots = dispatcher.scheduler.slots * (1 if self._lease is not None else dispatcher.scheduler.size)
-        results: Results[Any] = Results(
+        bar: Bar | None = None
+        if progress:
+            from poise.progress import ProgressBar
+
+            bar = ProgressBar(items, name_of(fn))
+        return Results(
             lambda item: self._submit(fn, (item,), {}, may_park=True),
             items,
             buffersize or 2 * slots,
             is_ordered=is_ordered,
+            bar=bar,
         )
-        if not progress:
-            return results
-        from poise.progress import Shown
-
-        return Shown(results, items, name_of(fn))
 
 
 def _results_of(calls: list[Call[Any]]) -> list[Any]:

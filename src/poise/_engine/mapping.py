@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from poise._engine.call import Call
@@ -16,15 +16,27 @@ R = TypeVar("R")
 _END: Any = object()
 
 
+class Bar(Protocol):
+    """What shows how far a map has come."""
+
+    def start(self) -> None:
+        """Be there; may be told again."""
+
+    def advance(self) -> None:
+        """One more result."""
+
+    def stop(self) -> None:
+        """Stay as it is; may be told again."""
+
+
 class Results(AsyncIterator[R]):
     """The results of a map: use it in `async for`.
 
-    A call is submitted for each item, with at most `window` of them between the source and the consumer. Cancelling one
-    `anext` loses nothing, and the next one goes on. Whatever else ends the iteration, be it an error, `aclose` or that
-    nobody holds this any more, cancels the calls that are out.
+    Cancelling one `anext` loses nothing, and the next one goes on. Whatever else ends the iteration, be it an error,
+    `aclose` or that nobody holds this any more, cancels the calls that are out.
     """
 
-    __slots__ = ("_is_over", "_is_waiting", "_loop", "_out", "_source", "_submit", "_window")
+    __slots__ = ("__weakref__", "_mapping")
 
     def __init__(
         self,
@@ -33,18 +45,21 @@ class Results(AsyncIterator[R]):
         window: int,
         *,
         is_ordered: bool,
+        bar: Bar | None = None,
     ) -> None:
-        """Made by `Pool.map`; not for users."""
-        self._is_over = True  # for `__del__`, if the items cannot be iterated
-        self._loop = asyncio.get_running_loop()
-        self._submit = submit
-        self._source = _Source(items)
-        self._out: _Window[R] = _Window(is_ordered=is_ordered)
-        self._window = window
-        self._is_waiting = False
-        self._is_over = False
+        """Made by `Pool.map`; not for users.
 
-    async def __anext__(self) -> R:
+        Args:
+            submit: makes the call for one item.
+            items: what is mapped.
+            window: the most calls between the source and the consumer.
+            is_ordered: whether results come in the order of the items.
+            bar: shows how far it has come.
+        """
+        # Apart, because the frames of an error that ends the iteration hold it, and must not keep this alive.
+        self._mapping: _Mapping[R] = _Mapping(submit, _Source(items), _Window(is_ordered=is_ordered), window, bar)
+
+    def __anext__(self) -> Coroutine[Any, Any, R]:
         """The next result.
 
         Raises:
@@ -52,14 +67,48 @@ class Results(AsyncIterator[R]):
             RuntimeError: somebody else waits for it already.
             PoiseError: see `Pool.run`; also any exception of the function's or the source's own.
         """
+        return self._mapping.next()
+
+    async def aclose(self) -> None:
+        """Cancel the calls that are out, and take no more items."""
+        await self._mapping.aclose()
+
+    def __del__(self) -> None:
+        """Nobody takes results any more; the collector may say so, on any thread."""
+        mapping: _Mapping[R] | None = getattr(self, "_mapping", None)  # there is none if the items cannot be iterated
+        if mapping is not None:
+            mapping.abandon()
+
+
+class _Mapping(Generic[R]):
+    """Calls that are made of items, and their results."""
+
+    __slots__ = ("_bar", "_is_over", "_is_waiting", "_loop", "_out", "_source", "_submit", "_window")
+
+    def __init__(
+        self, submit: Callable[[Any], Call[R]], source: _Source, out: _Window[R], window: int, bar: Bar | None
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._submit = submit
+        self._source = source
+        self._out = out
+        self._window = window
+        self._bar = bar
+        self._is_waiting = False
+        self._is_over = False
+
+    async def next(self) -> R:
+        """See `Results.__anext__`."""
         if self._is_waiting:
             raise RuntimeError("the results are being iterated by somebody else already")
         self._is_waiting = True
         try:
+            if self._bar is not None and not self._is_over:
+                self._bar.start()
             while self._is_to_wait():
                 await self._news()
             if not self._is_over:
-                return self._out.pop().result()  # without a name, or the error would hold the call that holds it
+                return self._take()
         except asyncio.CancelledError:
             raise  # only this consumer's waiting ends
         except BaseException:
@@ -67,13 +116,33 @@ class Results(AsyncIterator[R]):
             raise
         finally:
             self._is_waiting = False
+        self._end()
         raise StopAsyncIteration
 
     async def aclose(self) -> None:
-        """Cancel the calls that are out, and take no more items."""
+        """See `Results.aclose`."""
+        fetch = self._source.cancel()
+        self._end()
+        if fetch is not None:
+            await asyncio.wait({fetch})
+
+    def abandon(self) -> None:  # runs on any thread
+        """The same, for nobody who waits for it."""
+        if not self._is_over and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._end)
+
+    def _end(self) -> None:
         self._is_over = True
         self._out.cancel()
-        await self._source.aclose()
+        self._source.cancel()
+        if self._bar is not None:
+            self._bar.stop()
+
+    def _take(self) -> R:
+        result = self._out.pop().result()  # the call has no name here, or an error would hold the call that holds it
+        if self._bar is not None:
+            self._bar.advance()
+        return result
 
     def _is_to_wait(self) -> bool:
         """Submit what there is room for; whether there is nothing to give out yet."""
@@ -95,16 +164,6 @@ class Results(AsyncIterator[R]):
         else:
             news: set[asyncio.Future[Any]] = {source.wait(), out.wait()} if len(out) else {source.wait()}
             await asyncio.wait(news, return_when=asyncio.FIRST_COMPLETED)
-
-    def __del__(self) -> None:
-        """Nobody takes results any more; the collector may say so, on any thread."""
-        if not self._is_over and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(_abandon, self._out, self._source)
-
-
-def _abandon(out: _Window[Any], source: _Source) -> None:
-    out.cancel()
-    source.cancel()
 
 
 class _Source:
@@ -150,12 +209,6 @@ class _Source:
             fetch.cancel()
             fetch.add_done_callback(_take_note)
         return fetch
-
-    async def aclose(self) -> None:
-        """Stop waiting for an item, and return when that is over."""
-        fetch = self.cancel()
-        if fetch is not None:
-            await asyncio.wait({fetch})
 
 
 def _take_note(fetch: asyncio.Task[Any]) -> None:
