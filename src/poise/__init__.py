@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         PoolBroken,
         PoolClosed,
         RemoteError,
+        UnknownOption,
         WorkerLost,
         WrongLoop,
     )
@@ -56,6 +57,7 @@ __all__ = [
     "RemoteError",
     "Stats",
     "Stream",
+    "UnknownOption",
     "View",
     "Worker",
     "WorkerLost",
@@ -92,6 +94,7 @@ _HOMES = {
     "RemoteError": "poise.errors",
     "Stats": "poise._core.stats",
     "Stream": "poise._engine.call",
+    "UnknownOption": "poise.errors",
     "View": "poise.view",
     "Worker": "poise.view",
     "WorkerLost": "poise.errors",

@@ -11,6 +11,7 @@ PoiseError
 ├── PayloadError        an argument or a result cannot travel
 ├── RemoteError         the user's exception cannot travel as itself
 ├── ConfigError         a bad option (also a ValueError)
+│   └── UnknownOption   there is none of that name (also a TypeError)
 ├── WrongLoop           used from another loop or thread (also a RuntimeError)
 ├── LoopBlocked         looked at from another thread while the loop is blocked (also a TimeoutError)
 └── LeaseExpired        a worker used after its lease has ended
@@ -22,7 +23,10 @@ An exception that the user's own code raises arrives as itself, with the remote 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
+
+_LONGEST_VALUE: Final = 200
+"""Characters of a value that a message shows."""
 
 
 class PoiseError(Exception):
@@ -182,9 +186,33 @@ class ConfigError(PoiseError, ValueError):
 
     def __init__(self, option: str, value: object, allowed: str) -> None:
         """Name the option, the value and the allowed range."""
-        super().__init__(f"{option}={value!r} is not allowed: {allowed}")
+        shown = _shown(value)
+        super().__init__(f"{option}={shown} is not allowed: {allowed}")
         self.option = option
-        self.value: str = repr(value)
+        self.value: str = shown
+
+
+class UnknownOption(ConfigError, TypeError):
+    """There is no option of that name. Python's own error for such a name is a `TypeError`, and so is this.
+
+    Attributes:
+        option: the name.
+        value: the value given.
+    """
+
+    def __init__(self, option: str, value: object, instead: str) -> None:
+        """Name the option and what to use instead."""
+        super().__init__(option, value, instead)
+        self.args = (f"there is no option {option}={self.value}: {instead}",)
+
+
+def _shown(value: object) -> str:
+    """The value as in code, if it can be shown, and not at great length."""
+    try:
+        text = repr(value)
+    except Exception:  # noqa: BLE001 - it is the user's own code, and the error is about something else
+        text = f"<{type(value).__name__}>"
+    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."
 
 
 class WrongLoop(PoiseError, RuntimeError):

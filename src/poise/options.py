@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import numbers
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypedDict, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, get_args
 
-from poise.errors import ConfigError
+from poise.errors import ConfigError, UnknownOption
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
 
 LaneName = Literal["auto", "express", "freight"]
 """How calls reach the workers."""
@@ -95,11 +99,12 @@ class CallOptions:
         """These options with some changed.
 
         Raises:
-            ConfigError: there is no such option, or it is outside its range.
+            UnknownOption: there is no such option.
+            ConfigError: it is outside its range.
         """
         for name in changes:
             if name not in self.__slots__:
-                raise ConfigError(name, changes[name], f"a call has the options {', '.join(self.__slots__)}")
+                raise UnknownOption(name, changes[name], _instead(name, self.__slots__, "a call"))
         return replace(self, **changes)
 
 
@@ -152,12 +157,69 @@ class PoolOptions:
         object.__setattr__(self, "ray_options", _dict("ray_options", self.ray_options, "Ray gives to an actor"))
         object.__setattr__(self, "ray_init", _dict("ray_init", self.ray_init, "ray.init() takes"))
 
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> PoolOptions:
+        """The options that were given by name.
+
+        Raises:
+            UnknownOption: there is none of that name; says what to use instead.
+            ConfigError: an option is outside its range.
+        """
+        for name, value in given.items():
+            if name not in cls.__slots__:
+                raise UnknownOption(name, value, _instead(name, cls.__slots__, "a pool"))
+        return cls(**given)
+
 
 def _dict(option: str, value: Any, what: str) -> dict[str, Any]:
     options: Any = {} if value is None else value
     if not isinstance(options, dict):
         raise ConfigError(option, value, f"a dict of options that {what}")
     return options  # pyright: ignore[reportUnknownVariableType]
+
+
+_OTHERS_OPTIONS: Final = {
+    "max_workers": "a pool's is size=; poise.Executor has max_workers=",
+    "num_workers": "use size=",
+    "workers": "use size=",
+    "processes": "use size=",
+    "max_concurrency": "use concurrency=",
+    "max_pending_calls": "use backlog=",
+    "initializer": "give a factory, which runs in each worker; poise.Executor has initializer=",
+    "initargs": "give a factory, which runs in each worker; poise.Executor has initargs=",
+}
+"""Names that users bring from elsewhere, for a pool, and what to do instead."""
+
+_OF_ACTORS: Final = frozenset(
+    {
+        "accelerator_type",
+        "fallback_strategy",
+        "label_selector",
+        "memory",
+        "num_cpus",
+        "num_gpus",
+        "resources",
+        "runtime_env",
+        "scheduling_strategy",
+    }
+)
+"""Options of Ray's for an actor that `ray_options` hands on."""
+
+
+def _instead(name: str, known: Iterable[str], whose: str) -> str:
+    """What to use instead of an option that `whose` has not."""
+    if whose == "a pool":
+        if name in _OTHERS_OPTIONS:
+            return _OTHERS_OPTIONS[name]
+        if name in _OF_ACTORS:
+            return f"it is Ray's: use ray_options={{{name!r}: ...}}"
+        if name in CallOptions.__slots__:
+            return f"it is an option of calls: use pool.options({name}=...)"
+    elif name in PoolOptions.__slots__:
+        return f"it is an option of the pool: use poise.Pool(..., {name}=...)"
+    known = sorted(known)
+    near = [f"{each}=" for each in difflib.get_close_matches(name, known, n=2)]
+    return f"did you mean {' or '.join(near)}?" if near else f"{whose} has the options {', '.join(known)}"
 
 
 def _number(option: str, value: Any) -> None:

@@ -7,11 +7,12 @@ import logging
 import math
 import random
 import warnings
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, overload
 
 from poise._core.scheduler import Scheduler
 from poise._engine.dispatcher import Dispatcher
 from poise._engine.launchers import foreign_launcher, own_launcher
+from poise._engine.loops import running_loop
 from poise.errors import ConfigError, LoopBlocked, PoolBroken, PoolClosed
 from poise.options import CallOptions, PoolOptions, check_whole
 from poise.view import Home, View
@@ -57,7 +58,7 @@ class Pool(View[T]):
     pool without a factory it is any function at all.
     """
 
-    __slots__ = ("__weakref__", "_closing", "_launcher", "_settings")
+    __slots__ = ("__weakref__", "_closing", "_is_opening", "_launcher", "_settings")
 
     @overload
     def __init__(
@@ -121,7 +122,7 @@ class Pool(View[T]):
             ConfigError: an option is outside its range. Ray's own options are checked when the pool opens, if it was
                 made in a running loop before Ray was imported.
         """
-        settings = PoolOptions(**cast("dict[str, Any]", options))
+        settings = PoolOptions.of(options)
         self._set_up(self._make_launcher(factory, settings), settings)
 
     def _make_launcher(self, factory: Callable[[], T] | RemoteClass | None, settings: PoolOptions) -> Launcher:
@@ -137,6 +138,7 @@ class Pool(View[T]):
         self._launcher = launcher
         self._settings = settings
         self._closing: asyncio.Task[None] | None = None
+        self._is_opening = False
 
     @classmethod
     def of(cls, handles: Sequence[Any], /, *, concurrency: int = 1, backlog: int | None = 100_000) -> Pool[Any]:
@@ -173,10 +175,11 @@ class Pool(View[T]):
             PoolClosed: the pool was open before.
             PayloadError: the factory cannot be pickled.
             PoiseError: Ray cannot be started or reached.
+            WrongLoop: no asyncio event loop runs here.
         """
         if self._home.engine is not None:
             raise PoolClosed("the pool was opened before; make a new one")
-        loop = asyncio.get_running_loop()
+        loop = running_loop()
         settings = self._settings
         scheduler = Scheduler(
             size=settings.size or 1,
@@ -191,6 +194,7 @@ class Pool(View[T]):
         self._home.engine = dispatcher = Dispatcher(
             scheduler, self._launcher, loop, settings.start_timeout, settings.close_timeout, clock
         )
+        self._is_opening = True
         try:
             began = clock.time()
             scheduler.size = await self._get_ready(dispatcher)
@@ -205,6 +209,8 @@ class Pool(View[T]):
             if was_closed:
                 raise PoolClosed("the pool was closed while it was being opened") from error
             raise
+        finally:
+            self._is_opening = False
         dispatcher.supervisor.watch_shortage()
         return self
 
@@ -361,8 +367,10 @@ class Pool(View[T]):
             stats = engine.look(lambda: engine.scheduler.stats(engine.clock.time()), _REPR_WAITS)
         except LoopBlocked:
             return f"<Pool of {self._launcher!r}, {self.state}: its loop is blocked>"
+        state = "opening" if self._is_opening and self.state == "open" else self.state
+        starting = f"{stats.starting} starting, " if stats.starting else ""
         return (
-            f"<Pool of {self._launcher!r}, {self.state}: {stats.ready}/{stats.size} workers ready, "
+            f"<Pool of {self._launcher!r}, {state}: {stats.ready}/{stats.size} workers ready, {starting}"
             f"{stats.running} running, {stats.waiting} waiting>"
         )
 

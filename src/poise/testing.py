@@ -37,6 +37,7 @@ from poise._wire.door import Door
 from poise._wire.functions import FunctionBook, FunctionShelf, Target, type_names
 from poise._wire.lane import Answer, Kind, Lane, Launcher, Listener, Origin, Parcel, StartFailed, Verdict
 from poise._wire.ray_options import unwrap_factory
+from poise._wire.redefined import KnownClasses
 from poise._wire.words import describe
 from poise._worker.inbox import Arrival, Inbox
 from poise._worker.keeper import Keeper
@@ -450,6 +451,7 @@ class LocalLauncher:
             faults: what is to go wrong.
         """
         self._factory = factory
+        self._known = KnownClasses(factory)
         self._name = getattr(factory, "__name__", "functions" if factory is None else "local")
         self._concurrency = concurrency
         self._sends_ahead = sends_ahead
@@ -493,6 +495,7 @@ class LocalLauncher:
             sends_ahead=self._sends_ahead,
             writable=self._writable,
         )
+        lane.known = self._known
         self.lanes[worker_id] = lane
         try:
             await lane.start(self._factory, self._concurrency)
@@ -568,6 +571,7 @@ class LocalLane:
         self._inbox = Inbox(self._announce)
         self._runner: Runner | None = None
         self._book = FunctionBook(())
+        self.known: KnownClasses | None = None
         self._failures: dict[int, PayloadError] = {}  # stream items that could not be unpickled
         self._faults = faults
         self._keeper: Keeper | None = None
@@ -719,7 +723,7 @@ class LocalLane:
         except BaseException as error:  # noqa: BLE001 - a constructor may well call sys.exit()
             loop.wind_up()
             return pack_exception(error, skip_frames=3)
-        self._book = FunctionBook(type_names(instance))
+        self._book = FunctionBook(type_names(instance), self.known)
         shelf = _FaultyShelf(instance, self.suffer)
         self._runner = Runner(self._inbox, shelf, self, concurrency, self._name, loop, writable=self._writable)
         return None

@@ -29,6 +29,11 @@ R = TypeVar("R")
 A = TypeVar("A")
 P = ParamSpec("P")
 
+_NO_FUNCTION = (
+    "a function, a method of the workers' class, or a method's name, and after it the arguments: "
+    "pool.run(f, x), and not pool.run(f(x))"
+)
+
 STREAM_WINDOW = 16
 """Items by which a producer may be ahead of its consumer."""
 
@@ -481,7 +486,7 @@ class View(Generic[T]):
         dispatcher = self._home.dispatcher
         dispatcher.check_loop()
         if not (callable(fn) or isinstance(fn, str)):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ConfigError("fn", fn, "a function, a method of the workers' class, or a method's name")
+            raise ConfigError("fn", fn, _NO_FUNCTION)
         options = self._options if options is None else options
         if options.kill_on_cancel:
             dispatcher.check_may_kill("kill_on_cancel", value=True)

@@ -7,7 +7,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from poise._core.call import CallRecord, CallState
-from poise._core.effects import Cancel, Effect, Kill, Lease, Recall, Reject, Resolve, Send, Start
+from poise._core.effects import Cancel, Effect, Kill, Lease, Lost, Recall, Reject, Resolve, Send, Start
 from poise._core.scheduler import Ended, Ending, Scheduler
 
 if TYPE_CHECKING:
@@ -63,12 +63,13 @@ class Scene:
         self.killed: list[int] = []
         self.closed: list[int] = []
         """Those of them that may go gently."""
+        self.losses: list[Lost] = []
         self._next_id = 0
         self.act(self.pool.open(self.now))
         for worker_id in range(size if ready is None else ready):
             self.ready(worker_id)
 
-    def act(self, effects: list[Effect]) -> None:
+    def act(self, effects: list[Effect]) -> None:  # noqa: C901 (a list of what can be asked for)
         """Note what the scheduler decided."""
         for effect in effects:
             match effect:
@@ -94,6 +95,8 @@ class Scene:
                 case Kill(worker_id, _, gently):
                     self.killed.append(worker_id)
                     self.closed += [worker_id] * gently
+                case Lost():
+                    self.losses.append(effect)
         self.pool.check_invariants()
 
     # ---------------------------------------------------------------- callers

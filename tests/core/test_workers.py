@@ -478,3 +478,38 @@ def test_the_death_of_a_worker_after_the_stop_is_no_news() -> None:
     scene.lose(0)
     scene.ready(0)
     assert scene.pool.counters.deaths == 0
+
+
+def test_a_death_is_told_with_what_ran_and_when_the_worker_is_replaced() -> None:
+    scene = Scene(size=2, sends_ahead=True)
+    scene.learn_pace()
+    calls = [scene.submit(SHORT) for _ in range(4)]
+    ahead = [call for call in calls if call.worker is not None and state(call) is CallState.AHEAD]
+    number = ahead[0].worker.id  # type: ignore[union-attr]
+    scene.begun(ahead[0])
+    scene.lose(number, "it fell")
+    (loss,) = scene.losses
+    assert (loss.worker_id, loss.reason, loss.has_started) == (number, "it fell", True)
+    assert loss.calls == [SHORT, SHORT]  # the one with the slot, and the one that was announced
+    assert loss.replaced_in == pytest.approx(0.1)
+    scene.lose(number, "told again")
+    assert len(scene.losses) == 1
+
+
+def test_a_failed_start_is_told_and_so_is_that_nobody_takes_the_place() -> None:
+    scene = Scene(size=1, ready=0, heals=False)
+    scene.lose(0, "no room")
+    (loss,) = scene.losses
+    assert (loss.has_started, list(loss.calls), loss.replaced_in) == (False, [], None)
+
+
+def test_planned_ends_are_not_told_as_deaths() -> None:
+    scene = Scene(size=3)
+    scene.resize(2)  # retires at once
+    running = scene.submit()
+    scene.resize(1)
+    scene.lose(2)  # what was retired has ended
+    scene.stop()
+    scene.lose(0)
+    assert state(running) is CallState.DONE
+    assert scene.losses == []

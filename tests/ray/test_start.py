@@ -211,3 +211,52 @@ def _address() -> str:
 
     address: str = ray.get_runtime_context().gcs_address
     return address
+
+
+DEATH = """
+import asyncio, logging, os, sys, poise, ray
+
+logging.basicConfig(level=logging.INFO, format="%(name)s %(levelname)s %(message)s")
+
+class Worker:
+    def die(self): os._exit(3)
+
+@ray.remote(max_retries=0)
+def die(): os._exit(4)
+
+async def main():
+    if sys.argv[1] == "user":
+        ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level=logging.ERROR)
+    async with poise.Pool(Worker, size=1) as pool:
+        try:
+            await pool.run(Worker.die)
+        except poise.WorkerLost as error:
+            print("lost", error.reason, flush=True)
+        try:
+            await asyncio.wrap_future(die.remote().future())  # its paragraph comes after that of the worker
+        except ray.exceptions.WorkerCrashedError:
+            await asyncio.to_thread(told.wait, 60)
+
+# The one that is not the pool's is always told: wait for it, so that whatever is told before has been.
+import threading, ray._private.worker as worker
+told, printing, mine = threading.Event(), worker.print_worker_logs, []
+
+def watch(data, *args, **kwargs):
+    printing(data, *args, **kwargs)
+    mine.extend(line for line in data["lines"] if "A worker died or was killed" in line)
+    if len(mine) == (2 if sys.argv[1] == "user" else 1):
+        told.set()
+
+worker.print_worker_logs = watch
+asyncio.run(main())
+print("paragraphs", len(mine), flush=True)
+"""
+
+
+@pytest.mark.parametrize("who", ["pool", "user"])
+def test_a_death_is_told_in_a_line_and_not_by_ray_too_unless_the_ray_is_the_users(who: str) -> None:
+    done = run(DEATH, who, RAY_DEDUP_LOGS="0")  # else it waits to see whether more say the same
+    assert done.returncode == 0, done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("poise WARNING")]
+    assert "was lost while Worker.die ran on it: " in line
+    assert f"paragraphs {2 if who == 'user' else 1}" in done.stdout

@@ -78,7 +78,21 @@ class Kill:
     """Whether it may close what it holds before: it runs nothing, and ends because it is not wanted any more."""
 
 
-Effect = Send | Recall | Cancel | Resolve | Reject | Lease | Start | Kill
+@dataclass(slots=True, eq=False)
+class Lost:
+    """Tell whoever watches of a worker that died or could not start. One whose end was planned is not told of."""
+
+    worker_id: WorkerId
+    reason: str
+    has_started: bool
+    """False if it could not start."""
+    calls: Sequence[str]
+    """Names of the functions that were on it and may have begun, one for each call."""
+    replaced_in: float | None
+    """Seconds until another is started in its place; None if none will be."""
+
+
+Effect = Send | Recall | Cancel | Resolve | Reject | Lease | Start | Kill | Lost
 
 
 class Outbox:
@@ -93,7 +107,7 @@ class Outbox:
         self._recalls: list[Recall] = []
         """These go out last, because they may ask for what was sent in the same step."""
 
-    def add(self, effect: Resolve | Reject | Lease | Start | Kill | Cancel) -> None:
+    def add(self, effect: Resolve | Reject | Lease | Start | Kill | Cancel | Lost) -> None:
         """Have this done, after what was added before."""
         self._effects.append(effect)
 

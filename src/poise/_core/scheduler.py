@@ -11,7 +11,7 @@ import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from poise._core.call import CallEvent, CallRecord, CallState
-from poise._core.effects import Effect, Kill, Outbox, Start
+from poise._core.effects import Effect, Kill, Lost, Outbox, Start
 from poise._core.fleet import Fleet
 from poise._core.granting import Granting
 from poise._core.outcomes import Outcomes
@@ -239,8 +239,11 @@ class Scheduler:
             return []
         if all_in_doubt:
             self.begun(worker_id, tuple(worker.ahead))
+        has_started = worker.state is not WorkerState.STARTING
         heir = self._fleet.lose(worker, reason, now)
         self.counters.deaths += 1
+        replaced_in = None if heir is None else heir.start_at - now
+        self._outbox.add(Lost(worker.id, reason, has_started, worker.begun_functions(), replaced_in))
         self._settle(worker, reason, heir, now)
         if self._fleet.judge(self.size, reason, cause):
             for call in self._waiting.calls(self.members()):
@@ -332,6 +335,10 @@ class Scheduler:
     def members(self) -> list[WorkerRecord]:
         """The workers that count towards the size: all but those that retire."""
         return self._fleet.members()
+
+    def knows(self, worker_id: WorkerId) -> bool:
+        """Whether this worker is not gone."""
+        return worker_id in self._workers
 
     def is_starting(self, worker_id: WorkerId) -> bool:
         """Whether this worker is wanted and has not started yet."""

@@ -160,6 +160,11 @@ class WorkerRecord:
         """Calls that wait for it alone."""
         return len(self.pinned_queue) + len(self.leased_queue)
 
+    def begun_functions(self) -> list[str]:
+        """The names of the functions that it may have begun and not ended, one for each call."""
+        announced = (call for call in self.ahead.values() if call.is_announced)
+        return [call.name for call in (*self.running.values(), *announced)]
+
     def take_calls(self) -> list[CallRecord]:
         """Take away every call that it holds, in the order in which they were sent."""
         held = [*self.running.values(), *self.ahead.values()]

@@ -15,11 +15,13 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from poise._core.call import CallState
-from poise._core.effects import Cancel, Effect, Kill, Lease, Recall, Reject, Resolve, Send, Start
+from poise._core.effects import Cancel, Effect, Kill, Lease, Lost, Recall, Reject, Resolve, Send, Start
 from poise._core.scheduler import Ended, Ending, Scheduler
 from poise._engine.call import is_plain
 from poise._engine.clock import alarm
+from poise._engine.journal import Journal
 from poise._engine.looking import LOOKS_FOR, look
+from poise._engine.loops import trio_here
 from poise._engine.supervisor import Supervisor
 from poise._wire.forks import forked_error
 from poise._wire.lane import Answer, Lane, Launcher, Parcel, Verdict
@@ -57,6 +59,7 @@ class Dispatcher:
         """What deadlines, backoff and every other time are read from: the loop, unless a test has its own."""
         self.scheduler = scheduler
         self.supervisor: Supervisor = Supervisor(launcher, self, start_timeout, close_timeout)
+        self.journal = Journal(repr(launcher), clock)
         self.lanes: dict[int, Lane] = {}
         """The way to each worker that has started. Invariant: every READY or RETIRING worker has one."""
         self._calls: dict[int, Call[Any]] = {}
@@ -87,7 +90,8 @@ class Dispatcher:
                 raise forked_error(self._process, "which has opened this pool") from None
             where = "a thread in which no event loop runs"
             if threading.get_ident() == self._thread:
-                where = "outside a coroutine of it (in IPython a cell runs in the loop only if it awaits something)"
+                where = "outside a coroutine of it (in IPython in a terminal a cell without an `await` runs outside)"
+            where = trio_here() or where
         raise WrongLoop(
             f"this pool belongs to the event loop that opened it, and was used from {where}; "
             "open a pool there too, or hand the call over with asyncio.run_coroutine_threadsafe"
@@ -209,6 +213,7 @@ class Dispatcher:
         self._is_given_up = True
         self._perform(self.scheduler.stop(self.clock.time()))
         await self.supervisor.aclose()
+        self.journal.close()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -220,7 +225,9 @@ class Dispatcher:
         if not self.scheduler.is_starting(worker_id):
             return False
         self.lanes[worker_id] = lane
-        self._perform(self.scheduler.worker_ready(worker_id, self.clock.time(), sends_ahead=lane.sends_ahead))
+        effects = self.scheduler.worker_ready(worker_id, self.clock.time(), sends_ahead=lane.sends_ahead)
+        self.journal.ready(worker_id, lane.origin.pid, self.scheduler.ready_workers, self.scheduler.size)
+        self._perform(effects)
         return True
 
     def worker_lost(
@@ -228,6 +235,8 @@ class Dispatcher:
     ) -> None:
         """A worker is dead, or could not start."""
         self.lanes.pop(worker_id, None)
+        if not self.scheduler.knows(worker_id):
+            self.journal.ended(worker_id)
         now = self.clock.time()
         self._take(self.scheduler.worker_lost, worker_id, reason, now, cause=cause, all_in_doubt=all_in_doubt)
 
@@ -325,6 +334,8 @@ class Dispatcher:
             self.supervisor.start(effect.worker_id)
         elif isinstance(effect, Kill):
             self.supervisor.end(effect.worker_id, effect.reason, gently=effect.gently)
+        elif isinstance(effect, Lost):
+            self.journal.lost(effect, self.scheduler.broken)
         elif isinstance(effect, Recall):
             if (lane := self.lanes.get(effect.worker_id)) is not None:
                 lane.recall(effect.call_ids)

@@ -404,7 +404,7 @@ class ExpressLane(FreightLane):
             return
         self._link = None
         self._unlinked.set()
-        why = "its process ended" if link.is_read_out else f"the connection to it was lost: {error!r}"
+        why = self._how_it_ended() if link.is_read_out else f"the connection to it was lost: {error!r}"
         super()._lose(self._last_words or why, all_in_doubt=not link.is_read_out)
 
     def _lose(self, reason: str, *, all_in_doubt: bool = False) -> None:

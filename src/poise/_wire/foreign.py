@@ -21,6 +21,7 @@ from poise._wire.door import Door, outcome_of
 from poise._wire.functions import method_name, names_like
 from poise._wire.lane import Answer, Kind, Lane, Listener, Origin, Parcel, StartFailed, Verdict
 from poise._wire.ray_errors import last_words, own_error, remote_text
+from poise._wire.ray_init import refuse_client
 from poise._wire.ray_start import RaySession
 from poise._wire.words import callable_name, describe, text_of, type_name
 from poise.errors import ConfigError, PayloadError, RemoteError
@@ -43,7 +44,9 @@ class ForeignLauncher:
 
         Raises:
             ConfigError: there is none, one is no handle, or one is given twice.
+            PoiseError: this process is connected by Ray Client.
         """
+        refuse_client()
         self._handles = list(handles)
         if not self._handles:
             raise ConfigError("handles", handles, "at least one actor handle")

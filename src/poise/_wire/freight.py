@@ -17,16 +17,19 @@ import ray
 from ray.exceptions import RayError
 
 from poise._wire.answers import answer_of, start_failed, unpack_items
-from poise._wire.codec import for_ray, nbytes, pack, pack_arguments
+from poise._wire.codec import Packed, for_ray, nbytes, pack, pack_arguments, pack_in_band
 from poise._wire.creation import Creation, kill_actor, kill_forgotten, refuse_another_ray
+from poise._wire.culprits import culprit
 from poise._wire.death import ProcessWatch
 from poise._wire.door import Door, in_thread, in_thread_within, outcome_of
 from poise._wire.functions import FunctionBook
 from poise._wire.lane import Answer, Kind, Lane, Listener, Origin, Parcel, StartFailed, Verdict
-from poise._wire.ray_errors import answer_of_failure, last_words
+from poise._wire.ray_errors import CONNECTION_ENDED, answer_of_failure, last_words
 from poise._wire.ray_init import check_ray_init
 from poise._wire.ray_options import check_ray_options, label_of, needs_of, room_for, shortage_of, unwrap_factory
+from poise._wire.ray_quiet import tell_of
 from poise._wire.ray_start import RaySession
+from poise._wire.redefined import KnownClasses
 from poise._wire.words import describe
 from poise._worker.host import Crate, Host, crate, uncrate
 from poise.errors import ConfigError, PayloadError
@@ -99,6 +102,7 @@ class FreightLauncher:
         self._close_timeout = close_timeout
         self._writable = writable
         self._label = label_of(self._factory)
+        self._known = KnownClasses(self._factory)
         # `perform` of a call that was sent ahead waits for its turn, so what others need is not on its threads.
         threads = concurrency + SPARE_THREADS
         groups = {"control": 2, "signals": 1, "freight": threads, "pull": threads, "collect": SPARE_THREADS}
@@ -157,6 +161,7 @@ class FreightLauncher:
             self._placing.discard(worker_id)
             raise StartFailed(describe(error)) from error
         lane = self._reach(worker_id, host, serving)
+        lane.known = self._known
         try:
             await self._start(lane, lambda: self._placing.discard(worker_id))
         except BaseException:
@@ -193,7 +198,7 @@ class FreightLauncher:
         refuse_another_ray()
         packed: Any = None
         if self._factory is not None:
-            packed = pack(self._factory, "the factory")
+            packed = _pack_factory(self._factory)
             if nbytes(packed) > DEPOSITED:
                 packed = _ray.put(packed)
         return packed, ray.get_runtime_context().get_node_id()
@@ -202,6 +207,15 @@ class FreightLauncher:
         refuse_another_ray()
         host = self._actor_class.remote(self._label)
         return host, host.serve.remote(self._packed, self._concurrency, self._writable)
+
+
+def _pack_factory(factory: Callable[[], Any]) -> Packed:
+    try:
+        return pack(factory, "the factory")
+    except PayloadError as error:
+        raise PayloadError(
+            error.what, error.reason + culprit(factory, pack_in_band), started=False
+        ) from error.__cause__
 
 
 class FreightLane:
@@ -227,10 +241,14 @@ class FreightLane:
         self._failures: Door[Answer] = Door(self._loop, partial(listener.on_answers, worker_id), self._fail)
         self._host: Any = host
         self._book = FunctionBook(())
+        self.known: KnownClasses | None = None
+        """The classes of the pool's workers."""
         self._streams: dict[int, _Stream] = {}
         self._refs: dict[int | None, Any] = {}  # a reference that is dropped never answers
         self._signals: Any = None
         self._process: ProcessWatch | None = None
+        self._fate: str | None = None
+        """How the process ended, if the kernel has told."""
         self._dead = asyncio.Event()
         self._asked_at = self._loop.time()
         self._is_started = False
@@ -256,6 +274,7 @@ class FreightLane:
             pid, where = await outcome_of(self._host.hello.remote())
             placed()
             self.origin = Origin(pid, where, "freight")
+            tell_of(where, pid)
             if where == node:
                 with contextlib.suppress(OSError, NotImplementedError):
                     self._process = ProcessWatch(pid, self._loop, self._on_exit)
@@ -264,7 +283,7 @@ class FreightLane:
             raise StartFailed(f"the worker died while it started: {last_words(error)}") from None
         if failure is not None:
             raise start_failed(failure)
-        self._book = FunctionBook(classes)
+        self._book = FunctionBook(classes, self.known)
         self._is_started = True
         self._hear_signals()
 
@@ -413,7 +432,7 @@ class FreightLane:
         if answers:
             self._listener.on_answers(self.worker_id, answers)
         if loss is not None:
-            self._lose(last_words(loss))
+            self._lose(self._why(last_words(loss)))
 
     def _unload(self, call_id: int, contents: Any, answers: list[Answer]) -> None:
         """Pass a stream's items on, then its end or the next question."""
@@ -442,9 +461,22 @@ class FreightLane:
 
     def _on_exit(self) -> None:
         """The process has ended. Ray hears of it a moment later, and may know why."""
+        why = self._how_it_ended()
         self._process = None
         self._dead.set()
-        self._loop.call_later(TOLD_BY_RAY, self._lose, "its process ended")
+        self._loop.call_later(TOLD_BY_RAY, self._lose, why)
+
+    def _how_it_ended(self) -> str:
+        if self._process is not None:
+            self._fate = self._process.look()
+        return self._fate or "its process ended"
+
+    def _why(self, words: str) -> str:
+        """Why the worker is lost: what Ray says, what the kernel says, or both."""
+        fate = self._how_it_ended()
+        if self._fate is None:
+            return words
+        return fate if CONNECTION_ENDED in words else f"{fate}; Ray says: {words}"
 
     def _lose(self, reason: str, *, all_in_doubt: bool = False) -> None:
         if self._process is None:

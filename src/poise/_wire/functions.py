@@ -14,13 +14,17 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, cast
 
 from poise._wire.codec import Packed, Payload, pack_in_band, unpack
+from poise._wire.culprits import culprit
 from poise._wire.main_names import main_ledger
 from poise._wire.traces import drop_frames
 from poise._wire.words import callable_name, class_name, class_names, describe, is_text
 from poise.errors import PayloadError
+
+if TYPE_CHECKING:
+    from poise._wire.redefined import KnownClasses
 
 
 class PickledFunction(NamedTuple):
@@ -65,8 +69,11 @@ _pickled: weakref.WeakKeyDictionary[Callable[..., Any], tuple[int, PickledFuncti
 class FunctionBook:
     """Names functions for one worker, whose instance is of the given classes."""
 
-    def __init__(self, classes: TypeNames) -> None:
-        """Know the worker's classes."""
+    def __init__(self, classes: TypeNames, known: KnownClasses | None = None) -> None:
+        """Know the worker's classes, and those of them that are defined here."""
+        if known is not None:
+            known.learn(classes)
+        self._here = known
         self._classes = frozenset(tuple(name) for name in classes)
         self._known: weakref.WeakKeyDictionary[Callable[..., Any], Target] = weakref.WeakKeyDictionary()
         self._changes = main_ledger.changes
@@ -106,6 +113,8 @@ class FunctionBook:
             what, remedy = f"the function {function.__qualname__}", f"give {function.__qualname__} of the class itself"
             reason = f"it is bound to an object of this process, and each worker has an instance of its own: {remedy}"
             raise PayloadError(what, reason, started=False)
+        if self._here is not None and type(function) is types.FunctionType:
+            self._here.check(function)
         return name
 
 
@@ -174,7 +183,8 @@ def _pickle(function: Callable[..., Any]) -> PickledFunction:
         packed = pack_in_band(function)
     except BaseException as error:
         drop_frames(error)
-        raise PayloadError(f"the function {callable_name(function)}", describe(error), started=False) from error
+        reason = describe(error) + culprit(function, pack_in_band)
+        raise PayloadError(f"the function {callable_name(function)}", reason, started=False) from error
     if isinstance(packed, Payload):
         return PickledFunction(b"", packed)
     pickled = PickledFunction(hashlib.blake2b(packed, digest_size=16).digest(), packed)
@@ -252,6 +262,10 @@ class FunctionShelf:
             return method
         function = self._load(target)
         return function if self._alone else functools.partial(function, self._instance)
+
+    def adds_instance(self, target: Target) -> bool:
+        """Whether `find` adds the worker's instance to the arguments of this function."""
+        return not (self._alone or isinstance(target, str))
 
     def define(self, function: PickledFunction) -> None:
         """Know a function by its digest, for calls that come without it. May run beside `find`."""

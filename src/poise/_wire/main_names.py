@@ -23,6 +23,8 @@ import types
 import weakref
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
+from poise._wire.slots import with_slots, without_members
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -119,13 +121,13 @@ def reduce_class(kind: type, reduced: Any) -> Any:
     parts = _parts(reduced, "_class_setstate")
     if parts is None:
         return reduced
-    attributes: dict[str, Any] = parts[2][0]
+    attributes: dict[str, Any] = without_members(parts[2][0])
     ledger = _class_ledgers.setdefault(kind, Ledger())
     versions = {name: 1 if name == "_abc_impl" else ledger.version(name, value) for name, value in attributes.items()}
     namespace, name = sys.modules["__main__"].__dict__, kind.__qualname__
     own_name = (name, main_ledger.version(name, kind)) if namespace.get(name) is kind else None
     state = attributes, parts[2][1], _class_origins.get(kind, _OWN), versions, own_name
-    return parts[0], parts[1], state, None, None, set_class
+    return parts[0], with_slots(kind, parts[1]), state, None, None, set_class
 
 
 def reduce_cached(cached: Any) -> Any:

@@ -16,6 +16,9 @@ _UNINFORMATIVE: Final = re.compile(
     r"^(The actor died unexpectedly before finishing this task\.|\s*(class_name|actor_id|pid|name|namespace|ip): .*)$"
 )
 
+CONNECTION_ENDED: Final = "Worker unexpectedly exits with a connection error code"
+"""What Ray says of a process that has ended if it does not know why."""
+
 
 def own_error(error: BaseException) -> BaseException:
     """The exception that the user's own task or method raised, out of Ray's wrapping, if that is what it is."""

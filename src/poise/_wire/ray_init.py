@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import os
+import sys
 from typing import TYPE_CHECKING, Any, Final
 
 import ray
@@ -77,6 +78,17 @@ def address_of(options: Mapping[str, Any], *, is_here_held: bool) -> tuple[str, 
     if "://" in address:
         raise PoiseError(f"RAY_ADDRESS={address} {_CLIENT}")
     return address, "RAY_ADDRESS"
+
+
+def refuse_client() -> None:
+    """Refuse a process that the program itself has connected by Ray Client.
+
+    Raises:
+        PoiseError: it is connected so.
+    """
+    client = sys.modules.get("ray.util.client")
+    if client is not None and client.ray.is_connected():
+        raise PoiseError(f"the address that ray.init was given, ray://..., {_CLIENT}")
 
 
 _CLIENT: Final = (

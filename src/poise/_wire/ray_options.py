@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+import types
 from typing import TYPE_CHECKING, Any, Final
 
+from poise._wire.words import callable_name
 from poise.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -42,8 +46,47 @@ def unwrap_factory(factory: Any) -> tuple[Callable[[], Any], dict[str, Any]]:
         defaults: dict[str, Any] = getattr(factory, "_default_options", None) or {}
         return metadata.modified_class, {name: value for name, value in defaults.items() if name not in _POOLS_OWN}
     if not callable(factory):
-        raise ConfigError("factory", factory, "a callable without arguments, such as a class or a lambda")
+        made = "an object of this process, and each worker makes its own" if _is_instance(factory) else "not callable"
+        raise ConfigError(
+            "factory", factory, f"it is {made}; give a class or a function without arguments, or a lambda"
+        )
+    if needed := _needed(factory):
+        raise ConfigError("factory", factory, _remedy(factory, needed))
     return factory, {}
+
+
+def _is_instance(factory: Any) -> bool:
+    return type(factory).__module__ != "builtins"
+
+
+def _needed(factory: Callable[..., Any]) -> list[str]:
+    """The parameters that a call without arguments lacks; none where that cannot be known.
+
+    What decorators have put around it counts, and not what they wrap. A `__signature__` of a class's own is no promise:
+    pydantic's settings have one of what they find elsewhere.
+    """
+    try:
+        if hasattr(factory, "__signature__"):
+            return []
+        parameters = inspect.signature(factory, follow_wrapped=False).parameters.values()
+    except Exception:  # noqa: BLE001 - some built-in callables have none, and users' code may do anything here
+        return []
+    optional = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [each.name for each in parameters if each.default is each.empty and each.kind not in optional]
+
+
+def _remedy(factory: Any, needed: list[str]) -> str:
+    name, lacks = callable_name(factory), ", ".join(map(repr, needed))
+    if isinstance(
+        factory, type | types.FunctionType | types.MethodType | types.BuiltinFunctionType | functools.partial
+    ):
+        name = "f" if name.endswith("<lambda>") else name
+        arguments = ", ".join(f"{each}=..." for each in needed)
+        return f"it is called without arguments in each worker, and lacks {lacks}; use lambda: {name}({arguments})"
+    return (
+        f"it is an object of class {name}, and each worker makes its own by a call without arguments (this one lacks "
+        f"{lacks}); give the class, or lambda: {name}(...)"
+    )
 
 
 def label_of(factory: Callable[[], Any] | None) -> str:

@@ -15,11 +15,12 @@ import ray
 from poise._wire.door import in_thread, in_thread_within
 from poise._wire.forks import forks, refuse_forked
 from poise._wire.ray_here import here, share_ray, start_ray
-from poise._wire.ray_init import HERE, LOCAL, address_of, options_to_join
+from poise._wire.ray_init import HERE, LOCAL, address_of, options_to_join, refuse_client
+from poise._wire.ray_quiet import quieten
 from poise.errors import ConfigError, PoiseError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from poise._wire.ray_here import RayHold
 
@@ -54,6 +55,7 @@ class RaySession:
             WrongLoop: this process was forked from one whose Ray was connected.
         """
         refuse_forked()
+        refuse_client()
         self.holds = True
         try:
             await in_thread(_shared.acquire, self)
@@ -139,6 +141,7 @@ class _Joined:
         self.options = options
         self._hold: RayHold | None = None
         self._is_aborted = False
+        self._speak: Callable[[], None] | None = None
         self._logger = logging.getLogger("ray")
         self._level, self._auth_mode = self._logger.level, os.environ.get("RAY_AUTH_MODE")
 
@@ -179,6 +182,7 @@ class _Joined:
             if _is_about_tokens(error):
                 raise _token_missing(address, source) from error
             raise _cannot_join(address, source, reason) from error
+        self._speak = quieten()
 
     def abort(self) -> None:  # while another thread joins
         """Have `join` fail soon."""
@@ -191,6 +195,8 @@ class _Joined:
         try:
             _ray.shutdown()
         finally:
+            if self._speak is not None:
+                self._speak()
             self._logger.setLevel(self._level)
             _set_auth_mode(self._auth_mode)
 

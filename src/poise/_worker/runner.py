@@ -16,6 +16,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
 from poise._wire.codec import RAISED, RETURNED, Packed, pack_exception, unpack_arguments
+from poise._worker.advice import advise
 from poise._worker.coroutines import Coroutines
 from poise._worker.current import take_seat
 from poise._worker.loop_thread import LoopThread
@@ -64,6 +65,7 @@ class Runner:
         """
         self._inbox = inbox
         self._find = shelf.find
+        self._adds_instance = shelf.adds_instance
         self._outlet = outlet
         self._reply = outlet.reply
         self._concurrency = concurrency
@@ -167,7 +169,11 @@ class Runner:
             function = self._find(call.target)
             if self._concurrency > 1 and not _is_async(function):
                 self._let_another_follow()
-            result = function(*args, **kwargs)
+            try:
+                result = function(*args, **kwargs)
+            except TypeError as error:
+                advise(error, function, args, kwargs, adds_instance=self._adds_instance(call.target))
+                raise
             if call.flow is not None:
                 if is_coroutine(result) or is_async_iterable(result):
                     self._coroutines.start_stream(call, call.flow, result, began)

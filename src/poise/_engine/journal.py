@@ -1,0 +1,144 @@
+"""The journal: one line in the log for whatever befalls a pool's workers, and for its recovery.
+
+The dispatcher tells it, and it asks nobody. Harm is logged at WARNING, recovery at INFO, and the daily round at DEBUG,
+all of it to the logger `poise`. A storm of deaths is summed up.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from poise._core.effects import Lost
+    from poise._engine.clock import Clock, Timer
+    from poise.errors import PoolBroken
+
+logger = logging.getLogger("poise")
+
+MOST_LINES: Final = 5
+"""Of one kind and level in a window; the rest is counted, and told when the window ends."""
+WINDOW: Final = 10.0
+"""Seconds, from the first line of a kind."""
+LONGEST_REASON: Final = 300
+"""Characters; the error that the caller gets has all of it."""
+MOST_NAMES: Final = 3
+"""Functions that are named for one worker."""
+
+
+@dataclass(slots=True)
+class _Window:
+    """Lines of one kind."""
+
+    since: float
+    timer: Timer
+    said: int = 0
+    left_out: int = 0
+
+
+class Journal:
+    """Writes down what happens to the workers of one pool."""
+
+    def __init__(self, pool: str, clock: Clock) -> None:
+        self._pool = pool
+        self._clock = clock
+        self._deaths = 0
+        self._pids: dict[int, int | None] = {}
+        """The processes of the workers that have become ready and have not ended."""
+        self._is_harmed = False
+        """Whether a worker was lost since the pool was last whole."""
+        self._is_broken = False
+        self._windows: dict[tuple[str, int], _Window] = {}
+        """Those that have not ended, by kind and level."""
+
+    def ready(self, worker_id: int, pid: int | None, ready: int, size: int) -> None:
+        """A worker has started, so that `ready` of `size` are ready."""
+        self._pids[worker_id] = pid
+        was_broken, self._is_broken = self._is_broken, False
+        level = logging.INFO if self._is_harmed else logging.DEBUG
+        text = f"{self._name(worker_id)} is ready"
+        if was_broken:
+            text += ", the pool is no longer broken"
+        if self._is_harmed and ready >= size:
+            self._is_harmed = False
+            text += ", the pool is whole again"
+        self._say("workers that became ready", level, f"{text}: {ready} of {size} workers are ready")
+
+    def lost(self, loss: Lost, broken: PoolBroken | None) -> None:
+        """A worker died, or could not start, and nobody had asked for it; `broken` says what that means for all."""
+        self._is_harmed = True
+        worker, reason = self._name(loss.worker_id), _one_line(loss.reason)
+        self._pids.pop(loss.worker_id, None)
+        if loss.has_started:
+            self._deaths += 1
+            busy = f"while {_names(loss.calls)} ran on it" if loss.calls else "while it was idle"
+            fate = f"{_fate(loss.replaced_in, 'it is replaced')}; deaths so far: {self._deaths}"
+            self._say("deaths", logging.WARNING, f"{worker} was lost {busy}: {reason}; {fate}")
+        else:
+            fate = _fate(loss.replaced_in, "another is started")
+            self._say("starts that failed", logging.WARNING, f"{worker} could not start: {reason}; {fate}")
+        if broken is not None and not self._is_broken:
+            self._is_broken = True
+            remedy = "open another pool" if loss.replaced_in is None else "starting workers is tried again and again"
+            text = f"the pool is broken and refuses calls until a worker is ready ({remedy}): {_one_line(str(broken))}"
+            self._say("times that it broke", logging.WARNING, text)
+
+    def ended(self, worker_id: int) -> None:
+        """A worker has ended as it was to, or has been told of before."""
+        if worker_id in self._pids:
+            self._say("workers that ended", logging.DEBUG, f"{self._name(worker_id)} has ended as planned")
+            del self._pids[worker_id]
+
+    def close(self) -> None:
+        """Sum up what was left out."""
+        for window in list(self._windows):
+            self._end(window)
+
+    def _name(self, worker_id: int) -> str:
+        pid = self._pids.get(worker_id)
+        return f"worker {worker_id}" if pid is None else f"worker {worker_id} (pid {pid})"
+
+    def _say(self, kind: str, level: int, text: str) -> None:
+        if not logger.isEnabledFor(level):
+            return
+        now = self._clock.time()
+        window = self._windows.get((kind, level))
+        if window is None:
+            timer = self._clock.call_at(now + WINDOW, lambda: self._end((kind, level)))
+            window = self._windows[kind, level] = _Window(now, timer)
+        if window.said < MOST_LINES:
+            window.said += 1
+            logger.log(level, "pool of %s: %s", self._pool, text)
+        else:
+            window.left_out += 1
+
+    def _end(self, which: tuple[str, int]) -> None:
+        window = self._windows.pop(which)
+        window.timer.cancel()
+        if window.left_out:
+            kind, level = which
+            passed = self._clock.time() - window.since
+            logger.log(level, "pool of %s: %d more %s in %.3g s", self._pool, window.left_out, kind, passed)
+
+
+def _names(calls: Sequence[str]) -> str:
+    """The functions, the most frequent first, with how often each was there."""
+    counts = Counter(calls).most_common()
+    named = [_one_line(name) if count == 1 else f"{_one_line(name)} ({count} times)" for name, count in counts]
+    more = len(named) - MOST_NAMES
+    return ", ".join(named[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
+
+
+def _fate(replaced_in: float | None, what: str) -> str:
+    if replaced_in is None:
+        return "it is not replaced"
+    return f"{what} at once" if replaced_in <= 0 else f"{what} in about {replaced_in:.2g} s"
+
+
+def _one_line(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= LONGEST_REASON else f"{line[: LONGEST_REASON - 3]}..."

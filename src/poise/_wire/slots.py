@@ -1,0 +1,29 @@
+"""Slots of classes that travel by value.
+
+Cloudpickle makes such a class anew without its `__slots__`, so that an instance made in a worker has its state in a
+`__dict__`, which an instance of the caller's own class has no place for. Here the class is made with them.
+"""
+
+from __future__ import annotations
+
+import types
+from typing import Any, Final
+
+_CLASS: Final = 6
+"""How many arguments make a class; an enum takes others."""
+_CONTAINERS: Final = frozenset({str, tuple, list, dict, set, frozenset})
+"""What the slots are given in, unless it is an iterator that has been used up."""
+
+
+def with_slots(kind: type, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    """What cloudpickle makes the class of (metaclass, name, bases, first attributes...), with its slots."""
+    slots: Any = kind.__dict__.get("__slots__")
+    if not (type(slots) in _CONTAINERS and len(arguments) == _CLASS):
+        return arguments
+    names = (slots,) if type(slots) is str else tuple(slots)
+    return *arguments[:3], {**arguments[3], "__slots__": names}, *arguments[4:]
+
+
+def without_members(attributes: dict[str, Any]) -> dict[str, Any]:
+    """The attributes of a class without those that its slots make; cloudpickle overlooks those with private names."""
+    return {name: value for name, value in attributes.items() if type(value) is not types.MemberDescriptorType}
