@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import gc
 import threading
 import weakref
@@ -99,9 +100,8 @@ def result(executor: poise.Executor[None], gate: Gate) -> None:
 
 
 def exception(executor: poise.Executor[None], gate: Gate) -> None:
-    failed = [executor.submit(fail, Trouble("x")).exception(WITHIN)]
-    assert failed[0] is not None
-    raise failed.pop()  # type: ignore[misc]
+    failed: list[Any] = [executor.submit(fail, Trouble("x")).exception(WITHIN)]
+    raise failed.pop()
 
 
 def timed_out(executor: poise.Executor[None], gate: Gate) -> None:
@@ -113,11 +113,11 @@ def timed_out(executor: poise.Executor[None], gate: Gate) -> None:
 
 
 def mapped(executor: poise.Executor[None], gate: Gate) -> None:
-    list(executor.map(fail, [Trouble(n) for n in range(5)]))
+    collections.deque[None](executor.map(fail, [Trouble(n) for n in range(5)]))
 
 
 def mapped_in_chunks(executor: poise.Executor[None], gate: Gate) -> None:
-    list(executor.map(fail, [Trouble(n) for n in range(5)], chunksize=2, buffersize=1))
+    collections.deque[None](executor.map(fail, [Trouble(n) for n in range(5)], chunksize=2, buffersize=1))
 
 
 def cannot_travel(executor: poise.Executor[None], gate: Gate) -> None:
@@ -191,6 +191,10 @@ def refuse(_: object, number: int) -> NoReturn:
     raise Trouble(number)
 
 
+def nothing(_: object, __: int) -> None:
+    """It should return an ObjectRef."""
+
+
 def asked(pool: poise.ActorPool) -> None:
     pool.submit(lambda actor, error: actor.fail.remote(error), Trouble("x")).result(WITHIN)
 
@@ -220,7 +224,7 @@ def refused_in_its_turn(pool: poise.ActorPool) -> None:
 
 
 def of_no_reference(pool: poise.ActorPool) -> None:
-    pool.submit(lambda *_: None, 1)
+    pool.submit(nothing, 1)
 
 
 ACTOR_WAYS = [
@@ -238,7 +242,7 @@ ACTOR_WAYS = [
 def actor(shared_ray: None) -> Iterator[Any]:
     actor: Any = ray.remote(Actor).options(num_cpus=0).remote()
     yield actor
-    ray.kill(actor)
+    ray.kill(actor)  # pyright: ignore[reportUnknownMemberType]
 
 
 @pytest.mark.parametrize("way", ACTOR_WAYS)
@@ -292,7 +296,8 @@ async def test_an_error_of_an_application_dies_with_its_last_name(app: Any, rece
     watched = asgi._Watched  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
 
     async def request(scope: Any, receive: Any, send: Any) -> None:
-        await watched(app, None, scope, receive, send).run()  # type: ignore[arg-type]
+        current: Any = None  # asked only when the client has gone
+        await watched(app, current, scope, receive, send).run()
 
     gone = await suffer_awaiting(lambda: served(request, receive))
     await asyncio.sleep(0)  # the task that has watched the connection ends

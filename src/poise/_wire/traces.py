@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import sys
+import inspect
 import traceback
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from poise._wire.words import class_name, type_name
 
@@ -48,9 +48,9 @@ def drop_frames(error: BaseException) -> None:
     What a caller handles at the moment is its own and stays as it is; the error forgets it.
     """
     text = format_trace(error)
-    callers = _frames_above(sys._getframe(1))  # noqa: SLF001 - the only way there is
+    callers = _frames_above(inspect.currentframe())
     seen: dict[int, BaseException] = {}
-    left = [error]
+    left: list[BaseException] = [error]
     while left:
         known = left.pop()
         if id(known) in seen:
@@ -68,14 +68,16 @@ def drop_frames(error: BaseException) -> None:
             else:
                 left.append(behind)
         if issubclass(type(known), BaseExceptionGroup):
-            left += BaseExceptionGroup.exceptions.__get__(known)
+            members: Any = BaseExceptionGroup.__dict__["exceptions"]
+            left += members.__get__(known)
     if BaseException.__dict__["__cause__"].__get__(error) is None:
         set_cause(error, text)
 
 
 def _frames_above(frame: FrameType | None) -> set[FrameType]:
-    """Those that wait for this one."""
+    """Those that wait for the one that has called the one given."""
     callers: set[FrameType] = set()
+    frame = frame and frame.f_back
     while frame is not None and (frame := frame.f_back) is not None:
         callers.add(frame)
     return callers
