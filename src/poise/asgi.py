@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
@@ -44,6 +45,7 @@ STATUS: Final[dict[type[PoiseError], int]] = {Overloaded: 503, DeadlineExceeded:
 """What clients are told. Any other error is a fault of the program and remains a 500."""
 
 _SCOPE_KEY: Final = "poise.asgi"
+_SECONDS: Final = re.compile(r"[0-9]+(\.[0-9]+)?")
 _STATE_KEY: Final = "poise_asgi"
 
 
@@ -260,11 +262,9 @@ class _RequestScope:
 
 
 def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 <= seconds < math.inf:
+    """Read digits with or without a fraction, and nothing else that Python takes for a number."""
+    seconds = float(text) if _SECONDS.fullmatch(text) else math.inf
+    if seconds == math.inf:
         raise ValueError(f"{text!r} is not a number of seconds, such as 0.5")
     return seconds
 

@@ -21,7 +21,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from poise._wire.answers import answer_of, unpack_items
 from poise._wire.caller_link import CallerLink
-from poise._wire.codec import pack_arguments
+from poise._wire.codec import RAISED, pack_arguments
 from poise._wire.door import Door, outcome_of
 from poise._wire.frames import FrameError, Unloaded, pack_frames
 from poise._wire.freight import FreightLane, FreightLauncher
@@ -38,9 +38,13 @@ from poise._wire.messages import (
     RECALL,
     RECALL_DONE,
     REPLY,
+    VERDICTS,
     is_express,
     load,
+    seconds,
     unload,
+    whole,
+    wholes,
 )
 from poise._wire.peer import CALLER, peer_uid
 from poise._wire.ray_errors import answer_of_failure, last_words
@@ -297,7 +301,9 @@ class ExpressLane(FreightLane):
                         self._hand_over(answers)
                         answers = []
                         self._hear_other(message, rest)
-        except (IndexError, TypeError, ValueError, KeyError) as error:
+        except FrameError:
+            raise
+        except Exception as error:
             raise FrameError(f"this is no message of a worker's: {type(error).__name__}: {error}") from error
         finally:
             self._hand_over(answers)
@@ -308,8 +314,10 @@ class ExpressLane(FreightLane):
 
     def _answer(self, message: list[Any], buffers: Iterator[Any]) -> Answer:
         _, call_id, code, packed, service_time = message
+        if code not in VERDICTS or (code == RAISED and packed is None):
+            raise FrameError(f"verdict {code!r}")
         packed = None if packed is None else load(packed, buffers)
-        answer = answer_of((call_id, code, packed, service_time), writable=self._writable)
+        answer = answer_of((whole(call_id), code, packed, seconds(service_time)), writable=self._writable)
         if self._failures_of_streams and (failure := self._failures_of_streams.pop(call_id, None)) is not None:
             return Answer(call_id, Verdict.RAISED, failure, service_time)
         return answer
@@ -317,17 +325,17 @@ class ExpressLane(FreightLane):
     def _hear_other(self, message: list[Any], buffers: Iterator[Any]) -> None:
         operation = message[0]
         if operation == BEGUN:
-            self._listener.on_begun(self.worker_id, message[1])
+            self._listener.on_begun(self.worker_id, wholes(message[1]))
         elif operation == RECALL_DONE:
             self._listener.on_recall_done(self.worker_id)
         elif operation == ITEM:
-            self._pass_on(message[1], load(message[2], buffers))
+            self._pass_on(whole(message[1]), load(message[2], buffers))
         elif operation == REPLY:
-            self._pass_on(message[1], self._answer(message, buffers))
+            self._pass_on(whole(message[1]), self._answer(message, buffers))
         elif operation == COLLECT:
-            self._call(message[1], "collect", message[1])
+            self._call(whole(message[1]), "collect", message[1])
         elif operation == COLLECT_ITEM:
-            self._collect_item(message[1], message[2])
+            self._collect_item(whole(message[1]), whole(message[2]))
         else:
             raise ValueError(f"operation {operation!r}")
 

@@ -20,9 +20,10 @@ frame, in order. A large pickle is the first of the buffers itself, and None in 
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from poise._wire.codec import Packed, Payload, nbytes
+from poise._wire.codec import NOT_BEGUN, RAISED, RETURNED, Packed, Payload, nbytes
 from poise._wire.frames import DIRECT, MOST_BUFFERS, FrameError, Unloaded
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ COLLECT_ITEM: Final = 10
 
 DEPOSIT: Final = 16 << 20
 """Bytes above which a value goes through Ray's object store: there it is not copied on arrival (see docs/design.md)."""
+
+VERDICTS: Final = (RETURNED, RAISED, NOT_BEGUN)
 
 _PACKED_AT: Final = {CALL: 3, DEFINE: 2, REPLY: 3, ITEM: 2}
 """Where the packed value of a message stands."""
@@ -74,6 +77,40 @@ def unload(message: Sequence[Any]) -> Unloaded:
     return [*message[:position], [data, len(own)], *message[position + 1 :]], own
 
 
+def whole(value: Any) -> int:
+    """Return the value if it is a number of a call, or of items.
+
+    Raises:
+        FrameError: it is not.
+    """
+    if type(value) is not int or value < 0:
+        raise FrameError(f"a whole number stands here, and this is {type(value).__name__}")
+    return value
+
+
+def wholes(values: Any) -> list[int]:
+    """Return the values if they are a list of numbers of calls.
+
+    Raises:
+        FrameError: they are not.
+    """
+    if type(values) is not list:
+        raise FrameError(f"a list of calls stands here, and this is {type(values).__name__}")
+    given: list[Any] = values
+    return [whole(value) for value in given]
+
+
+def seconds(value: Any) -> float:
+    """Return the value if it is a length of time.
+
+    Raises:
+        FrameError: it is not.
+    """
+    if type(value) is not float or not 0 <= value < math.inf:
+        raise FrameError("a length of time stands here, and this is none")
+    return value
+
+
 def load(packed: Any, buffers: Iterator[bytes | bytearray]) -> Packed:
     """Put a packed value together again.
 
@@ -87,6 +124,12 @@ def load(packed: Any, buffers: Iterator[bytes | bytearray]) -> Packed:
         own = [next(buffers) for _ in range(count)]
         if data is None:
             data = own.pop(0)
-    except (TypeError, ValueError, StopIteration, RuntimeError, IndexError):
-        raise FrameError("a packed value is bytes, or a pickle and the number of its buffers") from None
+    except (TypeError, ValueError, StopIteration, RuntimeError, IndexError, OverflowError):
+        raise _no_packed_value() from None
+    if not isinstance(data, bytes | bytearray):
+        raise _no_packed_value()
     return Payload(cast("bytes", data), own)  # or a bytearray, which unpickles as well
+
+
+def _no_packed_value() -> FrameError:
+    return FrameError("a packed value is bytes, or a pickle and the number of its buffers")

@@ -34,6 +34,8 @@ from poise._wire.messages import (
     is_express,
     load,
     unload,
+    whole,
+    wholes,
 )
 from poise._worker.inbox import Arrival, Inbox
 
@@ -167,6 +169,8 @@ class Link:
                 self._hear(reader.received(count))
         except (OSError, FrameError) as error:
             _log.info("the connection to the caller is lost: %s", error)
+        except Exception:  # noqa: BLE001 - no memory for what comes, or a fault of poise's own
+            _log.exception("what the caller sent could not be heard, and the connection is given up")
         finally:
             self._is_open = False
             self._wake.put(None)
@@ -185,27 +189,29 @@ class Link:
                 if message[0] == CALL:
                     arrivals.append(_arrival(message, buffers))
                 elif message[0] == DEFINE:
-                    self._shelf.define(PickledFunction(message[1], load(message[2], buffers)))
+                    self._shelf.define(_function(message[1], load(message[2], buffers)))
                 else:
                     self._inbox.put(arrivals)  # first: a recall may ask for them
                     arrivals = []
                     self._obey(message)
-        except (IndexError, TypeError, ValueError, KeyError) as error:
+        except FrameError:
+            raise
+        except Exception as error:
             raise FrameError(f"this is no message of the caller's: {type(error).__name__}: {error}") from error
         self._inbox.put(arrivals)
 
     def _obey(self, message: list[Any]) -> None:
         operation = message[0]
         if operation == RECALL:
-            self._give_back(self._inbox.recall(message[1]))
+            self._give_back(self._inbox.recall(wholes(message[1])))
             self._out.append((RECALL_DONE,))
             self.flush()
         elif operation == CANCEL:
-            if self._inbox.cancel(message[1]):
+            if self._inbox.cancel(whole(message[1])):
                 self._give_back([message[1]])
             self.flush()
         elif operation == GRANT:
-            self._inbox.credit(message[1], message[2])
+            self._inbox.credit(whole(message[1]), whole(message[2]))
         else:
             raise ValueError(f"operation {operation!r}")
 
@@ -216,7 +222,13 @@ class Link:
 
 def _arrival(message: list[Any], buffers: Iterator[bytes | bytearray]) -> Arrival:
     _, call_id, target, arguments, credit, is_ahead = message
-    function = target if type(target) is str else PickledFunction(target, b"")
-    call = Arrival(call_id, function, load(arguments, buffers), credit)
+    function = target if type(target) is str else _function(target, b"")
+    call = Arrival(whole(call_id), function, load(arguments, buffers), None if credit is None else whole(credit))
     call.announced = not is_ahead  # the caller takes what it gave a slot to have begun
     return call
+
+
+def _function(digest: Any, packed: Packed) -> PickledFunction:
+    if type(digest) is not bytes:
+        raise FrameError(f"a digest is bytes, and this is {type(digest).__name__}")
+    return PickledFunction(digest, packed)
