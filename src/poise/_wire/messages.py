@@ -94,8 +94,9 @@ def wholes(values: Any) -> list[int]:
     Raises:
         FrameError: they are not.
     """
-    if type(values) is not list:
-        raise FrameError(f"a list of calls stands here, and this is {type(values).__name__}")
+    kind = type(values)
+    if kind is not list:
+        raise FrameError(f"a list of calls stands here, and this is {kind.__name__}")
     given: list[Any] = values
     return [whole(value) for value in given]
 
