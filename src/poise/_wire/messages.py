@@ -94,7 +94,7 @@ def wholes(values: Any) -> list[int]:
     Raises:
         FrameError: they are not.
     """
-    kind = type(values)
+    kind = type(values)  # pyright: ignore[reportUnknownVariableType]
     if kind is not list:
         raise FrameError(f"a list of calls stands here, and this is {kind.__name__}")
     given: list[Any] = values
