@@ -8,7 +8,7 @@ PoiseError
 │   └── PoisonCall      ... at each of the last n deaths
 ├── PoolBroken          workers cannot start
 ├── PoolClosed          submitted to, or still waiting in, a closed pool
-├── PayloadError        an argument or a result cannot travel
+├── PayloadError        an argument or a result cannot travel (also a PicklingError or TypeError, if pickle raised one)
 ├── RemoteError         the user's exception cannot travel as itself
 ├── ConfigError         a bad option (also a ValueError)
 │   └── UnknownOption   there is none of that name (also a TypeError)
@@ -23,6 +23,7 @@ An exception that the user's own code raises arrives as itself, with the remote 
 
 from __future__ import annotations
 
+import pickle
 from typing import Final, Literal
 
 _LONGEST_VALUE: Final = 200
@@ -157,6 +158,21 @@ class PayloadError(PoiseError):
         self.what = what
         self.reason = reason
         self.started = started
+
+
+class PayloadRefused(PayloadError, pickle.PicklingError):
+    """A `PayloadError` because of a `PicklingError`, as which it can be caught too."""
+
+
+class PayloadTypeError(PayloadError, TypeError):
+    """A `PayloadError` because of a `TypeError`, as which it can be caught too."""
+
+
+def not_pickled(what: str, reason: str, cause: BaseException, *, started: bool) -> PayloadError:
+    """The error for a value that could not be pickled, of the kind that pickle itself has raised."""
+    kinds = ((pickle.PicklingError, PayloadRefused), (TypeError, PayloadTypeError))
+    kind = next((kind for own, kind in kinds if issubclass(type(cause), own)), PayloadError)
+    return kind(what, reason, started=started)
 
 
 class RemoteError(PoiseError):

@@ -645,6 +645,46 @@ def test_a_number_of_workers_out_of_range_is_refused(max_workers: Any) -> None:
         poise.Executor(max_workers=max_workers)
 
 
+def test_the_number_of_workers_can_be_read_as_in_the_original() -> None:
+    assert poise.Executor(3)._max_workers == poise.Executor(max_workers=3)._max_workers == 3  # noqa: SLF001
+    assert poise.Executor()._max_workers >= 1  # noqa: SLF001
+    with pytest.raises(ValueError, match="max_workers must be greater than 0"):
+        poise.Executor(0)
+
+
+@pytest.mark.parametrize("option", ["mp_context", "max_tasks_per_child"])
+def test_what_only_processes_have_is_refused_with_the_reason(option: str) -> None:
+    options: Any = {option: 1}
+    with pytest.raises(poise.ConfigError, match=f"{option}=1 is not allowed: workers are"):
+        poise.Executor(**options)
+
+
+def test_what_an_executor_does_can_be_looked_at(executor: LocalExecutor, gate: Gate) -> None:
+    block(executor, gate)
+    waiting = executor.submit(square, 2)
+    stats = executor.stats()
+    assert (stats.running, stats.size) == (2, 2)
+    gate.open()
+    assert waiting.result() == 4
+
+
+class False_(Exception):  # noqa: N801
+    def __bool__(self) -> bool:
+        return False
+
+
+def refuse_falsely() -> None:
+    raise False_("no")
+
+
+def test_an_exception_that_is_false_is_raised(executor: LocalExecutor) -> None:
+    future = executor.submit(refuse_falsely)
+    with pytest.raises(False_):
+        future.result()
+    with pytest.raises(False_):
+        list(executor.map(lambda _: refuse_falsely(), range(2)))
+
+
 def test_the_number_of_workers_may_come_first_as_in_the_original() -> None:
     with LocalExecutor(3) as executor:
         executor.submit(square, 2).result()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures as cf
 import os
+import pickle
 import signal
 import threading
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -81,6 +83,10 @@ def echo(value: Any) -> Any:
 
 def leave() -> NoReturn:
     raise SystemExit(3)
+
+
+def interrupt() -> NoReturn:
+    raise KeyboardInterrupt
 
 
 # ---------------------------------------------------------------- deaths
@@ -172,6 +178,22 @@ def test_a_result_that_cannot_travel_fails_only_its_call(executor: poise.Executo
     assert other.result(WITHIN) == 1
 
 
+class RefusesToBePickled:
+    def __reduce__(self) -> NoReturn:
+        raise pickle.PicklingError("stays here")
+
+
+def test_a_value_that_cannot_travel_fails_as_in_the_original_too(executor: poise.Executor[None]) -> None:
+    for refused in (executor.submit(echo, RefusesToBePickled()), executor.submit(RefusesToBePickled)):
+        error = refused.exception(WITHIN)
+        assert isinstance(error, poise.PayloadError)
+        assert isinstance(error, pickle.PicklingError)
+        copy = pickle.loads(pickle.dumps(error))
+        assert (type(copy), str(copy), copy.what) == (type(error), str(error), error.what)
+    for refused in (executor.submit(echo, threading.Lock()), executor.submit(threading.Lock)):
+        assert isinstance(refused.exception(WITHIN), TypeError)
+
+
 def test_a_function_that_cannot_travel_fails_only_its_call(executor: poise.Executor[None]) -> None:
     lock = threading.Lock()
     failed, other = executor.submit(lambda: lock), executor.submit(echo, 1)
@@ -180,7 +202,26 @@ def test_a_function_that_cannot_travel_fails_only_its_call(executor: poise.Execu
 
 
 def test_a_call_that_wants_to_end_the_program_ends_itself(executor: poise.Executor[None]) -> None:
-    assert isinstance(executor.submit(leave).exception(WITHIN), poise.RemoteError)
+    error = executor.submit(leave).exception(WITHIN)
+    assert isinstance(error, SystemExit)
+    assert error.code == 3
+    assert "raise SystemExit(3)" in str(error.__cause__)
+    assert isinstance(executor.submit(interrupt).exception(WITHIN), KeyboardInterrupt)
+
+
+def test_the_workers_of_an_executor_can_be_killed(shared_ray: None, tmp_path: Path) -> None:
+    for end in (poise.Executor.kill_workers, poise.Executor.terminate_workers):
+        gate = Gate(tmp_path / end.__name__)
+        other = poise.Executor(1)
+        running, waiting = other.submit(own_pid, gate.path), other.submit(echo, 1)
+        asyncio.run(gate.reached())
+        end(other)
+        with pytest.raises(cf.CancelledError):
+            waiting.result(WITHIN)
+        assert isinstance(running.exception(WITHIN), poise.WorkerLost)
+        with pytest.raises(RuntimeError, match="after shutdown"):
+            other.submit(echo, 1)
+        other.shutdown()
 
 
 def test_large_values_travel(executor: poise.Executor[None]) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import textwrap
+import time
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 
 if TYPE_CHECKING:
@@ -171,3 +175,63 @@ def test_a_program_with_real_workers_finishes_its_calls_although_one_dies(start:
         line.split()[1] for line in run(start, tmp_path, program) if line.startswith("outcome")
     }  # Ray prints too
     assert outcomes == {*(str(number) for number in range(10) if number != 3), "WorkerLost"}
+
+
+SLOW = """
+import asyncio, sys, time
+import poise
+
+def item(n, log):
+    with open(log, "a") as file:
+        file.write(f"{n}\\n")
+    time.sleep(600)
+
+log = sys.argv[1]
+"""
+
+INTERRUPTED = {
+    "in a block": """
+with poise.Executor(2) as executor:
+    list(executor.map(item, range(9), [log] * 9))
+""",
+    "without a block": """
+executor = poise.Executor(2)
+futures = [executor.submit(item, n, log) for n in range(9)]
+futures[0].result()
+""",
+    "in a coroutine": """
+async def main():
+    with poise.Executor(2) as executor:
+        loop = asyncio.get_running_loop()
+        await asyncio.gather(*(loop.run_in_executor(executor, item, n, log) for n in range(9)))
+
+asyncio.run(main())
+""",
+    "while it shuts down": """
+executor = poise.Executor(2)
+futures = [executor.submit(item, n, log) for n in range(9)]
+executor.shutdown()
+""",
+}
+
+
+@pytest.mark.timeout(WITHIN + 60)
+@pytest.mark.parametrize("where", INTERRUPTED)
+def test_one_interrupt_of_the_whole_group_ends_the_program_and_its_workers(
+    start: Start, tmp_path: Path, where: str
+) -> None:
+    log, script = tmp_path / "log", tmp_path / "program.py"
+    log.touch()
+    script.write_text(SLOW + INTERRUPTED[where])
+    program = start(str(script), str(log))
+    while len(log.read_text().split()) < 2:
+        assert program.poll() is None
+        time.sleep(0.05)
+    family = psutil.Process(program.pid).children(recursive=True)
+    os.killpg(program.pid, signal.SIGINT)
+    _, errors = program.communicate(timeout=WITHIN)
+    assert "KeyboardInterrupt" in errors
+    assert program.returncode in {-signal.SIGINT, 1}  # CPython forgets the cause if anything calls exec() at the end
+    assert len(log.read_text().split()) == 2, "what had not begun never did"
+    _, alive = psutil.wait_procs(family, timeout=WITHIN)
+    assert not alive

@@ -230,6 +230,29 @@ def test_an_initializer_of_an_executor_sets_what_later_functions_read(start: Sta
     ]
 
 
+@pytest.mark.timeout(WITHIN + 30)
+def test_modules_beside_the_script_and_on_paths_that_it_adds_are_found(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "beside_poise.py").write_text("def double(n): return 2 * n")
+    (tmp_path / "lib" / "added_poise.py").write_text("class Model:\n    def triple(self, n): return 3 * n")
+    program = """
+        import os, sys
+        import poise
+        import ray
+
+        ray.init(num_cpus=1, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+        sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "lib"))
+        import added_poise, beside_poise
+
+        with poise.Executor(added_poise.Model, max_workers=1) as executor:
+            print(executor.submit(added_poise.Model.triple, 2).result())
+            print(executor.submit(lambda model, n: beside_poise.double(n), 2).result())
+            theirs, count = executor.submit(lambda model: (sys.path, len(set(sys.path)))).result()
+            print(len(theirs) == count, theirs[0] != sys.path[0])
+    """
+    assert lines_of(start, tmp_path, program) == ["6", "4", "True True"]
+
+
 # ---------------------------------------------------------------- the numbers of values
 
 

@@ -20,7 +20,7 @@ from poise._wire import main_names
 from poise._wire.lifting import LIFTED, STRINGS, Lift, is_long
 from poise._wire.traces import drop_frames, format_trace, set_cause
 from poise._wire.words import describe, text_of, type_name
-from poise.errors import PayloadError, RemoteError
+from poise.errors import PayloadError, RemoteError, not_pickled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -82,7 +82,7 @@ def pack(value: Any, what: str = "the value", *, started: bool = False) -> Packe
         return pickle.dumps(value, PROTOCOL) if shape == _FLAT else _pack_lifted(Lift().flat(value))
     except BaseException as error:
         drop_frames(error)
-        raise PayloadError(what, describe(error), started=started) from error
+        raise not_pickled(what, describe(error), error, started=started) from error
 
 
 def pack_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Packed:
@@ -298,7 +298,7 @@ def _pack_deep_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Packe
     except BaseException as error:
         what, reason = _culprit(args, named, error)
         drop_frames(error)
-        raise PayloadError(what, reason, started=False) from error
+        raise not_pickled(what, reason, error, started=False) from error
 
 
 def _culprit(args: tuple[Any, ...], kwargs: dict[str, Any], error: BaseException) -> tuple[str, str]:
@@ -444,6 +444,9 @@ def unpack_exception(packed: Packed) -> Exception:
         return RemoteError("an exception", "it could not be read", "", describe(failure))
 
 
+_ENDERS: Final = frozenset({SystemExit, KeyboardInterrupt})
+"""What ends programs arrives as a `RemoteError`, which ends none; it is the cause of that."""
+
 _UNTOLD: Final = pickle.dumps(("an exception", "it could not be told", "", None, "to pack it failed"), PROTOCOL)
 """Made beforehand: it is for when nothing can be made any more."""
 
@@ -452,7 +455,7 @@ def _pack_exception(error: BaseException, skip_frames: int) -> Packed:
     text = format_trace(error, skip_frames)
     inner: Packed | None = None
     why = ""
-    if _may_arrive(error):
+    if _may_arrive(error) or type(error) in _ENDERS:
         try:
             inner = pack_in_band(error)
         except BaseException as failure:  # noqa: BLE001 - a user's __reduce__ may raise anything
@@ -471,6 +474,11 @@ def _unpack_exception(packed: Packed) -> Exception:
             if _may_arrive(error):
                 set_cause(error, trace)
                 return cast("Exception", error)
+            if type(error) in _ENDERS:
+                set_cause(error, trace)
+                remote = RemoteError(name, text, trace)
+                remote.__cause__ = error
+                return remote
             why = f"it was unpickled as {type_name(error)}"
         except BaseException as failure:  # noqa: BLE001 - a user's __setstate__ may raise anything
             why = f"it could not be unpickled: {describe(failure)}"

@@ -24,6 +24,7 @@ from poise._wire.death import ProcessWatch
 from poise._wire.door import Door, in_thread, in_thread_within, outcome_of
 from poise._wire.functions import FunctionBook
 from poise._wire.lane import Answer, Kind, Lane, Listener, Origin, Parcel, StartFailed, Verdict
+from poise._wire.paths import own_paths
 from poise._wire.ray_errors import CONNECTION_ENDED, answer_of_failure, last_words
 from poise._wire.ray_init import check_ray_init
 from poise._wire.ray_options import check_ray_options, label_of, needs_of, room_for, shortage_of, unwrap_factory
@@ -206,7 +207,7 @@ class FreightLauncher:
     def _create(self) -> tuple[Any, Any]:
         refuse_another_ray()
         host = self._actor_class.remote(self._label)
-        return host, host.serve.remote(self._packed, self._concurrency, self._writable)
+        return host, host.serve.remote(self._packed, self._concurrency, own_paths(), self._writable)
 
 
 def _pack_factory(factory: Callable[[], Any]) -> Packed:

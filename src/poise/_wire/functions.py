@@ -21,7 +21,7 @@ from poise._wire.culprits import culprit
 from poise._wire.main_names import main_ledger
 from poise._wire.traces import drop_frames
 from poise._wire.words import callable_name, class_name, class_names, describe, is_text
-from poise.errors import PayloadError
+from poise.errors import PayloadError, not_pickled
 
 if TYPE_CHECKING:
     from poise._wire.redefined import KnownClasses
@@ -184,7 +184,7 @@ def _pickle(function: Callable[..., Any]) -> PickledFunction:
     except BaseException as error:
         drop_frames(error)
         reason = describe(error) + culprit(function, pack_in_band)
-        raise PayloadError(f"the function {callable_name(function)}", reason, started=False) from error
+        raise not_pickled(f"the function {callable_name(function)}", reason, error, started=False) from error
     if isinstance(packed, Payload):
         return PickledFunction(b"", packed)
     pickled = PickledFunction(hashlib.blake2b(packed, digest_size=16).digest(), packed)

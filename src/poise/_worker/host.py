@@ -33,6 +33,7 @@ from poise._wire.codec import (
 )
 from poise._wire.functions import FunctionShelf, PickledFunction, Target, TypeNames, type_names
 from poise._wire.main_names import become_worker
+from poise._wire.paths import add_paths
 from poise._wire.ray_errors import own_error
 from poise._wire.words import describe
 from poise._worker.entrance import open_tls, open_unix
@@ -112,9 +113,23 @@ class Host:
     def __repr__(self) -> str:
         return self._label
 
-    def serve(self, factory: Packed | None, concurrency: int, writable: bool = False) -> None:  # noqa: FBT001, FBT002 - Ray's call
-        """Build the instance, then run calls until the worker is killed."""
+    def serve(
+        self,
+        factory: Packed | None,
+        concurrency: int,
+        paths: Sequence[str] = (),
+        writable: bool = False,  # noqa: FBT001, FBT002 - Ray's call
+    ) -> None:
+        """Build the instance, then run calls until the worker is killed.
+
+        Args:
+            factory: makes the instance.
+            concurrency: how many calls run at once.
+            paths: where the caller looks for modules.
+            writable: whether what is unpacked here may be written to.
+        """
         become_worker()
+        add_paths(paths)
         try:
             loop = calls_loop(self._inbox, concurrency)
             self._keeper = Keeper(loop)

@@ -12,23 +12,27 @@ import functools
 import os
 import threading
 from concurrent import futures
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 from poise._wire.door import Door
 from poise._wire.forks import forked_error
-from poise.errors import PoolBroken
+from poise.errors import PoolBroken, RemoteError
 from poise.executor.broken import broken
 from poise.executor.exit import EXIT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from poise._core.stats import Stats
     from poise._engine.call import Call
     from poise.pool import Pool
 
     Order: TypeAlias = tuple[Callable[..., Any] | str, tuple[Any, ...], dict[str, Any]]
 
 R = TypeVar("R")
+
+INTERRUPTED_FOR: Final = 2.0
+"""Seconds that running calls have after the first Ctrl-C."""
 
 
 class AcceptedCall(futures.Future[R]):
@@ -50,6 +54,16 @@ class AcceptedCall(futures.Future[R]):
         self.is_given_up = True
         self._driver.tell(self)
         return True
+
+    def result(self, timeout: float | None = None) -> R:
+        """Wait for the outcome. An exception that is false is raised too; Python 3.11 itself would return None."""
+        value = super().result(timeout)
+        try:
+            if self._exception is not None:
+                raise self._exception
+            return value
+        finally:
+            del self  # an exception that is raised here must not hold the future that holds it
 
     def may_begin(self) -> bool:  # runs on the driver's loop
         """Whether the call is to go on; the first answer is the last, and from then on it cannot be cancelled."""
@@ -78,7 +92,10 @@ class Driver:
         self._unsettled: dict[AcceptedCall[Any], Call[Any] | None] = {}
         """Accepted calls without an outcome, in order; None for those that the pool has not been told of."""
         self._opening: asyncio.Task[Any] | None = None
+        self._serving: asyncio.Task[None] | None = None
         self._is_open = False
+        # Below: touched by whoever is interrupted, which is the main thread.
+        self._interrupts = 0
 
     # ---------------------------------------------------------------- any thread
 
@@ -115,21 +132,58 @@ class Driver:
         with self._lock:
             if self._refusal is None:
                 self._refusal = functools.partial(RuntimeError, f"cannot schedule new futures after {when}")
-            if self._thread is not None and self._thread.is_alive():
-                with contextlib.suppress(RuntimeError):  # the loop has been closed
-                    self._loop.call_soon_threadsafe(self._on_shut, cancel_futures)
+            self._call(self._on_shut, cancel_futures)
+
+    def interrupt(self) -> None:
+        """The user wants the program to end: give running calls a moment, or none if it is the second time."""
+        self._interrupts += 1
+        self.end_within(INTERRUPTED_FOR if self._interrupts == 1 else 0)
+
+    def end_within(self, seconds: float) -> None:
+        """Cancel what has not begun, and after so many seconds kill the workers that still run something."""
+        self.shut(cancel_futures=True)
+        self._call(self._give_up_within, seconds)
 
     def join(self) -> None:
-        """Wait until nothing is left."""
+        """Wait until nothing is left.
+
+        Raises:
+            KeyboardInterrupt: the user has interrupted it, once for a quick end or twice for a quicker one.
+        """
         thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
-            thread.join()
+        if thread is None or thread is threading.current_thread():
+            return
+        interrupted: KeyboardInterrupt | None = None
+        while thread.is_alive():
+            try:
+                thread.join()
+            except KeyboardInterrupt as error:
+                if self._interrupts > 1:
+                    raise
+                interrupted = error
+                self.interrupt()
+        if interrupted is not None:
+            raise interrupted
+
+    def stats(self) -> Stats:
+        """What the pool is doing.
+
+        Raises:
+            PoolClosed: it has not been opened.
+        """
+        return self._pool.stats()
 
     def forget(self) -> None:
         """This is a forked child, in which the thread does not live and the loop's sockets are the parent's."""
         self._lock = threading.RLock()
         self._thread = None
         self._refusal = functools.partial(forked_error, os.getppid(), "which has started this executor")
+
+    def _call(self, function: Callable[..., object], *args: Any) -> None:
+        """Call something on the loop, if there is one that runs."""
+        if self._thread is not None and self._thread.is_alive():
+            with contextlib.suppress(RuntimeError):  # the loop has been closed
+                self._loop.call_soon_threadsafe(function, *args)
 
     def _start(self) -> None:
         if EXIT.has_begun:
@@ -159,7 +213,10 @@ class Driver:
         reason: Exception | None = None
         try:
             if self._unsettled or not self._shut.is_set():
-                await self._serve()
+                self._serving = asyncio.ensure_future(self._serve())
+                await asyncio.wait({self._serving})
+                if not self._serving.cancelled():
+                    self._serving.result()
         except Exception as error:  # noqa: BLE001 - whatever it is, the futures must hear of it
             reason = error.with_traceback(None)
         finally:
@@ -167,7 +224,12 @@ class Driver:
 
     async def _serve(self) -> None:
         self._opening = asyncio.ensure_future(self._pool.open())
-        await asyncio.wait({self._opening})
+        try:
+            await asyncio.wait({self._opening})
+        except asyncio.CancelledError:
+            self._opening.cancel()
+            await asyncio.wait({self._opening})
+            raise
         if not self._opening.cancelled():
             self._opening.result()
             self._take_up()
@@ -198,6 +260,10 @@ class Driver:
         if not self._unsettled and self._opening is not None:
             self._opening.cancel()  # nobody needs the pool any more
         self._shut.set()
+
+    def _give_up_within(self, seconds: float) -> None:
+        if self._serving is not None:
+            self._loop.call_later(seconds, self._serving.cancel)
 
     # ---------------------------------------------------------------- calls, on the loop
 
@@ -238,6 +304,8 @@ class Driver:
     def _fail(self, future: AcceptedCall[Any], error: BaseException) -> None:
         if isinstance(error, PoolBroken):
             error = broken(error)
+        elif isinstance(error, RemoteError) and isinstance(error.__cause__, SystemExit | KeyboardInterrupt):
+            error = error.__cause__
         # Without the frames it came through: these hold this future, which would hold itself.
         BaseException.with_traceback(error, None)
         self._unsettled.pop(future, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 
 # Has the thread pool's own exit hook registered before ours, which therefore runs first.
@@ -34,6 +35,8 @@ class Exit:
         drivers = list(self.drivers)
         for driver in drivers:
             driver.shut(when="interpreter shutdown")
+            if _is_interrupted():
+                driver.interrupt()
         for driver in drivers:
             driver.join()
 
@@ -41,6 +44,11 @@ class Exit:
         for driver in self.drivers:
             driver.forget()
         self.drivers.clear()
+
+
+def _is_interrupted() -> bool:
+    """Whether it is a KeyboardInterrupt that ends the program, and no earlier one that a console has shown."""
+    return getattr(sys, "last_type", None) is KeyboardInterrupt and not hasattr(sys, "ps1")
 
 
 EXIT: Final = Exit()

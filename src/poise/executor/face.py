@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import itertools
+import os
 import time
 from concurrent import futures
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
+from poise.errors import ConfigError
 from poise.executor.driver import Driver
 from poise.executor.duties import initialised, run_chunk, run_chunk_on
 from poise.executor.results import flat, in_order
@@ -15,9 +18,11 @@ from poise.options import check_whole
 from poise.pool import Pool, RemoteClass
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable, Iterator
+    from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+    from types import TracebackType
     from typing import Unpack
 
+    from poise._core.stats import Stats
     from poise.options import WorkerArguments
 
 T = TypeVar("T")
@@ -107,8 +112,12 @@ class Executor(futures.Executor, Generic[T]):
             if max_workers is not None:
                 raise TypeError(f"max_workers is given twice: {factory!r} and {max_workers!r}")
             factory, max_workers = None, factory
+        if isinstance(max_workers, int) and max_workers < 1:
+            raise ConfigError("max_workers", max_workers, "max_workers must be greater than 0")
         if max_workers is not None:
             check_whole("max_workers", max_workers, 1)
+        _refuse_what_processes_have(options)
+        self._max_workers = max_workers or os.cpu_count() or 1  # dask and others read it
         ray_options = dict(options.get("ray_options") or {})
         self._holds_instances = factory is not None
         if initializer is not None:
@@ -244,6 +253,37 @@ class Executor(futures.Executor, Generic[T]):
         if wait:
             self._driver.join()
 
+    def terminate_workers(self) -> None:
+        """End now, without waiting: accept nothing more, cancel what has not been sent, and end the workers.
+
+        The futures of calls that run end with `WorkerLost`. As in Python 3.14.
+        """
+        self._driver.end_within(0)
+
+    def kill_workers(self) -> None:
+        """The same as `terminate_workers`: Ray's workers have no milder end while they run something."""
+        self._driver.end_within(0)
+
+    def stats(self) -> Stats:
+        """What the workers and the calls are doing: a frozen snapshot, from any thread.
+
+        Raises:
+            PoolClosed: nothing has been submitted yet, or the pool is still to be opened.
+        """
+        return self._driver.stats()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Shut down and wait.
+
+        After a KeyboardInterrupt, which in a coroutine is a cancellation, what has not begun is cancelled and what runs
+        has 2 seconds before its worker is killed; a second one kills at once.
+        """
+        if isinstance(error, KeyboardInterrupt | asyncio.CancelledError):
+            self._driver.interrupt()
+        self.shutdown(wait=True)
+
     def __repr__(self) -> str:
         """Say whether it has started, and whether it takes calls."""
         return f"<Executor, {self._driver.state}>"
@@ -252,3 +292,17 @@ class Executor(futures.Executor, Generic[T]):
         driver: Driver | None = getattr(self, "_driver", None)
         if driver is not None:
             driver.shut()
+
+
+def _refuse_what_processes_have(options: Mapping[str, Any]) -> None:
+    """Refuse options of `ProcessPoolExecutor` that have no meaning here.
+
+    Raises:
+        ConfigError: one is given; says why it cannot be had.
+    """
+    why = {
+        "mp_context": "workers are Ray actors and are not started by multiprocessing; leave it out",
+        "max_tasks_per_child": "workers are not replaced after a number of calls; leave it out",
+    }
+    for name in why.keys() & options.keys():
+        raise ConfigError(name, options[name], why[name])
