@@ -20,6 +20,7 @@ from bench.samples import quantile
 from bench.targets import Finding, at_most
 from poise._core.call import CallRecord
 from poise._core.effects import Send, Start
+from poise._core.placement import AHEAD_CALLS
 from poise._core.scheduler import Ended, Ending, Scheduler
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ class Model:
         self.scheduler = Scheduler(size=workers, backlog=None)
         for effect in self.scheduler.open(self.now):
             if isinstance(effect, Start):
-                self._take(self.scheduler.worker_ready(effect.worker_id, self.now, sends_ahead=sends_ahead))
+                most = AHEAD_CALLS if sends_ahead else 0
+                self._take(self.scheduler.worker_ready(effect.worker_id, self.now, most_ahead=most))
         for _ in range(2 * workers):  # so that the function's pace is known
             self.submit()
         while self.waiting or self._held:

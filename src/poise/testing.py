@@ -21,7 +21,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, overload
 from unittest import mock
 
+from poise._core.placement import AHEAD_CALLS
 from poise._engine.call import name_of
+from poise._wire.ahead import SentAhead
 from poise._wire.answers import answer_of, start_failed, unpack_items
 from poise._wire.codec import (
     NOT_BEGUN,
@@ -36,6 +38,7 @@ from poise._wire.codec import (
 from poise._wire.door import Door
 from poise._wire.functions import FunctionBook, FunctionShelf, Target, type_names
 from poise._wire.lane import Answer, Kind, Lane, Launcher, Listener, Origin, Parcel, StartFailed, Verdict
+from poise._wire.marks import MARKS_SIZE, Marks
 from poise._wire.ray_options import unwrap_factory
 from poise._wire.redefined import KnownClasses
 from poise._wire.words import describe
@@ -560,7 +563,7 @@ class LocalLane:
         """Reach a worker that `start` is to start."""
         self._writable = writable
         self.origin: Origin = Origin(lane="local")
-        self.sends_ahead = sends_ahead
+        self.most_ahead = AHEAD_CALLS if sends_ahead else 0
         self._worker_id = worker_id
         self._listener = listener
         self._forget = forget
@@ -569,6 +572,9 @@ class LocalLane:
         self._answers: list[Answer] = []
         self._held: list[_Event] | None = None
         self._inbox = Inbox(self._announce)
+        self._inbox.marks = marks = Marks(memoryview(bytearray(MARKS_SIZE)))
+        self._inbox.give_back = lambda call_id: self.reply((call_id, NOT_BEGUN, None, 0.0))
+        self._ahead = SentAhead(marks)
         self._runner: Runner | None = None
         self._book = FunctionBook(())
         self.known: KnownClasses | None = None
@@ -625,6 +631,8 @@ class LocalLane:
                 self.reply((parcel.call_id, RAISED, pack_exception(error), 0.0))
                 continue
             call = Arrival(parcel.call_id, target, arguments, credit)
+            if parcel.is_ahead:
+                call.mark = self._ahead.mark(parcel.call_id)
             if isinstance(arguments, Payload) and arguments.awaited:
                 threading.Thread(target=self._fetch, args=(call, arguments), name=self._name, daemon=True).start()
             else:
@@ -632,12 +640,21 @@ class LocalLane:
 
     def recall(self, call_ids: Sequence[int]) -> None:
         """Give back those of the calls that have not begun."""
+        self._ahead.recalled()
         for call_id in self._inbox.recall(call_ids):
             self.reply((call_id, NOT_BEGUN, None, 0.0))
         self._tell(self._heard_recalled)
 
+    def withdraw(self, call_ids: Sequence[int]) -> None:
+        """Take back what has not begun, even while `hold` keeps what the worker says."""
+        taken = self._ahead.withdraw(call_ids)
+        if taken:
+            self.recall(taken)
+            self._listener.on_answers(self._worker_id, [Answer(call_id, Verdict.NOT_BEGUN) for call_id in taken])
+
     def cancel(self, call_id: int) -> None:
         """Drop the call if it has not begun; stop it if it is a coroutine or a stream."""
+        self._ahead.forbid(call_id)
         if self._inbox.cancel(call_id):
             self.reply((call_id, NOT_BEGUN, None, 0.0))
 
@@ -784,7 +801,9 @@ class LocalLane:
     def _flush(self) -> None:
         answers, self._answers = self._answers, []
         if answers and not self._is_silent:
-            self._listener.on_answers(self._worker_id, answers)
+            if news := self._ahead.heard(answers):
+                self._listener.on_answers(self._worker_id, news)
+            self._tell_recalled()
 
     def _take_reply(self, reply: Reply) -> None:
         answer = answer_of(reply, writable=self._writable)
@@ -808,7 +827,12 @@ class LocalLane:
 
     def _heard_recalled(self) -> None:
         self._flush()
-        self._listener.on_recall_done(self._worker_id)
+        self._ahead.recall_answered()
+        self._tell_recalled()
+
+    def _tell_recalled(self) -> None:
+        if self._ahead.has_let_go():
+            self._listener.on_recall_done(self._worker_id)
 
     def _heard_lost(self, reason: str) -> None:
         self._flush()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
+import os
 import threading
 import time
 import uuid
@@ -103,6 +105,15 @@ class Desk:
     def mark(self, gate: str, mark: Any) -> Any:
         leave_mark(gate, mark)
         return mark
+
+    def pass_or_keep(self, value: Any, fifo: str | None) -> Any:
+        """Return at once, or first keep the interpreter to itself, as C code does, until something is written."""
+        with self.busy():
+            if fifo is not None:
+                pipe = os.open(fifo, os.O_RDWR)
+                ctypes.PyDLL(None).read(pipe, ctypes.create_string_buffer(1), 1)
+                os.close(pipe)
+            return value
 
     # ---------------------------------------------------------------- failures
 

@@ -7,7 +7,8 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from poise._core.call import CallRecord, CallState
-from poise._core.effects import Cancel, Effect, Kill, Lease, Lost, Recall, Reject, Resolve, Send, Start
+from poise._core.effects import Cancel, Effect, Kill, Lease, Lost, Recall, Reject, Resolve, Send, Start, Withdraw
+from poise._core.placement import AHEAD_CALLS
 from poise._core.scheduler import Ended, Ending, Scheduler
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class Scene:
         self.errors: dict[CallRecord, PoiseError] = {}
         self.cancels: list[tuple[int, int]] = []
         self.recalls: list[tuple[int, list[int]]] = []
+        self.withdrawals: list[tuple[int, list[int]]] = []
         self.leases: dict[CallRecord, int] = {}
         self.started: list[int] = []
         self.killed: list[int] = []
@@ -88,6 +90,8 @@ class Scene:
                 case Recall(worker_id, call_ids):
                     assert {*call_ids} <= {call.id for call in self.sent[worker_id]}, "asked for before it was sent"
                     self.recalls.append((worker_id, list(call_ids)))
+                case Withdraw(worker_id, call_ids):
+                    self.withdrawals.append((worker_id, list(call_ids)))
                 case Lease(call, worker_id):
                     self.leases[call] = worker_id
                 case Start(worker_id):
@@ -131,7 +135,7 @@ class Scene:
     # ---------------------------------------------------------------- workers
 
     def ready(self, worker_id: int) -> None:
-        self.act(self.pool.worker_ready(worker_id, self.now, sends_ahead=self.sends_ahead))
+        self.act(self.pool.worker_ready(worker_id, self.now, most_ahead=AHEAD_CALLS if self.sends_ahead else 0))
 
     def lose(self, worker_id: int, reason: str = "it died", cause: BaseException | None = None) -> None:
         self.act(self.pool.worker_lost(worker_id, reason, self.now, cause=cause))

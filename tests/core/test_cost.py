@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from poise._core.call import CallRecord
+from poise._core.placement import AHEAD_CALLS
 from poise._core.scheduler import Ended, Ending, Scheduler
 from tests.core.scene import SHORT, Scene
 
@@ -49,7 +50,7 @@ def test_a_decision_costs_the_same_however_many_wait_and_work(*, sends_ahead: bo
         pool = Scheduler(size=workers)
         pool.open(0.0)
         for worker_id in range(workers):
-            pool.worker_ready(worker_id, 0.0, sends_ahead=sends_ahead)
+            pool.worker_ready(worker_id, 0.0, most_ahead=AHEAD_CALLS if sends_ahead else 0)
         for call_id in range(workers + waiting):
             pool.submit(CallRecord(call_id, "f"), 0.0)
         costs.add(

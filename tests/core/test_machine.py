@@ -58,4 +58,5 @@ def test_the_world_sees_everything_that_can_happen() -> None:
     seen = sum((run(seed) for seed in range(10_000, 10_100)), run(0))
     assert {"Send", "Recall", "Cancel", "Resolve", "Reject", "Lease", "Start", "Kill"} <= seen.keys()
     assert "sent elsewhere" in seen
+    assert {"Withdraw", "withdrawn"} <= seen.keys()
     assert {"DeadlineExceeded", "WorkerLost", "PoolBroken", "PoolClosed", "submit: Overloaded"} <= seen.keys()

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from poise._core.call import CallRecord, CallState
-from poise._core.effects import Cancel, Effect, Kill, Lease, Recall, Reject, Resolve, Send, Start
+from poise._core.effects import Cancel, Effect, Kill, Lease, Recall, Reject, Resolve, Send, Start, Withdraw
+from poise._core.placement import AHEAD_CALLS
 from poise._core.scheduler import Ended, Ending, Scheduler
 from poise.errors import DeadlineExceeded, LeaseExpired, Overloaded, PoiseError, PoolBroken, PoolClosed, WorkerLost
 
@@ -41,7 +42,13 @@ class Actor:
     unflushed: list[Ended] = field(default_factory=list[Ended])
     outstanding: set[int] = field(default_factory=set[int])
     """Sent by the pool and not yet answered, as the pool knows it."""
+    marked: set[int] = field(default_factory=set[int])
+    """Those of them that were sent ahead, so that it can be seen from outside whether they have begun."""
     is_killed: bool = False
+    recalls: int = 0
+    """Recalls that it has not answered, as the pool's lane knows it."""
+    is_silent: bool = False
+    """Whether the pool has taken calls from it because it does not answer, and may send it nothing."""
 
     def receive(self) -> None:
         """Take in the next message."""
@@ -56,6 +63,14 @@ class Actor:
         if kind == "recall":
             self.flush()
             self.to_pool.append(("recalled", None))
+
+    def withdraw(self, call_ids: Sequence[int]) -> list[int]:
+        """Take away those of the calls that were sent ahead and have not begun, whether they have arrived or not."""
+        arriving = [call_id for kind, content in self.to_actor if kind == "send" for call_id in content]
+        gone = [c for c in call_ids if c in self.marked and (c in self.inbox or c in arriving)]
+        self.inbox = [call_id for call_id in self.inbox if call_id not in gone]
+        self.to_actor = deque((kind, [c for c in content if c not in gone]) for kind, content in self.to_actor)
+        return gone
 
     def begin(self, announced: int) -> int:
         """Begin the next call. The pool hears of it first: by an announcement or by the answer that made room.
@@ -113,6 +128,7 @@ class World:
         heals: bool = True,
         sends_ahead: bool = True,
         poison_after: int = 3,
+        has_marks: bool = True,
     ) -> None:
         self.now = 100.0
         self.pool = Scheduler(
@@ -122,6 +138,7 @@ class World:
         self.limit = math.inf if backlog is None else backlog
         self.heals = heals
         self.sends_ahead = sends_ahead
+        self.has_marks = has_marks
         self.fates: dict[int, Fate] = {}
         self.live: dict[int, Fate] = {}
         """Calls without an outcome."""
@@ -140,9 +157,10 @@ class World:
 
     # ---------------------------------------------------------------- effects
 
-    def perform(self, effects: list[Effect]) -> None:
+    def perform(self, effects: list[Effect]) -> None:  # noqa: C901, PLR0912 (a list of what can be decided)
         """Do what the scheduler decided, and check it."""
         sent: list[CallRecord] = []
+        withdrawn: list[Withdraw] = []
         for effect in effects:
             self.seen[type(effect).__name__] += 1
             match effect:
@@ -151,9 +169,16 @@ class World:
                         self._check_send(self.actors[worker_id], call)
                     self.actors[worker_id].to_actor.append(("send", [call.id for call in calls]))
                     sent += calls
+                    if self.has_marks:
+                        self.actors[worker_id].marked |= {call.id for call in calls if call.state is CallState.AHEAD}
                 case Recall(worker_id, call_ids):
                     assert set(call_ids) <= self.actors[worker_id].outstanding
                     self.actors[worker_id].to_actor.append(("recall", call_ids))
+                    self.actors[worker_id].recalls += 1
+                case Withdraw(worker_id, call_ids):
+                    assert set(call_ids) <= self.actors[worker_id].outstanding
+                    self.actors[worker_id].is_silent = True
+                    withdrawn.append(effect)
                 case Cancel(worker_id, call_id):
                     assert call_id in self.actors[worker_id].outstanding
                     self.actors[worker_id].to_actor.append(("cancel", [call_id]))
@@ -171,11 +196,31 @@ class World:
         self._check_order(sent)
         self._accepted = {f.call.id for f in self.live.values() if f.call.state is CallState.WAITING}
         self.check()
+        for effect in withdrawn:
+            if effect.worker_id in self.actors:
+                self._withdraw(self.actors[effect.worker_id], effect.call_ids)
+
+    def _withdraw(self, actor: Actor, call_ids: Sequence[int]) -> None:
+        """The lane takes from the actor what has not begun, and hears all that it has said."""
+        gone = actor.withdraw(call_ids)
+        if gone:
+            actor.to_actor.append(("recall", []))
+            actor.recalls += 1
+            actor.to_pool.appendleft(("answers", [Ended(call_id, Ending.NOT_BEGUN, 0.0, None) for call_id in gone]))
+            self.deliver(actor)
+            self.seen["withdrawn"] += len(gone)
+        if self.has_marks:
+            actor.flush()
+            while actor.to_pool and actor.id in self.actors:
+                self.deliver(actor)
+        behind = [call_id for call_id in actor.inbox if call_id in actor.marked]
+        assert not behind, "this could have been taken from a worker that does not answer"  # G4
 
     def _check_send(self, actor: Actor, call: CallRecord) -> None:
         fate = self.live[call.id]  # G1: it has had no outcome
         assert not fate.is_cancelled
         assert not actor.is_killed
+        assert not actor.is_silent
         assert fate.holder is None, "sent to two workers at once"  # G2
         assert fate.reruns <= fate.retries  # G2
         assert call.deadline > self.now  # G6
@@ -362,7 +407,7 @@ class World:
             self.perform(self.pool.worker_lost(worker_id, "it could not start", self.now))
         else:
             self.actors[worker_id] = Actor(worker_id, self.slots, self.sends_ahead)
-            self.perform(self.pool.worker_ready(worker_id, self.now, sends_ahead=self.sends_ahead))
+            self.perform(self.pool.worker_ready(worker_id, self.now, most_ahead=AHEAD_CALLS if self.sends_ahead else 0))
 
     def begin(self, actor: Actor, announced: int) -> None:
         if actor.inbox and len(actor.begun) < self.slots:
@@ -388,6 +433,7 @@ class World:
             for ended in content:
                 self._left(actor, ended.call_id)
                 actor.outstanding.remove(ended.call_id)
+                actor.marked.discard(ended.call_id)
                 if ended.ending is Ending.RETRYABLE:
                     self._failed(actor, self.fates[ended.call_id])
             self.perform(self.pool.finished(actor.id, content, self.now))
@@ -395,6 +441,10 @@ class World:
             self.pool.begun(actor.id, content)
             self.check()
         else:
+            actor.recalls -= 1
+            if actor.recalls:
+                return
+            actor.is_silent = False
             self.perform(self.pool.recall_done(actor.id, self.now))
 
     def _failed(self, actor: Actor, fate: Fate) -> None:
@@ -562,6 +612,7 @@ def make_world(dice: Dice) -> World:
         heals=pick((True, True, True, True, False)),
         sends_ahead=pick((True, True, False)),
         poison_after=pick((3, 2, 1)),
+        has_marks=pick((True, True, False)),
     )
     if pick((True, True, False)):
         while world.starting:

@@ -117,7 +117,7 @@ class OneByOne:
 
 class _ReadyLane:
     origin = Origin()
-    sends_ahead = False
+    most_ahead = 0
 
     def __init__(self, ended: list[str]) -> None:
         self._ended = ended

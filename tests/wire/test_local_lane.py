@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
-from poise._wire.lane import StartFailed, Verdict
+from poise._wire.lane import Parcel, StartFailed, Verdict
 from poise.testing import LocalLane, LocalLauncher
 from tests.wire.ear import Ear, Line
 from tests.wire.odd import CannotUnpickle
@@ -84,6 +84,29 @@ async def test_recall_gives_back_what_has_not_begun_and_then_says_so(line: Line,
     shop.gate.set()
     assert (await line.ear.answer(waiting[0])).value == 0
     assert (await line.ear.answer(running)).verdict is Verdict.RETURNED
+
+
+async def test_what_has_not_begun_can_be_withdrawn_from_a_worker_that_says_nothing(
+    line: Line, shop: Shop
+) -> None:  # G4
+    assert isinstance(line.lane, LocalLane)
+    running, *ahead = range(101, 105)
+    line.lane.send([Parcel(running, Shop.wait, (), {})])
+    await line.ear.until(lambda: running in line.ear.begun)
+    line.lane.hold()
+    line.lane.send([Parcel(call_id, Shop.echo, (call_id,), {}, is_ahead=True) for call_id in ahead])
+    line.lane.recall(ahead[:2])
+    line.lane.withdraw([running, *ahead])
+    assert {call_id: answer.verdict for call_id, answer in line.ear.answers.items()} == dict.fromkeys(
+        ahead, Verdict.NOT_BEGUN
+    )
+    assert "recalled" not in dict(line.ear.heard)
+    shop.gate.set()
+    line.lane.let_go()
+    await line.ear.until(lambda: running in line.ear.answers and ("recalled", 1) in line.ear.heard)
+    line.lane.send([Parcel(ahead[0] + 100, Shop.echo, (5,), {}, is_ahead=True)])
+    assert (await line.ear.answer(ahead[0] + 100)).value == 5
+    assert [what for what, _ in line.ear.heard].count("recalled") == 1
 
 
 async def test_a_crashed_worker_says_that_it_is_lost_and_nothing_after_that(line: Line, shop: Shop) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
+from poise._wire.marks import MARKS, MARKS_SIZE, UNMARKED, Marks
 from poise._worker.inbox import ANNOUNCED_AT_ONCE, Arrival, Inbox
 
 if TYPE_CHECKING:
@@ -164,3 +165,74 @@ def test_close_ends_every_take() -> None:
     inbox.close()
     assert inbox.take() is None
     assert inbox.take() is None
+
+
+# ---------------------------------------------------------------- withdrawn calls
+
+
+class Shared:
+    """An inbox whose caller can withdraw calls, and what it gives back."""
+
+    def __init__(self) -> None:
+        memory = memoryview(bytearray(MARKS_SIZE))
+        self.marks = Marks(memory)
+        self.inbox = Inbox(lambda call_ids: True)
+        self.inbox.marks = Marks(memory)
+        self.given_back: list[int] = []
+        self.inbox.give_back = self.given_back.append
+
+    def put(self, call_id: int, mark: int | None) -> None:
+        call = Arrival(call_id, "method", b"")
+        call.mark = mark
+        self.inbox.put((call,))
+
+
+def test_a_withdrawn_call_does_not_begin_though_nobody_has_told_the_inbox() -> None:  # G2
+    shared = Shared()
+    shared.put(1, 10)
+    shared.put(2, 20)
+    shared.put(3, UNMARKED)
+    shared.put(4, None)
+    assert shared.marks.withdraw([10]) == [True]
+    assert [taken(shared.inbox) for _ in range(3)] == [2, 3, 4]
+    assert shared.given_back == [1]
+    assert shared.inbox.recall([1]) == []
+    assert shared.marks.withdraw([20]) == [False]
+
+
+def test_a_withdrawn_call_may_come_again_under_a_new_mark() -> None:
+    shared = Shared()
+    shared.put(1, 10)
+    shared.marks.withdraw([10])
+    assert shared.inbox.recall([1]) == [1]
+    shared.put(1, 11)
+    assert taken(shared.inbox) == 1
+    assert shared.given_back == []
+
+
+def test_each_call_begins_or_is_withdrawn_and_never_both() -> None:  # G2
+    shared = Shared()
+    begun: list[int] = []
+
+    def take_all() -> None:
+        while (call := shared.inbox.take()) is not None:
+            begun.append(call.call_id)
+            shared.inbox.ended(call.call_id)
+
+    threads = [threading.Thread(target=take_all) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    withdrawn: list[int] = []
+    for call_id in range(MARKS):
+        shared.put(call_id, call_id)
+        if call_id % 4 == 3:
+            numbers = list(range(call_id - 3, call_id + 1))
+            gone = shared.marks.withdraw(numbers)
+            withdrawn += [number for number, is_gone in zip(numbers, gone, strict=True) if is_gone]
+    while len(shared.inbox):
+        pass
+    shared.inbox.close()
+    for thread in threads:
+        thread.join()
+    assert set(withdrawn) <= set(shared.given_back)
+    assert sorted(begun + shared.given_back) == list(range(MARKS))

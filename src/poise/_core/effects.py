@@ -30,6 +30,14 @@ class Recall:
 
 
 @dataclass(slots=True, eq=False)
+class Withdraw:
+    """Take from a worker that does not answer those of these calls that have not begun, so that they cannot begin."""
+
+    worker_id: WorkerId
+    call_ids: Sequence[CallId]
+
+
+@dataclass(slots=True, eq=False)
 class Cancel:
     """Tell the worker that nobody waits for this call any more."""
 
@@ -92,7 +100,7 @@ class Lost:
     """Seconds until another is started in its place; None if none will be."""
 
 
-Effect = Send | Recall | Cancel | Resolve | Reject | Lease | Start | Kill | Lost
+Effect = Send | Recall | Withdraw | Cancel | Resolve | Reject | Lease | Start | Kill | Lost
 
 
 class Outbox:
@@ -107,7 +115,7 @@ class Outbox:
         self._recalls: list[Recall] = []
         """These go out last, because they may ask for what was sent in the same step."""
 
-    def add(self, effect: Resolve | Reject | Lease | Start | Kill | Cancel | Lost) -> None:
+    def add(self, effect: Resolve | Reject | Lease | Start | Kill | Cancel | Withdraw | Lost) -> None:
         """Have this done, after what was added before."""
         self._effects.append(effect)
 

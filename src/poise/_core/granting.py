@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from poise._core.call import CallEvent, CallState
-from poise._core.effects import Lease
+from poise._core.effects import Lease, Withdraw
 from poise._core.placement import Pace
 from poise._core.worker import WorkerState
 from poise.errors import WorkerLost
@@ -99,7 +99,7 @@ class Granting:
                 continue
             if call.needs_whole_worker:
                 worker = self._placement.empty_worker()
-                if worker is None and self._claim_worker(call):
+                if worker is None and self._claim_worker(call, now):
                     continue
             else:
                 worker = self._any_worker_for(call, now)
@@ -107,7 +107,7 @@ class Granting:
                 return
             self._waiting.take_out(call)
             self.grant(call, worker, now)
-        self._recall_for_idle()
+        self._recall_for_idle(now)
 
     def next_wary(self) -> tuple[CallRecord, WorkerRecord] | None:
         """The first wary call whose turn it is and for which there is a worker, and that worker."""
@@ -186,7 +186,7 @@ class Granting:
 
     # ---------------------------------------------------------------- claims
 
-    def _claim_worker(self, call: CallRecord) -> bool:
+    def _claim_worker(self, call: CallRecord, now: float) -> bool:
         """Reserve a worker with several slots for a call that needs all of it; it is granted when the worker is empty.
 
         A worker with one slot needs no claim: the call waits at the head, and the next free worker is an empty one.
@@ -196,7 +196,7 @@ class Granting:
             return False
         self._waiting.claim(call, worker)
         self._placement.update(worker)
-        self.recall(worker)
+        self.recall(worker, now)
         return True
 
     def _move_claims(self, now: float) -> None:
@@ -210,7 +210,7 @@ class Granting:
 
     # ---------------------------------------------------------------- recalls
 
-    def recall(self, worker: WorkerRecord, *, half: bool = False) -> None:
+    def recall(self, worker: WorkerRecord, now: float, *, half: bool = False) -> None:
         """Ask for what has not begun as far as is known, or the older half of it; one recall at a time per worker."""
         if worker.recalled:
             return
@@ -221,15 +221,25 @@ class Granting:
             self._placement.not_stuck(worker)
             return
         worker.recalled = wanted
+        worker.recalled_at = now
+        worker.has_grace = False
         self._placement.update(worker)
         self._outbox.recall(worker.id, wanted)
 
-    def _recall_for_idle(self) -> None:
+    def _recall_for_idle(self, now: float) -> None:
         """Nothing waits: a worker with a free slot takes the older half of what another was sent ahead (G4)."""
         while self._placement.wants_recall and (worker := self._placement.stuck_worker()) is not None:
-            self.recall(worker, half=True)
+            self.recall(worker, now, half=True)
 
     def recall_overdue(self, now: float) -> None:
         """Ask back what was sent ahead to a worker that does not get on, for the others to do."""
         while (worker := self._placement.overdue_worker(now)) is not None:
-            self.recall(worker)
+            self.recall(worker, now)
+
+    def withdraw_unanswered(self, now: float) -> None:
+        """Give a worker that does not answer nothing more until it does, and take from it what has not begun (G4)."""
+        while (worker := self._placement.unanswered_worker(now)) is not None:
+            worker.is_silent = True
+            self._waiting.drop_claim(worker)
+            self._placement.update(worker)
+            self._outbox.add(Withdraw(worker.id, [*worker.running, *worker.ahead]))

@@ -61,6 +61,8 @@ class Outcomes:
         """The deadline has passed: the caller is answered now."""
         self.counters.expired += 1
         started = call.worker is not None or call.attempts > 0
+        if call.worker is None and self.kill_after is not None:
+            self._placement.blame_silent(call, call.deadline + self.kill_after)
         self._leave(call)
         self._outbox.add(Reject(call, DeadlineExceeded(call.timeout, started=started)))
 

@@ -28,8 +28,14 @@ PATIENT_SECONDS = 2 * STEADY_SECONDS
 """As `OVERDUE_SECONDS`, for a worker that was sent one of those calls."""
 OVERDUE_SECONDS = 0.005
 """A worker that has not answered for so long is stuck with one call, and what was sent ahead to it is asked back."""
+ANSWER_SECONDS = 0.025
+"""A worker that has not answered a recall for so long is silent: stopped, or a call keeps its interpreter."""
+LATE_SECONDS = 0.005
+"""If that is looked at so much later, it was not for the worker alone."""
 AHEAD_CALLS = 256
 """The most calls sent ahead, however short they are: it bounds what one death or one recall has to sort out."""
+UNFENCED_CALLS = 16
+"""The same where nothing can be taken from a worker that does not answer: so many wait for it then."""
 _WEIGHT = 0.1
 """Of the newest sample in a moving average: the last 20 or so calls decide."""
 _FUNCTIONS = 4096
@@ -97,7 +103,7 @@ class Placement:
     answer was an exception come after their equals: a sick worker fails at once, is free at once, and would take most.
     """
 
-    __slots__ = ("_by_load", "_least", "_load", "_patient", "_recalling", "_roomy", "_slots", "_stuck")
+    __slots__ = ("_by_load", "_least", "_load", "_patient", "_recalling", "_roomy", "_slots", "_stuck", "silent")
 
     def __init__(self, slots: int) -> None:
         self._slots = slots
@@ -113,8 +119,10 @@ class Placement:
         """Workers whose calls sent ahead could be asked back, those that have answered last at the end."""
         self._patient: OrderedDict[WorkerId, WorkerRecord] = OrderedDict()
         """The same of those that were sent one long call; no worker is in both."""
-        self._recalling: set[WorkerId] = set()
-        """Workers that have a recall to answer."""
+        self._recalling: OrderedDict[WorkerId, WorkerRecord] = OrderedDict()
+        """Workers that have a recall to answer and time left for it, those that were asked last at the end."""
+        self.silent: dict[WorkerId, WorkerRecord] = {}
+        """Workers that have not answered one in time."""
 
     def update(self, worker: WorkerRecord) -> None:
         """Note what has changed about this worker: to be called after every change of its calls or state."""
@@ -136,19 +144,30 @@ class Placement:
             if worker.is_patient:
                 self._patient.pop(worker_id, None)
                 worker.is_patient = bool(worker.ahead)
-        if load is not None and load >= 2 * self._slots and worker.sends_ahead and not worker.pinned_queue:
+        if load is not None and load >= 2 * self._slots and worker.most_ahead and not worker.pinned_queue:
             self._roomy[worker_id] = worker
         else:
             self._roomy.pop(worker_id, None)
         if worker.recalled:
-            self._recalling.add(worker_id)
-        elif self._recalling:
-            self._recalling.discard(worker_id)
+            if worker.is_silent:
+                self._recalling.pop(worker_id, None)
+                self.silent[worker_id] = worker
+            else:
+                self._recalling.setdefault(worker_id, worker)
+        elif self._recalling or self.silent:
+            self._recalling.pop(worker_id, None)
+            self.silent.pop(worker_id, None)
 
     def forget(self, worker: WorkerRecord) -> None:
         """The worker is gone and holds nothing any more."""
-        worker.recalled = ()
+        self.answered(worker)
         self.update(worker)
+
+    def answered(self, worker: WorkerRecord) -> None:
+        """The worker has no recall to answer any more; `update` must follow."""
+        worker.recalled = ()
+        worker.is_silent = False
+        worker.tolerated_until = math.inf
 
     def progressed(self, worker: WorkerRecord, now: float) -> None:
         """Note that the worker has just answered."""
@@ -196,7 +215,7 @@ class Placement:
         while limit and self._roomy:
             worker = next(iter(self._roomy.values()))
             is_stuck = now >= worker.progress_at + OVERDUE_SECONDS or worker.recalled or worker.is_patient
-            if len(worker.ahead) < limit and not is_stuck:
+            if len(worker.ahead) < min(limit, worker.most_ahead) and not is_stuck:
                 self._roomy.move_to_end(worker.id)  # in turn, so that a burst is spread
                 return worker
             del self._roomy[worker.id]
@@ -232,6 +251,44 @@ class Placement:
                 return worker
         return None
 
+    def next_silence(self) -> float:
+        """When a worker that was asked for calls will count as silent, or a silent one is to be killed, if any."""
+        due = math.inf
+        if self._recalling:
+            due = next(iter(self._recalling.values())).recalled_at + ANSWER_SECONDS
+        return min([due, *(worker.tolerated_until for worker in self._useless())]) if self.silent else due
+
+    def unanswered_worker(self, now: float) -> WorkerRecord | None:
+        """The first worker that was asked for calls and has not answered in time, or None.
+
+        If we ourselves come late, because the caller's code has held up its loop, the answer may be there unread, and
+        the worker has as much time once more.
+        """
+        while self._recalling:
+            worker = next(iter(self._recalling.values()))
+            due = worker.recalled_at + ANSWER_SECONDS
+            if due > now:
+                return None
+            if now < due + LATE_SECONDS or worker.has_grace:
+                return worker
+            worker.has_grace = True
+            worker.recalled_at = now
+            self._recalling.move_to_end(worker.id)
+        return None
+
+    def blame_silent(self, call: CallRecord, until: float) -> None:
+        """A call has expired that waited while workers were silent: those that it could have run on have until then."""
+        for worker in self.silent.values():
+            if call.bound_for is None or call.bound_for is worker:
+                worker.tolerated_until = min(worker.tolerated_until, until)
+
+    def intolerable_workers(self, now: float) -> list[WorkerRecord]:
+        """The silent workers that hold nothing and whose time is over."""
+        return [worker for worker in self._useless() if worker.tolerated_until <= now]
+
+    def _useless(self) -> Iterable[WorkerRecord]:
+        return (worker for worker in self.silent.values() if worker.is_empty and not worker.is_killed)
+
     def check_invariants(self, workers: Iterable[WorkerRecord]) -> None:
         """Check that this is what the workers say; for tests."""
         known = {worker.id: worker for worker in workers}
@@ -243,9 +300,13 @@ class Placement:
         for queue in (self._stuck, self._patient):
             assert all(worker.ahead and not worker.recalled and worker.id in known for worker in queue.values())
             assert all(worker.is_patient is (queue is self._patient) for worker in queue.values())
-        assert self._recalling == {worker.id for worker in known.values() if worker.recalled}
+        asked = {worker.id: worker for worker in known.values() if worker.recalled}
+        assert dict(self._recalling) == {key: worker for key, worker in asked.items() if not worker.is_silent}
+        assert self.silent == {key: worker for key, worker in asked.items() if worker.is_silent}
+        times = [worker.recalled_at for worker in self._recalling.values()]
+        assert times == sorted(times)
         for worker in self._roomy.values():
             assert worker.is_open, worker
-            assert worker.sends_ahead, worker
+            assert worker.most_ahead, worker
             assert not worker.free_slots, worker
             assert not worker.pinned_queue, worker

@@ -204,16 +204,16 @@ class Scheduler:
         for call_id in worker.recalled:
             if (call := worker.ahead.get(call_id)) is not None:
                 call.is_kept = True
-        worker.recalled = ()
+        self._placement.answered(worker)
         return self._changed(worker, now)
 
-    def worker_ready(self, worker_id: WorkerId, now: float, *, sends_ahead: bool = False) -> list[Effect]:
-        """A worker has started."""
+    def worker_ready(self, worker_id: WorkerId, now: float, *, most_ahead: int = 0) -> list[Effect]:
+        """A worker has started, to which so many calls may be sent beyond its slots."""
         worker = self._workers.get(worker_id)
         if worker is None or worker.state is not WorkerState.STARTING:
             return []  # retired while it started: its Kill is on the way
         self._fleet.step(worker, WorkerEvent.READY, now)
-        worker.sends_ahead = sends_ahead
+        worker.most_ahead = most_ahead
         return self._changed(worker, now)
 
     def worker_lost(
@@ -282,14 +282,17 @@ class Scheduler:
         return self._outbox.flush()
 
     def tick(self, now: float) -> list[Effect]:
-        """Time has passed: expire calls, kill what overran, start what is due, ask back what is stuck."""
+        """Time has passed: expire calls, kill what overran, start what is due, ask back and take back what is stuck."""
         for call in self._outcomes.deadlines.pop_due(now):
             self._outcomes.expire(call)
         self._kill_overdue(now)
+        for worker in self._placement.intolerable_workers(now):
+            self._kill(worker, "killed: it ran nothing, did not answer, and calls that it could have run expired")
         for call in self._waiting.paused.pop_due(now):
             self._resume(call, now)
         self._waiting.calm(now)
         self._start_due(now)
+        self._granting.withdraw_unanswered(now)
         if len(self._workers) > 1:
             self._granting.recall_overdue(now)
         self._granting.place(now)
@@ -297,9 +300,10 @@ class Scheduler:
 
     def next_tick(self) -> float:
         """When `tick` is due next, `math.inf` if nothing waits for time to pass."""
-        overdue = self._placement.next_overdue() if len(self._workers) > 1 else math.inf
-        outcomes, waiting = self._outcomes, self._waiting
-        due = min(outcomes.deadlines.next(), outcomes.overruns.next(), self._fleet.next_start(), overdue)
+        placement, outcomes, waiting = self._placement, self._outcomes, self._waiting
+        overdue = placement.next_overdue() if len(self._workers) > 1 else math.inf
+        due = min(outcomes.deadlines.next(), outcomes.overruns.next(), self._fleet.next_start())
+        due = min(due, overdue, placement.next_silence())
         return min(due, waiting.paused.next(), waiting.wary.next_tired()) if waiting.aside else due
 
     def close(self, now: float, *, reject_waiting: bool) -> list[Effect]:
@@ -308,7 +312,7 @@ class Scheduler:
         if reject_waiting:
             self._refuse_waiting()
             for worker in self._workers.values():
-                self._granting.recall(worker)
+                self._granting.recall(worker, now)
             self._granting.place(now)
         return self._outbox.flush()
 
@@ -538,7 +542,7 @@ class Scheduler:
             self._settle(worker, "retired before it had started", None, now)
             return
         self._waiting.drop_claim(worker)
-        self._granting.recall(worker)
+        self._granting.recall(worker, now)
         self._granting.advance(worker, now)
         self._let_go(worker, now)
 
@@ -558,13 +562,16 @@ class Scheduler:
         worker = call.worker
         if worker is None or worker.is_killed or call.id not in worker.running:
             return
-        worker.is_killed = True
-        self._placement.update(worker)
         if call.id in self._outcomes.doomed:
-            self._outbox.add(Kill(worker.id, f"killed, because the caller of {call.name} had given it up"))
+            self._kill(worker, f"killed, because the caller of {call.name} had given it up")
             return
         overrun = f"killed: {call.name} still ran {self.kill_after:g} s after its timeout of {call.timeout:g} s"
-        self._outbox.add(Kill(worker.id, overrun))
+        self._kill(worker, overrun)
+
+    def _kill(self, worker: WorkerRecord, reason: str) -> None:
+        worker.is_killed = True
+        self._placement.update(worker)
+        self._outbox.add(Kill(worker.id, reason))
 
     # ---------------------------------------------------------------- invariants
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 from typing import TYPE_CHECKING
 
 from poise._core.backlog import Backlog
@@ -64,20 +65,24 @@ class WorkerRecord:
         "failures",
         "finished",
         "has_failed",
+        "has_grace",
         "id",
         "is_killed",
         "is_patient",
+        "is_silent",
         "lease",
         "leased_queue",
+        "most_ahead",
         "pinned_queue",
         "progress_at",
         "recalled",
+        "recalled_at",
         "running",
-        "sends_ahead",
         "since",
         "slots",
         "start_at",
         "state",
+        "tolerated_until",
     )
 
     def __init__(self, worker_id: WorkerId, slots: int, start_at: float, failures: int = 0) -> None:
@@ -90,7 +95,8 @@ class WorkerRecord:
         self.state: WorkerState = WorkerState.PENDING
         self.since: float = start_at
         """When it came into its state."""
-        self.sends_ahead: bool = False
+        self.most_ahead: int = 0
+        """The most calls that its lane takes beyond its slots."""
         self.running: dict[CallId, CallRecord] = {}
         """Holds a slot each, and may have begun. Invariant: never more than `slots` (G3)."""
         self.ahead: dict[CallId, CallRecord] = {}
@@ -108,6 +114,17 @@ class WorkerRecord:
         """Invariant: while the worker serves and is not leased, empty unless every slot is held."""
         self.recalled: Sequence[CallId] = ()
         """What it was asked to give back and has not answered for yet."""
+        self.recalled_at: float = start_at
+        """When it was asked."""
+        self.has_grace: bool = False
+        """Whether it was given more time for that."""
+        self.is_silent: bool = False
+        """Whether it has not answered that in time: it is given nothing more until it does.
+
+        Invariant: only if it was asked.
+        """
+        self.tolerated_until: float = math.inf
+        """When it is to be killed, if it is still silent then and holds nothing."""
         self.is_killed: bool = False
         """Whether its end was asked for: it is given nothing more, and its death will be told."""
         self.progress_at: float = start_at
@@ -143,12 +160,14 @@ class WorkerRecord:
     @property
     def is_open(self) -> bool:
         """Whether a call from the backlog may be given to it."""
-        return self.state is WorkerState.READY and self.claim is None and self.lease is None and not self.is_killed
+        is_free = self.claim is None and self.lease is None
+        return is_free and self.state is WorkerState.READY and not self.is_killed and not self.is_silent
 
     @property
     def is_serving(self) -> bool:
         """Whether it may be given the calls that are bound for it."""
-        return (self.state is WorkerState.READY or self.state is WorkerState.RETIRING) and not self.is_killed
+        is_there = self.state is WorkerState.READY or self.state is WorkerState.RETIRING
+        return is_there and not self.is_killed and not self.is_silent
 
     @property
     def queue(self) -> Backlog:
@@ -183,6 +202,8 @@ class WorkerRecord:
         assert len(self.running) <= self.slots, self  # G3
         assert not self.ahead or len(self.running) == self.slots, self
         assert not self.is_patient or len(self.ahead) == 1, self
+        assert not self.is_silent or self.recalled, self
+        assert self.is_silent or self.tolerated_until == math.inf, self
         for calls, state in ((self.running, CallState.RUNNING), (self.ahead, CallState.AHEAD)):
             for call in calls.values():
                 assert call.worker is self, call

@@ -15,7 +15,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from poise._core.call import CallState
-from poise._core.effects import Cancel, Effect, Kill, Lease, Lost, Recall, Reject, Resolve, Send, Start
+from poise._core.effects import Cancel, Effect, Kill, Lease, Lost, Recall, Reject, Resolve, Send, Start, Withdraw
 from poise._core.scheduler import Ended, Ending, Scheduler
 from poise._engine.call import is_plain
 from poise._engine.clock import alarm
@@ -225,7 +225,7 @@ class Dispatcher:
         if not self.scheduler.is_starting(worker_id):
             return False
         self.lanes[worker_id] = lane
-        effects = self.scheduler.worker_ready(worker_id, self.clock.time(), sends_ahead=lane.sends_ahead)
+        effects = self.scheduler.worker_ready(worker_id, self.clock.time(), most_ahead=lane.most_ahead)
         self.journal.ready(worker_id, lane.origin.pid, self.scheduler.ready_workers, self.scheduler.size)
         self._perform(effects)
         return True
@@ -336,10 +336,15 @@ class Dispatcher:
             self.supervisor.end(effect.worker_id, effect.reason, gently=effect.gently)
         elif isinstance(effect, Lost):
             self.journal.lost(effect, self.scheduler.broken)
-        elif isinstance(effect, Recall):
-            if (lane := self.lanes.get(effect.worker_id)) is not None:
-                lane.recall(effect.call_ids)
-        elif isinstance(effect, Cancel) and (lane := self.lanes.get(effect.worker_id)) is not None:
+        elif not isinstance(effect, Resolve) and (lane := self.lanes.get(effect.worker_id)) is not None:
+            self._tell(lane, effect)
+
+    def _tell(self, lane: Lane, effect: Recall | Withdraw | Cancel) -> None:
+        if isinstance(effect, Recall):
+            lane.recall(effect.call_ids)
+        elif isinstance(effect, Withdraw):
+            lane.withdraw(effect.call_ids)
+        else:
             lane.cancel(effect.call_id)
 
     def _send(self, effect: Send) -> None:

@@ -114,6 +114,11 @@ class CallerLink(asyncio.BufferedProtocol):
             self.is_read_out = self._failure is None
             self.transport.abort()
 
+    def read(self) -> None:
+        """Read what has come by now over a socket of this node, without waiting for the loop to notice it."""
+        if self._tap is not None:
+            self._read(self._tap)
+
     def _read(self, tap: socket.socket) -> bool:
         """Read until the end, and return True, or until there is no more."""
         with contextlib.suppress(OSError):

@@ -19,13 +19,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ray.exceptions import RayError, RayTaskError
 
+from poise._core.placement import AHEAD_CALLS, UNFENCED_CALLS
+from poise._wire.ahead import SentAhead
 from poise._wire.answers import answer_of, unpack_items
 from poise._wire.caller_link import CallerLink
 from poise._wire.codec import RAISED, pack_arguments
 from poise._wire.door import Door, outcome_of
 from poise._wire.frames import FrameError, Unloaded, pack_frames
 from poise._wire.freight import FreightLane, FreightLauncher
+from poise._wire.journal import JournalReader
 from poise._wire.lane import Answer, Kind, Parcel, StartFailed, Verdict
+from poise._wire.marks import Marks
+from poise._wire.memory import journal_of, make_memory, marks_of, memory_beside
 from poise._wire.messages import (
     BEGUN,
     CALL,
@@ -148,6 +153,12 @@ class ExpressLane(FreightLane):
         """What streams have produced since an item that Ray still brings, by call."""
         self._failures_of_streams: dict[int, Exception] = {}
         self._items_by_ray: Door[tuple[_Slot, Future[Any]]] = Door(self._loop, self._deliver_items, self._fail)
+        self._ahead = SentAhead()
+        self._journal: JournalReader | None = None
+        self._heard = 0
+        """Messages that have come over the connection."""
+        self._heard_early = 0
+        """The number of the first message that was not read in the journal before it came."""
         self._last_words: str | None = None
         self._unlinked = asyncio.Event()
 
@@ -160,12 +171,15 @@ class ExpressLane(FreightLane):
         """
         with tempfile.TemporaryDirectory(prefix="poise-") as directory:  # mode 0700
             path = os.path.join(directory, "worker")
+            memory = make_memory(memory_beside(path))
             await outcome_of(self._host.listen_unix.remote(path))
             _, link = await self._loop.create_unix_connection(lambda: CallerLink(self), path)
         uid = peer_uid(link.endpoint)
         if uid is not None and uid != os.geteuid():
             link.transport.abort()
             raise Unreachable(f"the worker's socket belongs to user {uid}, and this is user {os.geteuid()}")
+        self._ahead = SentAhead(Marks(marks_of(memory)))
+        self._journal = JournalReader(journal_of(memory))
         self._use(link)
 
     async def connect_tls(self, authority: Authority, link_timeout: float) -> None:
@@ -192,7 +206,7 @@ class ExpressLane(FreightLane):
 
     def _use(self, link: CallerLink) -> None:
         self._link = link
-        self.sends_ahead = True
+        self.most_ahead = UNFENCED_CALLS if self._journal is None else AHEAD_CALLS
         self.origin = replace(self.origin, lane="express")
 
     # -----------------------------------------------------------------------------------------------------------------
@@ -221,7 +235,8 @@ class ExpressLane(FreightLane):
                 super().send([parcel])
                 continue
             credit = parcel.credit if parcel.kind is Kind.STREAM else None
-            message = (CALL, parcel.call_id, named, arguments, credit, parcel.is_ahead)
+            mark = self._ahead.mark(parcel.call_id) if parcel.is_ahead else None
+            message = (CALL, parcel.call_id, named, arguments, credit, mark)
             self._unloaded.append(unload(message))
         if parcels[0].is_ahead:
             self._flush_soon()
@@ -243,13 +258,23 @@ class ExpressLane(FreightLane):
         if self._link is None:
             super().recall(call_ids)
         else:
+            self._ahead.recalled()
             self._tell_worker((RECALL, list(call_ids)))
+
+    def withdraw(self, call_ids: Sequence[int]) -> None:
+        """Take back what has not begun, and hear what the worker has said, written or not."""
+        taken = self._ahead.withdraw(call_ids)
+        if taken:
+            self.recall(taken)  # so that the worker lets go of them even while a call runs
+            self._listener.on_answers(self.worker_id, [Answer(call_id, Verdict.NOT_BEGUN) for call_id in taken])
+        self._hear_unwritten()
 
     def cancel(self, call_id: int) -> None:
         """Drop the call if it has not begun; stop it if it is a coroutine or a stream."""
         if self._link is None or call_id in self._refs or call_id in self._streams:
             super().cancel(call_id)
         else:
+            self._ahead.forbid(call_id)
             self._tell_worker((CANCEL, call_id))
 
     def grant(self, call_id: int, items: int) -> None:
@@ -289,7 +314,10 @@ class ExpressLane(FreightLane):
     # From the worker
 
     def hear(self, frames: Sequence[tuple[list[Any], list[Any]]]) -> None:
-        """Take in what the worker said, in its order."""
+        """Take in what the worker has written, in its order."""
+        self._take_in([(self._not_heard_early(messages), buffers) for messages, buffers in frames])
+
+    def _take_in(self, frames: Sequence[tuple[list[Any], list[Any]]]) -> None:
         answers: list[Answer] = []
         try:
             for messages, buffers in frames:
@@ -308,9 +336,39 @@ class ExpressLane(FreightLane):
         finally:
             self._hand_over(answers)
 
+    def _not_heard_early(self, messages: list[Any]) -> list[Any]:
+        known = self._heard_early - self._heard
+        self._heard += len(messages)
+        return messages if known <= 0 else messages[known:]  # what was in the journal has no buffers
+
+    def _hear_unwritten(self) -> None:
+        """Hear what the worker has said and not written, after all that it has written."""
+        link, journal = self._link, self._journal
+        if link is None or journal is None:
+            return
+        link.read()
+        try:
+            said = journal.read()
+            if said is None:
+                return
+            first, messages = said
+            known = max(self._heard, self._heard_early)
+            if first <= known < first + len(messages):  # else it is no news, or more is on its way before it
+                self._heard_early = first + len(messages)
+                self._take_in([(messages[known - first :], [])])
+        except Exception as error:  # noqa: BLE001 - as with what comes over the connection
+            _log.exception("what a worker said could not be heard, and it is given up")
+            link.give_up(error)
+
     def _hand_over(self, answers: list[Answer]) -> None:
         if answers:
-            self._listener.on_answers(self.worker_id, answers)
+            if news := self._ahead.heard(answers):
+                self._listener.on_answers(self.worker_id, news)
+            self._tell_recalled()
+
+    def _tell_recalled(self) -> None:
+        if self._ahead.has_let_go():
+            self._listener.on_recall_done(self.worker_id)
 
     def _answer(self, message: list[Any], buffers: Iterator[Any]) -> Answer:
         _, call_id, code, packed, service_time = message
@@ -327,7 +385,8 @@ class ExpressLane(FreightLane):
         if operation == BEGUN:
             self._listener.on_begun(self.worker_id, wholes(message[1]))
         elif operation == RECALL_DONE:
-            self._listener.on_recall_done(self.worker_id)
+            self._ahead.recall_answered()
+            self._tell_recalled()
         elif operation == ITEM:
             self._pass_on(whole(message[1]), load(message[2], buffers))
         elif operation == REPLY:

@@ -104,7 +104,7 @@ class ForeignLauncher:
 class ForeignLane:
     """The way to one existing actor."""
 
-    sends_ahead: bool = False
+    most_ahead: int = 0
 
     def __init__(self, worker_id: int, listener: Listener, handle: Any) -> None:
         """Reach the actor through its handle."""
@@ -141,6 +141,9 @@ class ForeignLane:
     def recall(self, call_ids: Sequence[int]) -> None:  # noqa: ARG002 - nothing is sent ahead, so nothing comes back
         """Give nothing back: on this lane every call that was sent may have begun."""
         self._loop.call_soon(self._listener.on_recall_done, self._worker_id)
+
+    def withdraw(self, call_ids: Sequence[int]) -> None:
+        """Nothing: on this lane nothing is sent ahead."""
 
     def cancel(self, call_id: int) -> None:
         """Leave a call alone; read a stream to its end, since Ray can stop neither."""

@@ -33,7 +33,7 @@ MOST_BYTES: Final = 64 << 20
 WINDOW: Final = 256 * 1024
 DIRECT: Final = 64 * 1024
 
-_HEAD: Final = struct.Struct("!2sHI")
+HEAD: Final = struct.Struct("!2sHI")
 _LENGTH: Final = struct.Struct("!Q")
 
 
@@ -80,11 +80,11 @@ def pack_frame(messages: Sequence[Any], buffers: Sequence[Buffer] = ()) -> list[
     """
     body: bytes = _msgpack.packb(messages)
     if not buffers:
-        return [b"%b%b" % (_HEAD.pack(MAGIC, 0, len(body)), body)]
+        return [b"%b%b" % (HEAD.pack(MAGIC, 0, len(body)), body)]
     views = [raw(buffer) for buffer in buffers]
     if len(views) > MOST_BUFFERS:
         raise FrameError(f"a frame of {len(views)} buffers is too large; {MOST_BUFFERS} are allowed")
-    head = _HEAD.pack(MAGIC, len(views), len(body)) + b"".join(_LENGTH.pack(view.nbytes) for view in views)
+    head = HEAD.pack(MAGIC, len(views), len(body)) + b"".join(_LENGTH.pack(view.nbytes) for view in views)
     return [head + body, *views]
 
 
@@ -163,13 +163,13 @@ class FrameReader:
         """
         start = self._start
         held = self._end - start
-        if held < _HEAD.size or self._lengths is not None:
+        if held < HEAD.size or self._lengths is not None:
             return None
-        magic, buffers, length = _HEAD.unpack_from(self._window, start)
-        if magic != MAGIC or buffers or length > held - _HEAD.size:
+        magic, buffers, length = HEAD.unpack_from(self._window, start)
+        if magic != MAGIC or buffers or length > held - HEAD.size:
             return None
-        self._start = start + _HEAD.size + length
-        return self._view[start + _HEAD.size : self._start]
+        self._start = start + HEAD.size + length
+        return self._view[start + HEAD.size : self._start]
 
     def _take_parts(self) -> bool:
         """Take what the window holds of the current frame; True if the frame is complete."""
@@ -195,17 +195,17 @@ class FrameReader:
 
     def _take_head(self) -> bool:
         held = self._end - self._start
-        if held < _HEAD.size:
+        if held < HEAD.size:
             return False
-        magic, buffers, body = _HEAD.unpack_from(self._window, self._start)
+        magic, buffers, body = HEAD.unpack_from(self._window, self._start)
         if magic != MAGIC:
             raise FrameError(f"a frame begins with {MAGIC!r}, and this peer sent {magic!r}")
-        head = _HEAD.size + buffers * _LENGTH.size
+        head = HEAD.size + buffers * _LENGTH.size
         if buffers > MOST_BUFFERS:
             raise FrameError(f"a frame of {buffers} buffers is too large; {MOST_BUFFERS} are allowed")
         if held < head:
             return False
-        sizes = struct.unpack_from(f"!{buffers}Q", self._window, self._start + _HEAD.size)
+        sizes = struct.unpack_from(f"!{buffers}Q", self._window, self._start + HEAD.size)
         largest = max(body, *sizes) if sizes else body
         if largest > self._most_bytes:
             raise FrameError(f"a part of {largest} bytes is too large; {self._most_bytes} are allowed")

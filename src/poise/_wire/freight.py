@@ -234,7 +234,7 @@ class FreightLane:
         """
         self._writable = writable
         self.origin = Origin(lane="freight")
-        self.sends_ahead = False
+        self.most_ahead = 0
         self.worker_id = worker_id
         self._listener = listener
         self._loop = asyncio.get_running_loop()
@@ -316,6 +316,9 @@ class FreightLane:
     def recall(self, call_ids: Sequence[int]) -> None:  # noqa: ARG002 - nothing is sent ahead, so nothing comes back
         """Give nothing back: on this lane every call that was sent may have begun."""
         self._loop.call_soon(self._listener.on_recall_done, self.worker_id)
+
+    def withdraw(self, call_ids: Sequence[int]) -> None:
+        """Nothing: on this lane nothing is sent ahead."""
 
     def cancel(self, call_id: int) -> None:
         """Drop the call if it has not begun; stop it if it is a coroutine or a stream."""

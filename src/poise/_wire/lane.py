@@ -97,14 +97,21 @@ class Lane(Protocol):
     """The way to one started worker. No method blocks; none raises for what happens to the worker."""
 
     origin: Origin
-    sends_ahead: bool
-    """Whether calls beyond the worker's slots may be sent, because the worker keeps an inbox and answers recalls."""
+    most_ahead: int
+    """How many calls beyond its slots the worker may be sent: none if it keeps no inbox and answers no recalls."""
 
     def send(self, parcels: Sequence[Parcel]) -> None:
         """Give the worker these calls, in order. A call that cannot be packed is answered at once with the error."""
 
     def recall(self, call_ids: Sequence[int]) -> None:
         """Ask for these calls back; those that have not begun are answered `NOT_BEGUN`, then `on_recall_done`."""
+
+    def withdraw(self, call_ids: Sequence[int]) -> None:
+        """The worker does not answer a recall: take from it those of these calls that were sent ahead and cannot begin.
+
+        Whether they have begun is known without the worker's help, or they are left alone. Those that have not are
+        answered `NOT_BEGUN` before this returns, and `on_recall_done` comes when the worker has let them go.
+        """
 
     def cancel(self, call_id: int) -> None:
         """The caller is gone: drop the call if it has not begun; stop it if it is a coroutine or a stream."""

@@ -2,7 +2,7 @@
 
 | operation | fields | from |
 |---|---|---|
-| CALL | call id, method name or digest, arguments, stream credit or None, whether it was sent ahead | caller |
+| CALL | call id, method name or digest, arguments, stream credit or None, mark if it was sent ahead or None | caller |
 | DEFINE | digest, pickled function | caller |
 | RECALL | call ids | caller |
 | CANCEL | call id | caller |

@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, TypeVar
 
@@ -33,6 +34,8 @@ from poise._wire.codec import (
 )
 from poise._wire.functions import FunctionShelf, PickledFunction, Target, TypeNames, type_names
 from poise._wire.main_names import become_worker
+from poise._wire.marks import Marks
+from poise._wire.memory import join_memory, journal_of, marks_of, memory_beside
 from poise._wire.paths import add_paths
 from poise._wire.ray_errors import own_error
 from poise._wire.words import describe
@@ -202,8 +205,9 @@ class Host:
 
     @_in_group("control")
     def listen_unix(self, path: str) -> None:
-        """Let the caller connect on this node, to a socket at this path."""
-        open_unix(path, self._welcome)
+        """Let the caller connect on this node, to a socket at this path, and share memory with it."""
+        memory = join_memory(memory_beside(path))
+        open_unix(path, partial(self._welcome, memory=memory))
 
     @_in_group("control")
     def listen_tls(self, identity: tuple[bytes, bytes, bytes], timeout: float) -> tuple[str, int]:
@@ -213,10 +217,14 @@ class Host:
         host = _ray.util.get_node_ip_address()
         return host, open_tls(host, tls_context(Identity(*identity), is_server=True), timeout, self._welcome)
 
-    def _welcome(self, connection: Connection) -> None:
+    def _welcome(self, connection: Connection, memory: memoryview | None = None) -> None:
         """Serve the express lane on this thread."""
         assert self._shelf is not None
-        self._link = Link(connection, self._inbox, self._shelf, self.reply)
+        if memory is not None:
+            self._inbox.marks = Marks(marks_of(memory))
+            self._inbox.give_back = lambda call_id: self.reply((call_id, NOT_BEGUN, None, 0.0))
+        journal = None if memory is None else journal_of(memory)
+        self._link = Link(connection, self._inbox, self._shelf, self.reply, journal)
         self._link.run()
 
     @_in_group("collect")

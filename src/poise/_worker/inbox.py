@@ -2,6 +2,7 @@
 
 Many threads put, recall and cancel, and any number of runner threads take. There is no lock: a call is claimed by
 popping it from `_waiting`, which is one atomic step of the interpreter, so exactly one of taking and recalling gets it.
+A call that has a mark may also be withdrawn by the caller itself, at any time before it begins: see `_wire.marks`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from itertools import islice
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Final
 
+from poise._wire.marks import UNMARKED
 from poise._worker.flow import Flow
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
     from poise._wire.codec import Packed
     from poise._wire.functions import Target
+    from poise._wire.marks import Marks
 
 MISSED: Final = 4096
 """Recalls and cancellations of unknown calls that are remembered."""
@@ -30,7 +33,18 @@ ANNOUNCED_AT_ONCE: Final = 32
 class Arrival:
     """One call that has arrived at the worker."""
 
-    __slots__ = ("announced", "arguments", "awaited", "call_id", "cancelled", "flow", "is_dropped", "stop", "target")
+    __slots__ = (
+        "announced",
+        "arguments",
+        "awaited",
+        "call_id",
+        "cancelled",
+        "flow",
+        "is_dropped",
+        "mark",
+        "stop",
+        "target",
+    )
 
     def __init__(
         self,
@@ -57,6 +71,8 @@ class Arrival:
         self.cancelled = False
         self.stop: Callable[[], object] | None = None
         self.announced = False
+        self.mark: int | None = None
+        """Where the caller can see that it has begun. None if it holds a slot, so that it counts as begun anyway."""
         self.is_dropped = False
 
 
@@ -72,6 +88,10 @@ class Inbox:
                 not begin. None if the caller takes every call that it has sent to have begun.
         """
         self._announce = announce
+        self.marks: Marks | None = None
+        """Those of the calls that arrive, if the caller can see them."""
+        self.give_back: Callable[[int], object] = lambda call_id: None  # noqa: ARG005 (there are no marks)
+        """Called on a runner thread with a call that was withdrawn when it was about to begin."""
         self._queue: SimpleQueue[Arrival | None] = SimpleQueue()
         # Invariant: a call is in `_live` from its arrival to its end, and in `_waiting` until it is claimed.
         self._live: dict[int, Arrival] = {}
@@ -125,13 +145,14 @@ class Inbox:
                 self.close()
                 return None
             claimed = self._waiting.pop(call.call_id, None)
-            if claimed is call:
-                return call
-            if claimed is not None:  # it was recalled and sent again just now, and the other record will be passed over
-                if claimed.announced or self._announce is None or self._announce([claimed.call_id]):
-                    return claimed
+            if claimed is None:
+                continue
+            # If it is another it was recalled and sent again just now, and the other record will be passed over.
+            if not (claimed.announced or self._announce is None or self._announce([claimed.call_id])):
                 self.close()
                 return None
+            if claimed.mark is None or self._may_begin(claimed, claimed.mark):
+                return claimed
 
     def ended(self, call_id: int) -> None:
         """Forget a call that was taken and has ended."""
@@ -187,6 +208,13 @@ class Inbox:
         tell = self.on_news  # another thread may take it back at any time
         if tell is not None:
             tell()
+
+    def _may_begin(self, call: Arrival, mark: int) -> bool:
+        if mark == UNMARKED or self.marks is None or self.marks.begin(mark):
+            return True
+        del self._live[call.call_id]
+        self.give_back(call.call_id)
+        return False
 
     def _miss(self, call_id: int) -> None:
         self._missed[call_id] = None

@@ -1,9 +1,10 @@
 """The worker's end of the express lane: one connection, a thread that reads it, and runners that write to it.
 
 The reading thread puts calls into the inbox and answers recalls and cancellations while user code runs. Replies are
-collected and written together: when the inbox is empty, after a call that was not short, with the next announcement,
-whenever the caller asks for something, and after `KEPT_FOR` by a thread of its own, since the call that has begun
-meanwhile may be a long one. If that one keeps the interpreter to itself, they wait until it lets go.
+collected in a journal and written together: when the inbox is empty, after a call that was not short, with the next
+announcement, whenever the caller asks for something, and after `KEPT_FOR` by a thread of its own, since the call that
+has begun meanwhile may be a long one. If that one keeps the interpreter to itself, a caller on the same node takes them
+from the journal; one on another node waits until it lets go.
 """
 
 from __future__ import annotations
@@ -11,14 +12,15 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
 from itertools import count
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
 
-from poise._wire.codec import NOT_BEGUN, Packed, Reply, detach, nbytes
-from poise._wire.frames import DIRECT, Frame, FrameError, FrameReader, Unloaded, pack_frames
+from poise._wire.codec import NOT_BEGUN, Packed, Reply, detach
+from poise._wire.frames import Frame, FrameError, FrameReader, pack_frames
 from poise._wire.functions import FunctionShelf, PickledFunction
+from poise._wire.journal import JOURNAL_SIZE, Journal
+from poise._wire.marks import MARKS, UNMARKED
 from poise._wire.messages import (
     BEGUN,
     CALL,
@@ -61,6 +63,7 @@ class Link:
         inbox: Inbox,
         shelf: FunctionShelf,
         settle: Callable[[Reply], None],
+        journal: memoryview | None = None,
     ) -> None:
         """Serve this connection.
 
@@ -69,6 +72,7 @@ class Link:
             inbox: where its calls go.
             shelf: where its functions go.
             settle: ends a call, whichever way it came.
+            journal: memory for what is said and not written yet, if the caller can read it there.
         """
         self._connection = connection
         self._inbox = inbox
@@ -78,8 +82,8 @@ class Link:
         self.kept_items: dict[int, Packed] = {}
         """Stream items, likewise, each under a number of its own."""
         self._item_numbers = count()
-        self._out: deque[tuple[Any, ...]] = deque()
-        """Messages to be written. Appended to by any thread, emptied under the lock."""
+        self._journal = Journal(memoryview(bytearray(JOURNAL_SIZE)) if journal is None else journal)
+        """What was said and not written. Used under the lock."""
         self._writing = threading.Lock()
         self._is_open = True
         self._shelf = shelf
@@ -93,56 +97,66 @@ class Link:
     def reply(self, reply: Reply) -> None:
         """An attempt has ended."""
         call_id, code, packed, service_time = reply
-        fits = packed is None or is_express(packed)
-        is_big = False
-        if packed is not None and type(packed) is not bytes:
+        message: tuple[Any, ...] = (REPLY, call_id, code, packed, service_time)
+        if packed is not None and not is_express(packed):
             # The buffers are the user's own memory, which the next call may change.
-            is_big = fits and nbytes(packed) > DIRECT
-            if not is_big:
-                packed = detach(packed)
-        if fits:
-            self._out.append((REPLY, call_id, code, packed, service_time))
-        else:
-            self.kept[call_id] = (call_id, code, packed, service_time)
-            self._out.append((COLLECT, call_id))
-        if is_big or not len(self._inbox) or (service_time > SHORT and not self._inbox.is_to_announce()):
-            self.flush()
-        elif not self._is_watched:
+            self.kept[call_id] = (call_id, code, detach(packed), service_time)
+            message = (COLLECT, call_id)
+        inbox = self._inbox
+        is_awaited = not len(inbox) or (service_time > SHORT and not inbox.is_to_announce())
+        self._say(message, at_once=is_awaited)
+        if not is_awaited and not self._is_watched:
             self._is_watched = True
             self._wake.put(None)
 
     def item(self, call_id: int, item: Packed) -> None:
         """A stream has produced an item."""
         if is_express(item):
-            self._out.append((ITEM, call_id, item))
+            self._say((ITEM, call_id, item), at_once=True)
         else:
             number = next(self._item_numbers)
             self.kept_items[number] = detach(item)
-            self._out.append((COLLECT_ITEM, call_id, number))
-        self.flush()
+            self._say((COLLECT_ITEM, call_id, number), at_once=True)
 
     def announce(self, call_ids: Sequence[int]) -> bool:
         """Say that these calls may begin; return whether this has been written."""
-        self._out.append((BEGUN, list(call_ids)))
-        self.flush()
+        self._say((BEGUN, list(call_ids)), at_once=True)
         return self._is_open
 
     def flush(self) -> None:
         """Write what was collected; waits for as long as the caller does not read."""
         with self._writing:
-            self._flushes += 1
-            unloaded: list[Unloaded] = []
-            try:
-                while self._out:
-                    unloaded.append(unload(self._out.popleft()))
-                if unloaded and self._is_open:
-                    self._connection.send([memoryview(piece) for piece in pack_frames(unloaded)])
-            except OSError:
-                self._is_open = False  # the reading thread hears of it too
-            except BaseException:  # noqa: BLE001 - no memory, say: replies are lost, and only the worker's end settles that
-                _log.exception("a worker could not write to its caller, and ends")
-                self._is_open = False
-                self._connection.close()
+            self._write()
+
+    def _say(self, message: tuple[Any, ...], *, at_once: bool) -> None:
+        """Write a message after what was said before it, or keep it back; one with buffers is never kept."""
+        unloaded = unload(message)
+        with self._writing:
+            if unloaded[1] or not self._journal.append(unloaded[0]):
+                pieces = pack_frames([unloaded])
+                self._write()
+                self._send(pieces)
+                self._journal.written(1)
+            elif at_once:
+                self._write()
+
+    def _write(self) -> None:
+        self._flushes += 1
+        if len(self._journal):
+            self._send([self._journal.frame()])
+            self._journal.written()
+
+    def _send(self, pieces: Sequence[bytes | memoryview]) -> None:
+        if not self._is_open:
+            return
+        try:
+            self._connection.send([memoryview(piece) for piece in pieces])
+        except OSError:
+            self._is_open = False  # the reading thread hears of it too
+        except BaseException:  # noqa: BLE001 - no memory, say: replies are lost, and only the worker's end settles that
+            _log.exception("a worker could not write to its caller, and ends")
+            self._is_open = False
+            self._connection.close()
 
     # A thread of its own
 
@@ -204,8 +218,7 @@ class Link:
         operation = message[0]
         if operation == RECALL:
             self._give_back(self._inbox.recall(wholes(message[1])))
-            self._out.append((RECALL_DONE,))
-            self.flush()
+            self._say((RECALL_DONE,), at_once=True)
         elif operation == CANCEL:
             if self._inbox.cancel(whole(message[1])):
                 self._give_back([message[1]])
@@ -221,11 +234,18 @@ class Link:
 
 
 def _arrival(message: list[Any], buffers: Iterator[bytes | bytearray]) -> Arrival:
-    _, call_id, target, arguments, credit, is_ahead = message
+    _, call_id, target, arguments, credit, mark = message
     function = target if type(target) is str else _function(target, b"")
     call = Arrival(whole(call_id), function, load(arguments, buffers), None if credit is None else whole(credit))
-    call.announced = not is_ahead  # the caller takes what it gave a slot to have begun
+    call.announced = mark is None  # the caller takes what it gave a slot to have begun
+    call.mark = None if mark is None else _mark(mark)
     return call
+
+
+def _mark(mark: Any) -> int:
+    if type(mark) is not int or not UNMARKED <= mark < MARKS:
+        raise FrameError(f"a mark is a number from {UNMARKED} to {MARKS - 1}, and this is {mark!r}")
+    return mark
 
 
 def _function(digest: Any, packed: Packed) -> PickledFunction:
