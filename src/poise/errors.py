@@ -218,8 +218,10 @@ class UnknownOption(ConfigError, TypeError):
 
     def __init__(self, option: str, value: object, instead: str) -> None:
         """Name the option and what to use instead."""
-        super().__init__(option, value, instead)
-        self.args = (f"there is no option {option}={self.value}: {instead}",)
+        shown = _shown(value)
+        PoiseError.__init__(self, f"there is no option {option}={shown}: {instead}")
+        self.option: str = option
+        self.value: str = shown
 
 
 def _shown(value: object) -> str:

@@ -59,7 +59,7 @@ class Dispatcher:
         """What deadlines, backoff and every other time are read from: the loop, unless a test has its own."""
         self.scheduler = scheduler
         self.supervisor: Supervisor = Supervisor(launcher, self, start_timeout, close_timeout)
-        self.journal = Journal(repr(launcher), clock)
+        self.journal: Journal = Journal(repr(launcher), clock)
         self.lanes: dict[int, Lane] = {}
         """The way to each worker that has started. Invariant: every READY or RETIRING worker has one."""
         self._calls: dict[int, Call[Any]] = {}

@@ -44,7 +44,7 @@ class AcceptedCall(futures.Future[R]):
         self._may_begin: bool | None = None
         self.order: Order | None = order
         """What to call, until the pool has been told."""
-        self.is_given_up = False
+        self.is_given_up: bool = False
         """Whether it was cancelled; known a little later than by `cancelled()`, and without its lock."""
 
     def cancel(self) -> bool:

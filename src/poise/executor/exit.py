@@ -23,7 +23,7 @@ class Exit:
     """
 
     def __init__(self) -> None:
-        self.has_begun = False
+        self.has_begun: bool = False
         self.drivers: set[Driver] = set()
         """Those with a thread that lives."""
         _threading._register_atexit(self._finish)  # noqa: SLF001 - as the standard library's own executors do
