@@ -777,3 +777,83 @@ def test_map_calls_the_instance_for_each_item(counters: LocalExecutor, chunksize
 
 def test_map_in_chunks_awaits_methods_that_are_coroutines(counters: LocalExecutor) -> None:
     assert list(counters.map(NamedCounter.later, range(4), chunksize=2)) == [10, 11, 12, 13]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Waiting for room
+
+
+def test_submit_waits_for_room_if_it_is_told_to(gate: Gate) -> None:  # G7
+    with LocalExecutor(2, backlog=1, on_full="wait") as executor:
+        block(executor, gate)
+        waiting = executor.submit(square, 3)
+        blocked = threading.Event()
+        late: list[int] = []
+
+        def submit() -> None:
+            blocked.set()
+            late.append(executor.submit(square, 4).result(60))
+
+        thread = threading.Thread(target=submit)
+        thread.start()
+        blocked.wait(60)
+        thread.join(0.05)
+        assert thread.is_alive()
+        gate.open()
+        thread.join(60)
+        assert late == [16]
+        assert waiting.result(60) == 9
+
+
+def test_many_threads_that_wait_for_room_are_all_served() -> None:
+    with LocalExecutor(2, backlog=0, on_full="wait") as executor, cf.ThreadPoolExecutor(8) as threads:
+        futures = [threads.submit(lambda n: executor.submit(square, n).result(60), n) for n in range(200)]
+        assert [future.result(60) for future in futures] == [n * n for n in range(200)]
+
+
+def test_a_callback_that_submits_does_not_wait_for_itself() -> None:
+    with LocalExecutor(1, backlog=0, on_full="wait") as executor:
+        more: list[cf.Future[int]] = []
+        came = threading.Event()
+
+        def submit(_: object) -> None:
+            more.extend(executor.submit(square, n) for n in range(5))
+            came.set()
+
+        executor.submit(square, 1).add_done_callback(submit)
+        assert came.wait(60)
+        assert [future.result(60) for future in more] == [0, 1, 4, 9, 16]
+
+
+def test_whoever_waits_for_room_is_told_of_the_shutdown(gate: Gate) -> None:  # G1
+    executor = LocalExecutor(1, backlog=0, on_full="wait")
+    held = executor.submit(hold, gate.path)
+    reached(gate)
+    told: list[BaseException] = []
+
+    def submit() -> None:
+        try:
+            executor.submit(square, 1)
+        except RuntimeError as error:
+            told.append(error)
+
+    thread = threading.Thread(target=submit)
+    thread.start()
+    executor.shutdown(wait=False)
+    thread.join(60)
+    gate.open()
+    executor.shutdown()
+    assert "shutdown" in str(told[0])
+    assert held.done()
+
+
+@pytest.mark.parametrize("options", [{"on_full": "wait"}, {"on_full": "sleep", "backlog": 1}])
+def test_a_way_to_wait_that_makes_no_sense_is_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(poise.ConfigError, match="on_full"):
+        LocalExecutor(2, **options)
+
+
+def test_initargs_that_cannot_travel_are_named(shared_ray: None) -> None:
+    with poise.Executor(1, initializer=print, initargs=(threading.Lock(),)) as executor:
+        error = executor.submit(square, 1).exception(60)
+    assert "initargs" in str(error)

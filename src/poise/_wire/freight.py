@@ -212,6 +212,8 @@ class FreightLauncher:
 
 def _pack_factory(factory: Callable[[], Any]) -> Packed:
     try:
+        for what, part in getattr(factory, "__poise_parts__", tuple)():
+            pack(part, what)
         return pack(factory, "the factory")
     except PayloadError as error:
         raise PayloadError(

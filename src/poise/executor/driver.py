@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from poise._core.stats import Stats
     from poise._engine.call import Call
+    from poise.executor.room import Room
     from poise.pool import Pool
 
     Order: TypeAlias = tuple[Callable[..., Any] | str, tuple[Any, ...], dict[str, Any]]
@@ -78,8 +79,10 @@ class Driver:
     It knows nothing of its executor, so that one that is forgotten can be collected.
     """
 
-    def __init__(self, pool: Pool[Any]) -> None:
+    def __init__(self, pool: Pool[Any], room: Room | None = None) -> None:
         self._pool = pool
+        self._room = room
+        """What `submit` waits for; None if it never waits."""
         self._lock = threading.RLock()  # the collector may end another executor in the midst of anything
         self._refusal: Callable[[], Exception] | None = None
         """Why nothing more is accepted."""
@@ -115,13 +118,26 @@ class Driver:
             RuntimeError, ExecutorBroken: nothing more is accepted.
         """
         future: AcceptedCall[Any] = AcceptedCall(self, (function, args, kwargs))
+        room = self._room
+        if room is None:
+            self._accept(future)
+            return future
+        room.take(may_wait=threading.current_thread() is not self._thread)
+        try:
+            self._accept(future)
+        except BaseException:
+            room.give_back()
+            raise
+        room.give_back_with(future)
+        return future
+
+    def _accept(self, future: AcceptedCall[Any]) -> None:
         with self._lock:
             if self._refusal is not None:
                 raise self._refusal()
             if self._thread is None:
                 self._start()
             self._door.put(future)
-        return future
 
     def tell(self, future: AcceptedCall[Any]) -> None:
         """A future that was accepted has been cancelled."""
@@ -133,6 +149,7 @@ class Driver:
             if self._refusal is None:
                 self._refusal = functools.partial(RuntimeError, f"cannot schedule new futures after {when}")
             self._call(self._on_shut, cancel_futures)
+        self._let_nobody_wait()
 
     def interrupt(self) -> None:
         """The user wants the program to end: give running calls a moment, or none if it is the second time."""
@@ -178,6 +195,10 @@ class Driver:
         self._lock = threading.RLock()
         self._thread = None
         self._refusal = functools.partial(forked_error, os.getppid(), "which has started this executor")
+
+    def _let_nobody_wait(self) -> None:
+        if self._room is not None:
+            self._room.close()
 
     def _call(self, function: Callable[..., object], *args: Any) -> None:
         """Call something on the loop, if there is one that runs."""
@@ -247,6 +268,7 @@ class Driver:
         with self._lock:
             if self._refusal is None:
                 self._refusal = functools.partial(broken, reason)
+        self._let_nobody_wait()
         await self._pool.aclose()
         await asyncio.sleep(0)  # what came through the door before the refusal has been delivered then
         for future in list(self._unsettled):
@@ -282,7 +304,7 @@ class Driver:
         (function, args, kwargs), future.order = future.order, None
         try:
             call = self._pool._submit(  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] # `submit` has no hook
-                function, args, kwargs, may_begin=future.may_begin
+                function, args, kwargs, may_begin=future.may_begin, may_park=self._room is not None
             )
         except Exception as error:  # noqa: BLE001 - Overloaded, PoolBroken...
             self._fail(future, error)

@@ -22,6 +22,10 @@ class Initialised:
     initializer: Callable[..., object]
     initargs: tuple[Any, ...]
 
+    def __poise_parts__(self) -> list[tuple[str, Any]]:
+        """What it is made of, for an error that says which part cannot travel."""
+        return [("initargs", self.initargs), ("the initializer", self.initializer), ("the factory", self.func)]
+
     def __call__(self) -> Any:
         """Run the initializer, then make what the worker holds."""
         self.initializer(*self.initargs)

@@ -8,12 +8,13 @@ import itertools
 import os
 import time
 from concurrent import futures
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, TypeAlias, TypeVar, get_args, overload
 
 from poise.errors import ConfigError
 from poise.executor.driver import Driver
 from poise.executor.duties import initialised, run_chunk, run_chunk_on
 from poise.executor.results import flat, in_order
+from poise.executor.room import Room
 from poise.options import check_whole
 from poise.pool import Pool, RemoteClass
 
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 R = TypeVar("R")
 P = ParamSpec("P")
+
+OnFull: TypeAlias = Literal["refuse", "wait"]
+"""What becomes of a call for which there is no room."""
 
 
 class Executor(futures.Executor, Generic[T]):
@@ -50,6 +54,7 @@ class Executor(futures.Executor, Generic[T]):
         max_workers: int | None = None,
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
+        on_full: OnFull = "refuse",
         **options: Unpack[WorkerArguments],
     ) -> None: ...
     @overload
@@ -60,6 +65,7 @@ class Executor(futures.Executor, Generic[T]):
         max_workers: int | None = None,
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
+        on_full: OnFull = "refuse",
         **options: Unpack[WorkerArguments],
     ) -> None: ...
     @overload
@@ -70,6 +76,7 @@ class Executor(futures.Executor, Generic[T]):
         max_workers: int | None = None,
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
+        on_full: OnFull = "refuse",
         **options: Unpack[WorkerArguments],
     ) -> None: ...
     def __init__(
@@ -79,6 +86,7 @@ class Executor(futures.Executor, Generic[T]):
         max_workers: int | None = None,
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
+        on_full: OnFull = "refuse",
         **options: Unpack[WorkerArguments],
     ) -> None:
         """Describe the executor; nothing is started before the first call.
@@ -89,6 +97,8 @@ class Executor(futures.Executor, Generic[T]):
             max_workers: how many workers; as many as Ray offers CPUs if None.
             initializer: called once in each worker before anything else, in those that replace dead ones too.
             initargs: arguments for it.
+            on_full: what `submit` does when `backlog` calls wait: "refuse" returns a future that ends with
+                `Overloaded`, "wait" returns when there is room (at once in a callback of a future, which makes room).
             concurrency (1): how many calls one worker runs at once: threads for plain functions, tasks for coroutines.
             backlog (None): the most calls that may wait; the future of one beyond it ends with `Overloaded`. None, as
                 in the original, sets no limit.
@@ -124,12 +134,23 @@ class Executor(futures.Executor, Generic[T]):
             if not callable(initializer):
                 raise TypeError("initializer must be a callable")
             factory, ray_options = initialised(factory, initializer, initargs, ray_options)
-        self._driver = Driver(
-            self._make_pool(
-                factory,
-                **{"backlog": None, **options, "size": max_workers, "ray_options": ray_options},
-            )
-        )
+        pool = self._make_pool(factory, **{"backlog": None, **options, "size": max_workers, "ray_options": ray_options})
+        self._driver = Driver(pool, self._room_for(on_full, options))
+
+    def _room_for(self, on_full: str, options: Mapping[str, Any]) -> Room | None:
+        """What `submit` waits for: that fewer calls wait and run than the backlog and the slots hold.
+
+        Raises:
+            ConfigError: there is no such way, or nothing to wait for.
+        """
+        if on_full not in get_args(OnFull):
+            raise ConfigError("on_full", on_full, f"one of {', '.join(map(repr, get_args(OnFull)))}")
+        if on_full == "refuse":
+            return None
+        backlog = options.get("backlog")
+        if backlog is None:
+            raise ConfigError("on_full", on_full, "give a backlog= too: without a limit there is nothing to wait for")
+        return Room(backlog + self._max_workers * options.get("concurrency", 1))
 
     def _make_pool(self, factory: Any, **options: Any) -> Pool[Any]:
         """Make the pool behind this executor; tests have another."""
