@@ -23,6 +23,9 @@ WHEEL := build/wheel
 BENCH := .venv-bench/.installed
 BENCH_PYTHON := .venv-bench/bin/python
 
+# Each worker imports poise anew: without bytecode that takes it five times as long.
+unexport PYTHONDONTWRITEBYTECODE
+
 # Do not ask a registry whether there is a newer pyright: its version is pinned.
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
