@@ -142,3 +142,4 @@ async def test_two_that_wait_for_the_next_item_are_told(
         await close.aclose()
         with pytest.raises(StopAsyncIteration):
             await anext(items)
+    await is_idle(desks)
