@@ -105,7 +105,9 @@ async def test_many_pools_one_after_the_other_leave_no_descriptors(open_pool: Op
         async with open_pool(Worker, size=2, min_ready=2) as pool:
             await pool.broadcast(Worker.pid)
         counts.append(process.num_fds())
-    assert counts[-1] < counts[1] + 4, counts  # Ray has its own ups and downs
+    async with asyncio.timeout(60):  # Ray has its own ups and downs, and closes its own late on a busy machine
+        while process.num_fds() >= counts[1] + 4:
+            await asyncio.sleep(0.05)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
