@@ -137,7 +137,7 @@ async def left(pool: poise.Pool[Desk], gate: str) -> set[str]:
     async for item in pool.stream(loads, Load(gate, "a"), 100):
         if item.name == "item 2-":
             break
-    return {"a", "a-", "item 0-", "item 1-", "item 2-", "item 3"}
+    return {"a", "a-", *(f"item {number}{dashes}" for number in range(3) for dashes in ("", "-"))}
 
 
 async def mapped(pool: poise.Pool[Desk], gate: str) -> set[str]:
