@@ -39,6 +39,7 @@ async def until_left(calls: Sequence[poise.Call[Any]], count: int) -> list[poise
 
 async def learn(pool: poise.Pool[Desk]) -> int:
     """Let both workers run the function that is short, until much of it is sent ahead; say how many calls it took."""
+    await pool.until_ready()
     await asyncio.gather(*[pool.submit(Desk.pass_or_keep, number, None) for number in range(1000)])
     return 1000
 

@@ -154,8 +154,10 @@ executor.submit(work, 4).result()
 @pytest.mark.timeout(WITHIN + 60)
 def test_a_program_with_real_workers_finishes_its_calls_although_one_dies(start: Start, tmp_path: Path) -> None:
     program = """
-        import os, time
+        import logging, os, time
         import poise
+
+        logging.getLogger("poise").setLevel(logging.ERROR)  # it warns of the death, as it should
 
         def work(number):
             if number == 3:

@@ -28,8 +28,12 @@ PATIENT_SECONDS = 2 * STEADY_SECONDS
 """As `OVERDUE_SECONDS`, for a worker that was sent one of those calls."""
 OVERDUE_SECONDS = 0.005
 """A worker that has not answered for so long is stuck with one call, and what was sent ahead to it is asked back."""
-ANSWER_SECONDS = 0.025
-"""A worker that has not answered a recall for so long is silent: stopped, or a call keeps its interpreter."""
+ANSWER_SECONDS = 0.1
+"""A worker that has not answered a recall for so long is silent: stopped, or a call keeps its interpreter.
+
+With 25 ms a machine whose cores others keep busy made a quarter of all calls go twice over the wire, since Ray's
+workers run at niceness 15 and may be without a core for so long.
+"""
 LATE_SECONDS = 0.005
 """If that is looked at so much later, it was not for the worker alone."""
 AHEAD_CALLS = 256

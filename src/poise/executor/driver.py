@@ -58,8 +58,8 @@ class AcceptedCall(futures.Future[R]):
 
     def result(self, timeout: float | None = None) -> R:
         """Wait for the outcome. An exception that is false is raised too; Python 3.11 itself would return None."""
-        value = super().result(timeout)
         try:
+            value = super().result(timeout)
             if self._exception is not None:
                 raise self._exception
             return value
