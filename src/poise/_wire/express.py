@@ -495,6 +495,8 @@ class ExpressLane(FreightLane):
         if self._link is not None:
             self._give_up()
             await self._unlinked.wait()
+        # The shared memory has a descriptor, which must not wait for the collector to come by.
+        self._ahead, self._journal = SentAhead(), None
 
 
 class _Slot:
