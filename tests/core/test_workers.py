@@ -513,3 +513,10 @@ def test_planned_ends_are_not_told_as_deaths() -> None:
     scene.lose(0)
     assert state(running) is CallState.DONE
     assert scene.losses == []
+
+
+def test_a_worker_is_known_until_it_is_gone() -> None:
+    scene = Scene(size=1)
+    assert scene.pool.knows(0)
+    scene.lose(0, "died")
+    assert not scene.pool.knows(0)
