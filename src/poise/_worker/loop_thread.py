@@ -56,13 +56,7 @@ class LoopThread:
     def call(self, function: Callable[..., object], *args: Any) -> bool:
         """See `CallsLoop`."""
         loop = self._loop
-        if loop is None or self._closed:
-            return False
-        try:
-            loop.call_soon_threadsafe(function, *args)
-        except RuntimeError:  # the loop has been closed meanwhile
-            return False
-        return True
+        return loop is not None and not self._closed and call_on(loop, function, *args)
 
     def complete(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """See `CallsLoop`."""
@@ -104,6 +98,15 @@ class LoopThread:
             with contextlib.suppress(BaseException):
                 loop.run_forever()
         wind_up(loop)
+
+
+def call_on(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *args: Any) -> bool:
+    """Run the function on this loop soon, from any thread; False if the loop is closed."""
+    try:
+        loop.call_soon_threadsafe(function, *args)
+    except RuntimeError:
+        return False
+    return True
 
 
 def wind_up(loop: asyncio.AbstractEventLoop) -> None:

@@ -13,7 +13,7 @@ import contextlib
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from poise._worker.loop_thread import wind_up
+from poise._worker.loop_thread import call_on, wind_up
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -65,14 +65,7 @@ class OwnLoop:
 
     def call(self, function: Callable[..., object], *args: Any) -> bool:
         """See `CallsLoop`."""
-        loop = self._loop
-        if loop is None:
-            return False
-        try:
-            loop.call_soon_threadsafe(function, *args)
-        except RuntimeError:  # the loop has been closed meanwhile
-            return False
-        return True
+        return self._loop is not None and call_on(self._loop, function, *args)
 
     def complete(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """See `CallsLoop`."""
