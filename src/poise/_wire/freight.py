@@ -212,13 +212,21 @@ class FreightLauncher:
 
 def _pack_factory(factory: Callable[[], Any]) -> Packed:
     try:
-        for what, part in getattr(factory, "__poise_parts__", tuple)():
-            pack(part, what)
         return pack(factory, "the factory")
-    except PayloadError as error:
-        raise PayloadError(
-            error.what, error.reason + culprit(factory, pack_in_band), started=False
-        ) from error.__cause__
+    except PayloadError as whole:
+        error = _failing_part(factory) or whole
+        reason = error.reason + culprit(factory, pack_in_band)
+        raise PayloadError(error.what, reason, started=False) from error.__cause__
+
+
+def _failing_part(factory: Callable[[], Any]) -> PayloadError | None:
+    """Which part of a factory that is made of some cannot travel, as an executor's with an initializer."""
+    for what, part in getattr(factory, "__poise_parts__", tuple)():
+        try:
+            pack(part, what)
+        except PayloadError as error:
+            return error
+    return None
 
 
 class FreightLane:
