@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import random
 import warnings
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, overload
 
 from poise._core.scheduler import Scheduler
 from poise._engine.dispatcher import Dispatcher
-from poise._engine.launchers import foreign_launcher, own_launcher
+from poise._engine.launchers import foreign_launcher
 from poise._engine.loops import running_loop
+from poise._engine.runtime import current_runtime
 from poise.errors import ConfigError, LoopBlocked, PoolBroken, PoolClosed
 from poise.options import CallOptions, PoolOptions, check_whole
 from poise.view import Home, View
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self, Unpack
 
-    from poise._engine.clock import Clock
+    from poise._engine.runtime import Runtime
     from poise._wire.lane import Launcher
     from poise.options import PoolArguments
 
@@ -58,7 +58,7 @@ class Pool(View[T]):
     pool without a factory it is any function at all.
     """
 
-    __slots__ = ("__weakref__", "_closing", "_is_opening", "_launcher", "_settings")
+    __slots__ = ("__weakref__", "_closing", "_is_opening", "_launcher", "_runtime", "_settings")
 
     @overload
     def __init__(
@@ -122,19 +122,12 @@ class Pool(View[T]):
             ConfigError: an option is outside its range. Ray's own options are checked when the pool opens, if it was
                 made in a running loop before Ray was imported.
         """
-        settings = PoolOptions.of(options)
-        self._set_up(self._make_launcher(factory, settings), settings)
+        settings, runtime = PoolOptions.of(options), current_runtime()
+        self._live(runtime.launcher(factory, settings), settings, runtime)
 
-    def _make_launcher(self, factory: Callable[[], T] | RemoteClass | None, settings: PoolOptions) -> Launcher:
-        """Choose what starts the workers; `poise.testing` has another."""
-        return own_launcher(factory, settings)
-
-    def _make_clock(self, loop: asyncio.AbstractEventLoop) -> Clock:
-        """Choose what tells the time; `poise.testing` has another."""
-        return loop
-
-    def _set_up(self, launcher: Launcher, settings: PoolOptions) -> None:
+    def _live(self, launcher: Launcher, settings: PoolOptions, runtime: Runtime) -> None:
         super().__init__(Home(), CallOptions())
+        self._runtime = runtime
         self._launcher = launcher
         self._settings = settings
         self._closing: asyncio.Task[None] | None = None
@@ -162,7 +155,7 @@ class Pool(View[T]):
     @classmethod
     def _over(cls, launcher: Launcher, settings: PoolOptions) -> Pool[Any]:
         pool: Pool[Any] = cls.__new__(cls)
-        pool._set_up(launcher, settings)
+        pool._live(launcher, settings, current_runtime())
         return pool
 
     # ---------------------------------------------------------------- life
@@ -188,9 +181,9 @@ class Pool(View[T]):
             kill_after=settings.kill_after,
             poison_after=settings.poison_after,
             heals=self._launcher.replaces,
-            chance=random.random,
+            chance=self._runtime.chance,
         )
-        clock = self._make_clock(loop)
+        clock = self._runtime.clock(loop)
         self._home.engine = dispatcher = Dispatcher(
             scheduler, self._launcher, loop, settings.start_timeout, settings.close_timeout, clock
         )

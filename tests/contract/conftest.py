@@ -19,6 +19,7 @@ import pytest
 import pytest_asyncio
 
 import poise
+from poise._engine.runtime import Runtime, living_in
 from poise._wire.express import ExpressLauncher
 from poise.testing import LocalPool
 from tests.contract.desk import Desk
@@ -34,10 +35,11 @@ RAYS_OWN = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent")
 LANES = ["local", "freight", "express", "tls"]
 
 
-class TlsPool(poise.Pool[Any]):
-    """A pool whose workers are on this node and reached as if they were on another."""
+class TlsRuntime(Runtime):
+    """Workers that are on this node and reached as if they were on another."""
 
-    def _make_launcher(self, factory: Any, settings: PoolOptions) -> Launcher:
+    def launcher(self, factory: Any, settings: PoolOptions) -> Launcher:
+        """Reach them by TLS."""
         return ExpressLauncher(
             factory,
             is_required=True,
@@ -48,6 +50,12 @@ class TlsPool(poise.Pool[Any]):
             writable=settings.writable,
             ray_options=settings.ray_options,
         )
+
+
+def tls_pool(factory: Any = None, /, **options: Any) -> poise.Pool[Any]:
+    """Describe a pool of such workers."""
+    with living_in(TlsRuntime()):
+        return poise.Pool(factory, **options)
 
 
 class OpenPool(Protocol):
@@ -81,7 +89,7 @@ def open_pool(lane: str) -> OpenPool:
         if lane == "local":
             return LocalPool(factory, **options)
         if lane == "tls":
-            return TlsPool(factory, **options)
+            return tls_pool(factory, **options)
         pool_class: Any = poise.Pool
         pool: poise.Pool[Any] = pool_class(factory, lane=lane, **options)
         return pool

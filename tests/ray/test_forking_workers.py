@@ -16,7 +16,7 @@ import pytest
 
 import poise
 from poise._wire import express
-from tests.contract.conftest import TlsPool
+from tests.contract.conftest import tls_pool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -107,7 +107,7 @@ async def test_only_what_held_the_slot_is_lost_with_a_worker_that_has_forked(
 async def test_a_death_between_nodes_is_seen_although_a_child_lives(
     fork: Callable[[], int | None], children: list[int]
 ) -> None:  # G1
-    async with TlsPool(size=1) as pool:
+    async with tls_pool(size=1) as pool:
         child, lost = await lose_a_worker_that_has_forked(pool, fork)
         children.append(child)
         assert lost >= 1  # all of them, if the connection was reset because the worker had not read them

@@ -25,7 +25,7 @@ from poise._wire.certificates import Authority, tls_context
 from poise._wire.express import ExpressLane
 from poise._wire.peer import CALLER, LOOKS, PROBES, LinkWatch, Standing, keep_alive
 from poise._worker.connections import TlsConnection
-from tests.contract.conftest import TlsPool
+from tests.contract.conftest import tls_pool
 from tests.contract.desk import Desk
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ def test_a_peer_that_is_alive_and_says_nothing_is_left_alone(pair: Pair) -> None
 
 @pytest.mark.usefixtures("shared_ray")
 async def test_calls_on_a_worker_whose_link_is_cut_are_lost_and_it_is_replaced(gate: Gate) -> None:  # G1, G2, G8
-    async with TlsPool(Desk, size=1, link_timeout=2.0) as pool:
+    async with tls_pool(Desk, size=1, link_timeout=2.0) as pool:
         begun = pool.submit(Desk.hold, gate.path)
         waiting = pool.submit(Desk.echo, "next")
         await gate.reached()
@@ -203,7 +203,7 @@ async def test_calls_on_a_worker_whose_link_is_cut_are_lost_and_it_is_replaced(g
 
 @pytest.mark.usefixtures("shared_ray")
 async def test_a_worker_that_does_not_read_for_long_is_not_taken_for_dead() -> None:
-    async with TlsPool(Desk, size=1, link_timeout=TIMEOUT) as pool:
+    async with tls_pool(Desk, size=1, link_timeout=TIMEOUT) as pool:
         (worker,) = pool.stats().workers
         assert worker.pid is not None
         await pool.run(Desk.echo, 0)
@@ -220,7 +220,7 @@ async def test_a_worker_that_does_not_read_for_long_is_not_taken_for_dead() -> N
 
 @pytest.mark.usefixtures("shared_ray")
 async def test_a_caller_whose_loop_is_blocked_for_long_loses_no_replies() -> None:
-    async with TlsPool(Desk, size=1, concurrency=4, link_timeout=TIMEOUT) as pool:
+    async with tls_pool(Desk, size=1, concurrency=4, link_timeout=TIMEOUT) as pool:
         calls = [pool.submit(Desk.echo, bytes(10 << 20)) for _ in range(3)]
         await asyncio.sleep(0.1)
         time.sleep(3 * LIMIT)  # noqa: ASYNC251 - that is the point
@@ -231,7 +231,7 @@ async def test_a_caller_whose_loop_is_blocked_for_long_loses_no_replies() -> Non
 
 @pytest.mark.usefixtures("shared_ray")
 async def test_a_link_that_is_cut_while_the_worker_does_not_read_is_noticed() -> None:  # G1, G8
-    async with TlsPool(Desk, size=1, link_timeout=TIMEOUT) as pool:
+    async with tls_pool(Desk, size=1, link_timeout=TIMEOUT) as pool:
         (worker,) = pool.stats().workers
         assert worker.pid is not None
         (lane,) = pool._home.dispatcher.lanes.values()  # noqa: SLF001

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, NoReturn
 import pytest
 
 from poise._wire.lane import Parcel, StartFailed, Verdict
-from poise.testing import LocalLane, LocalLauncher
+from poise.testing.lane import LocalLane
+from poise.testing.launcher import LocalLauncher
 from tests.wire.ear import Ear, Line
 from tests.wire.odd import CannotUnpickle
 
