@@ -7,8 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from poise._core.stats import Stats, WorkerStats
-    from poise._engine.call import Call, Stream
+    from poise._engine.call import Call
+    from poise._engine.stream import Stream
     from poise._wire.ray_here import ray_here
     from poise._worker.current import cancelled
     from poise.actor_pool import ActorCall, ActorPool
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from poise.executor.face import Executor
     from poise.options import CallArguments, CallOptions, PoolArguments
     from poise.pool import Pool
+    from poise.stats import Stats, WorkerStats
     from poise.view import View, Worker
 
 __all__ = [
@@ -92,13 +93,13 @@ _HOMES = {
     "PoolBroken": "poise.errors",
     "PoolClosed": "poise.errors",
     "RemoteError": "poise.errors",
-    "Stats": "poise._core.stats",
-    "Stream": "poise._engine.call",
+    "Stats": "poise.stats",
+    "Stream": "poise._engine.stream",
     "UnknownOption": "poise.errors",
     "View": "poise.view",
     "Worker": "poise.view",
     "WorkerLost": "poise.errors",
-    "WorkerStats": "poise._core.stats",
+    "WorkerStats": "poise.stats",
     "WrongLoop": "poise.errors",
     "cancelled": "poise._worker.current",
     "ray_here": "poise._wire.ray_here",

@@ -28,7 +28,7 @@ from starlette.websockets import WebSocket
 from poise.errors import ConfigError, DeadlineExceeded, Overloaded, PoiseError, PoolBroken, PoolClosed
 from poise.options import CallOptions
 from poise.pool import Pool
-from poise.view import View
+from poise.view import View, engine_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -138,9 +138,7 @@ class _Home:
 
     def time(self) -> float:
         """What time it is by the clock that tells the pool's deadlines."""
-        home = None if self._pool is None else self._pool._home  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
-        engine = None if home is None else home.engine
-        return asyncio.get_running_loop().time() if engine is None else engine.clock.time()
+        return asyncio.get_running_loop().time() if self._pool is None else engine_of(self._pool).time()
 
     @asynccontextmanager
     async def open(self) -> AsyncGenerator[None]:
@@ -216,7 +214,7 @@ class _RequestView(View[Any]):
 
     def __init__(self, current: _Current, pool: Pool[Any], options: CallOptions | None = None) -> None:
         first = CallOptions(deadline=current.deadline)
-        super().__init__(pool._home, first if options is None else options)  # noqa: SLF001 - as a view of the pool
+        super().__init__(engine_of(pool), first if options is None else options)
         self._current = current
 
     def _with(self, options: CallOptions) -> View[Any]:

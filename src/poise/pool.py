@@ -2,42 +2,30 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import math
 import warnings
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 
-from poise._core.scheduler import Scheduler
-from poise._engine.dispatcher import Dispatcher
+from poise._engine.engine import Engine
 from poise._engine.launchers import foreign_launcher
-from poise._engine.loops import running_loop
 from poise._engine.runtime import current_runtime
-from poise.errors import ConfigError, LoopBlocked, PoolBroken, PoolClosed
-from poise.options import CallOptions, PoolOptions, check_whole
-from poise.view import Home, View
+from poise.errors import LoopBlocked
+from poise.options import CallOptions, PoolOptions
+from poise.view import View
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import TracebackType
     from typing import Self, Unpack
 
+    from poise._engine.engine import PoolState
     from poise._engine.runtime import Runtime
     from poise._wire.lane import Launcher
     from poise.options import PoolArguments
 
-_log = logging.getLogger("poise")
-
 T = TypeVar("T")
-
-STALLED_AFTER = 5.0
-"""Seconds of draining after which a stream that nobody reads is worth a warning."""
 
 _REPR_WAITS = 0.5
 """Seconds that another thread, which shows the pool, waits for a loop that is blocked."""
-
-PoolState = Literal["new", "open", "broken", "draining", "closed"]
-"""Where a pool is in its life."""
 
 
 class RemoteClass(Protocol):
@@ -58,7 +46,7 @@ class Pool(View[T]):
     pool without a factory it is any function at all.
     """
 
-    __slots__ = ("__weakref__", "_closing", "_is_opening", "_launcher", "_runtime", "_settings")
+    __slots__ = ("__weakref__",)
 
     @overload
     def __init__(
@@ -126,12 +114,7 @@ class Pool(View[T]):
         self._live(runtime.launcher(factory, settings), settings, runtime)
 
     def _live(self, launcher: Launcher, settings: PoolOptions, runtime: Runtime) -> None:
-        super().__init__(Home(), CallOptions())
-        self._runtime = runtime
-        self._launcher = launcher
-        self._settings = settings
-        self._closing: asyncio.Task[None] | None = None
-        self._is_opening = False
+        super().__init__(Engine(launcher, settings, runtime), CallOptions())
 
     @classmethod
     def of(cls, handles: Sequence[Any], /, *, concurrency: int = 1, backlog: int | None = 100_000) -> Pool[Any]:
@@ -150,12 +133,8 @@ class Pool(View[T]):
         settings = PoolOptions(
             size=max(1, len(handles)), concurrency=concurrency, backlog=backlog, kill_after=None, lane="freight"
         )
-        return cls._over(foreign_launcher(handles), settings)
-
-    @classmethod
-    def _over(cls, launcher: Launcher, settings: PoolOptions) -> Pool[Any]:
         pool: Pool[Any] = cls.__new__(cls)
-        pool._live(launcher, settings, current_runtime())
+        pool._live(foreign_launcher(handles), settings, current_runtime())
         return pool
 
     # ---------------------------------------------------------------- life
@@ -170,87 +149,15 @@ class Pool(View[T]):
             PoiseError: Ray cannot be started or reached.
             WrongLoop: no asyncio event loop runs here.
         """
-        if self._home.engine is not None:
-            raise PoolClosed("the pool was opened before; make a new one")
-        loop = running_loop()
-        settings = self._settings
-        scheduler = Scheduler(
-            size=settings.size or 1,
-            slots=settings.concurrency,
-            backlog=settings.backlog,
-            kill_after=settings.kill_after,
-            poison_after=settings.poison_after,
-            heals=self._launcher.replaces,
-            chance=self._runtime.chance,
-        )
-        clock = self._runtime.clock(loop)
-        self._home.engine = dispatcher = Dispatcher(
-            scheduler, self._launcher, loop, settings.start_timeout, settings.close_timeout, clock
-        )
-        self._is_opening = True
-        try:
-            began = clock.time()
-            scheduler.size = await self._get_ready(dispatcher)
-            if self._closing is None:
-                dispatcher.open()
-            remaining = max(0.0, settings.start_timeout - (clock.time() - began))
-            await self._until_ready(dispatcher, min(settings.min_ready, scheduler.size), remaining)
-        except BaseException as error:
-            was_closed = self._closing is not None and isinstance(error, Exception)
-            await self.aclose()
-            await self._launcher.aclose()  # again: it may have been closed while it was still opening
-            if was_closed:
-                raise PoolClosed("the pool was closed while it was being opened") from error
-            raise
-        finally:
-            self._is_opening = False
-        dispatcher.supervisor.watch_shortage()
+        await self._engine.open()
         return self
-
-    async def _get_ready(self, dispatcher: Dispatcher) -> int:
-        """Have the launcher get ready, within `start_timeout`; return how many workers there are to be."""
-        limit, size = self._settings.start_timeout, self._settings.size
-        in_time = asyncio.timeout(None if limit == math.inf else limit)
-        try:
-            async with in_time:
-                await self._launcher.open(dispatcher)
-                return size or await self._launcher.default_size()
-        except TimeoutError as error:
-            if not in_time.expired():
-                raise
-            raise PoolBroken(f"Ray did not answer within start_timeout={limit:g} s", 0) from error
-
-    async def _until_ready(self, dispatcher: Dispatcher, wanted: int, remaining: float) -> None:
-        scheduler, timeout = dispatcher.scheduler, self._settings.start_timeout
-
-        def is_over() -> bool:
-            return scheduler.ready_workers >= wanted or scheduler.broken is not None or self._closing is not None
-
-        is_in_time = await dispatcher.until(is_over, remaining)
-        if self._closing is not None:
-            raise PoolClosed("it was closed")
-        if not is_in_time:
-            ready = scheduler.ready_workers
-            reason = f"{ready} of min_ready={wanted} workers were ready after start_timeout={timeout:g} s"
-            shortage = await self._launcher.shortage()
-            if shortage or scheduler.last_failure is not None:
-                reason += f": {shortage or scheduler.last_failure}"
-            raise PoolBroken(reason, scheduler.failed_starts)
-        if scheduler.ready_workers < wanted:
-            raise scheduler.broken_error()
 
     async def drain(self) -> None:
         """Accept nothing more, and return when every accepted call has had its outcome and every lease has ended.
 
         A stream ends at once if nobody is about to take an item of it: no loop over it, and no `anext`, is under way.
         """
-        dispatcher = self._home.dispatcher
-        dispatcher.check_loop()
-        dispatcher.close(reject_waiting=False)
-        if not await dispatcher.until(lambda: dispatcher.scheduler.is_idle, STALLED_AFTER):
-            if stalled := dispatcher.stalled_streams():
-                _log.warning("the pool waits for streams whose items nobody takes, aclose() them: %s", stalled)
-            await dispatcher.until(lambda: dispatcher.scheduler.is_idle)
+        await self._engine.drain()
 
     async def until_ready(self, workers: int | None = None) -> None:
         """Return when so many workers are ready: all that were asked for if None.
@@ -260,23 +167,7 @@ class Pool(View[T]):
             PoolClosed: the pool is not open, or was closed meanwhile.
             ConfigError: the pool has no so many workers.
         """
-        dispatcher = self._home.dispatcher
-        dispatcher.check_loop()
-        scheduler = dispatcher.scheduler
-        if workers is not None:
-            check_whole("workers", workers, 1)
-            if workers > scheduler.size:
-                raise ConfigError("workers", workers, f"the pool has {scheduler.size}; resize() gives it more")
-
-        def is_over() -> bool:
-            wanted = scheduler.size if workers is None else workers
-            return scheduler.ready_workers >= wanted or scheduler.broken is not None or self._closing is not None
-
-        await dispatcher.until(is_over)
-        if self._closing is not None:
-            raise PoolClosed("the pool was closed while its workers were awaited")
-        if scheduler.broken is not None:
-            raise scheduler.broken_error()
+        await self._engine.until_ready(workers)
 
     async def resize(self, size: int) -> None:
         """Ask for another number of workers. New ones start now; those over it first finish what they hold.
@@ -285,33 +176,14 @@ class Pool(View[T]):
             ConfigError: `size` is less than 1, or the pool is one of existing actors.
             PoolClosed: the pool is not open, or was closed.
         """
-        dispatcher = self._home.dispatcher
-        dispatcher.check_loop()
-        check_whole("size", size, 1)
-        if not self._launcher.replaces:
-            raise ConfigError("size", size, "a pool of existing actors keeps its size")
-        if dispatcher.scheduler.is_closed:
-            raise PoolClosed("the pool is closed and cannot be resized")
-        dispatcher.resize(size)
-        dispatcher.supervisor.watch_shortage()
+        await self._engine.resize(size)
 
     async def aclose(self) -> None:
         """Close now: what waits is refused, what runs is given up, and every worker is ended.
 
         Returns when nothing of the pool is left. Safe to call again. Cancelling it does not stop the closing.
         """
-        if self._home.engine is None:
-            return
-        self._home.engine.check_loop()
-        if self._closing is None:
-            self._closing = self._home.engine.loop.create_task(self._aclose(self._home.engine))
-        await asyncio.shield(self._closing)
-
-    async def _aclose(self, dispatcher: Dispatcher) -> None:
-        try:
-            await dispatcher.aclose()
-        finally:
-            await self._launcher.aclose()
+        await self._engine.aclose()
 
     async def __aenter__(self) -> Self:
         """Open the pool."""
@@ -328,8 +200,8 @@ class Pool(View[T]):
         try:
             if error is None:
                 await self.drain()
-            elif isinstance(error, Exception) and self._closing is None:
-                self._home.dispatcher.close(reject_waiting=True)
+            elif isinstance(error, Exception) and self.state != "closed":
+                self._engine.refuse_waiting()
                 await self.drain()
         finally:
             await self.aclose()
@@ -342,32 +214,24 @@ class Pool(View[T]):
 
         It can be read from any thread, and waits for nothing.
         """
-        engine = self._home.engine
-        if engine is None:
-            return "new"
-        if self._closing is not None:
-            return "closed"
-        if engine.scheduler.is_closed:
-            return "draining"
-        return "open" if engine.scheduler.broken is None else "broken"
+        return self._engine.state
 
     def __repr__(self) -> str:
         """Give the size and what the pool is doing."""
-        engine = self._home.engine
-        if engine is None:
-            return f"<Pool of {self._launcher!r}, not open>"
+        if self.state == "new":
+            return f"<Pool of {self._engine!r}, not open>"
         try:
-            stats = engine.look(lambda: engine.scheduler.stats(engine.clock.time()), _REPR_WAITS)
+            stats = self._engine.stats(_REPR_WAITS)
         except LoopBlocked:
-            return f"<Pool of {self._launcher!r}, {self.state}: its loop is blocked>"
-        state = "opening" if self._is_opening and self.state == "open" else self.state
+            return f"<Pool of {self._engine!r}, {self.state}: its loop is blocked>"
         starting = f"{stats.starting} starting, " if stats.starting else ""
         return (
-            f"<Pool of {self._launcher!r}, {state}: {stats.ready}/{stats.size} workers ready, {starting}"
+            f"<Pool of {self._engine!r}, {self._engine.phase}: {stats.ready}/{stats.size} workers ready, {starting}"
             f"{stats.running} running, {stats.waiting} waiting>"
         )
 
     def __del__(self) -> None:
         """Warn about a pool that was never closed; Ray ends its actors with its handles."""
-        if getattr(self, "_closing", self) is None and self._home.engine is not None:
+        engine = getattr(self, "_engine", None)  # there is none if an option was refused
+        if engine is not None and engine.state not in ("new", "closed"):
             warnings.warn(f"{self!r} was not closed", ResourceWarning, stacklevel=2, source=self)

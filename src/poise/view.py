@@ -3,59 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
-import math
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
-from poise._core.call import CallRecord, CallState
-from poise._engine.call import Call, Stream, StreamBuffer, name_of, pace_key
+from poise._engine.call import name_of
 from poise._engine.mapping import Results
-from poise.errors import ConfigError, DeadlineExceeded, PoolClosed
+from poise._engine.stream import Stream
+from poise.errors import ConfigError
 from poise.options import CallOptions, check_whole
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable
     from typing import Unpack
 
-    from poise._core.stats import Stats
-    from poise._core.worker import WorkerRecord
-    from poise._engine.dispatcher import Dispatcher
+    from poise._engine.call import Call
+    from poise._engine.engine import Engine
     from poise._engine.mapping import Bar
+    from poise._engine.stream import StreamBuffer
     from poise.options import CallArguments
+    from poise.stats import Stats
 
 T = TypeVar("T")
 R = TypeVar("R")
 A = TypeVar("A")
 P = ParamSpec("P")
 
-_NO_FUNCTION = (
-    "a function, a method of the workers' class, or a method's name, and after it the arguments: "
-    "pool.run(f, x), and not pool.run(f(x))"
-)
-
 STREAM_WINDOW = 16
 """Items by which a producer may be ahead of its consumer."""
-
-
-class Home:
-    """What a pool and all its views share: the engine, once the pool is open."""
-
-    __slots__ = ("engine",)
-
-    def __init__(self) -> None:
-        self.engine: Dispatcher | None = None
-
-    @property
-    def dispatcher(self) -> Dispatcher:
-        """The engine.
-
-        Raises:
-            PoolClosed: the pool was never opened.
-        """
-        if self.engine is None:
-            raise PoolClosed("the pool is not open: use `async with poise.Pool(...) as pool:`, or await pool.open()")
-        return self.engine
 
 
 class View(Generic[T]):
@@ -67,11 +41,11 @@ class View(Generic[T]):
     when it is first sent, arguments when their call is sent, so change neither before the call has ended.
     """
 
-    __slots__ = ("_home", "_lease", "_options")
+    __slots__ = ("_engine", "_lease", "_options")
 
-    def __init__(self, home: Home, options: CallOptions, lease: CallRecord | None = None) -> None:
+    def __init__(self, engine: Engine, options: CallOptions, lease: Call[Any] | None = None) -> None:
         """Made by `Pool.options` and `Pool.lease`; not for users."""
-        self._home = home
+        self._engine = engine
         self._options = options
         self._lease = lease
 
@@ -357,13 +331,11 @@ class View(Generic[T]):
             Exception: the first failure, after all have ended, with a note that counts the failures; as `run` says.
         """
         options = self._options.but(retries=0, retry_on=())
-        members: list[WorkerRecord | None] = []
-        if self._lease is None:
-            members += self._home.dispatcher.scheduler.members()
+        members: list[int | None] = [*self._engine.members()] if self._lease is None else []
         calls: list[Call[Any]] = []
         try:
-            for worker in members or [None]:  # without any, an ordinary call is refused with the reason
-                calls.append(self._submit(fn, args, kwargs, may_park=True, options=options, worker=worker))  # noqa: PERF401
+            for member in members or [None]:  # without any, an ordinary call is refused with the reason
+                calls.append(self._submit(fn, args, kwargs, may_park=True, options=options, worker_id=member))  # noqa: PERF401
             await asyncio.wait(calls)
             return _results_of(calls)
         finally:
@@ -418,15 +390,12 @@ class View(Generic[T]):
             raise ConfigError("lease", self, "a worker that is leased already cannot be leased again")
         options = self._options.but(timeout=timeout, retries=0, retry_on=(), kill_on_cancel=False)
         call = self._submit("lease", (), {}, may_park=True, is_lease=True, options=options)
-        record = call.record
-        assert record is not None
         try:
             worker_id: int = await call
-            yield Worker(self._home, self._options, record, worker_id)
+            yield Worker(self._engine, self._options, call, worker_id)
         finally:
-            call.cancel()
+            self._engine.release(call)
             del call  # as in `run`
-            self._home.dispatcher.release(record)
 
     # ---------------------------------------------------------------- looking
 
@@ -440,19 +409,7 @@ class View(Generic[T]):
             PoolClosed: the pool was never opened.
             LoopBlocked: something has blocked the pool's loop for 5 s.
         """
-        return self._home.dispatcher.look(self._take_stats)
-
-    def _take_stats(self) -> Stats:
-        dispatcher = self._home.dispatcher
-        stats = dispatcher.scheduler.stats(dispatcher.clock.time())
-        origins = {worker_id: lane.origin for worker_id, lane in dispatcher.lanes.items()}
-        workers = tuple(
-            dataclasses.replace(worker, pid=origin.pid, node=origin.node, lane=origin.lane)
-            if (origin := origins.get(worker.id)) is not None
-            else worker
-            for worker in stats.workers
-        )
-        return dataclasses.replace(stats, workers=workers)
+        return self._engine.stats()
 
     def __repr__(self) -> str:
         """Give the options that are not as they are by default."""
@@ -468,7 +425,7 @@ class View(Generic[T]):
 
     def _with(self, options: CallOptions) -> View[T]:
         """What `options` gives; a view that does more has more to hand on."""
-        return View(self._home, options, self._lease)
+        return View(self._engine, options, self._lease)
 
     def _submit(
         self,
@@ -479,35 +436,22 @@ class View(Generic[T]):
         may_park: bool = False,
         options: CallOptions | None = None,
         stream: StreamBuffer | None = None,
-        worker: WorkerRecord | None = None,
+        worker_id: int | None = None,
         is_lease: bool = False,
         may_begin: Callable[[], bool] | None = None,
     ) -> Call[Any]:
-        dispatcher = self._home.dispatcher
-        dispatcher.check_loop()
-        if not (callable(fn) or isinstance(fn, str)):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ConfigError("fn", fn, _NO_FUNCTION)
-        options = self._options if options is None else options
-        if options.kill_on_cancel:
-            dispatcher.check_may_kill("kill_on_cancel", value=True)
-        call: Call[Any] = Call(dispatcher, fn, args, kwargs, options, stream)
-        call.may_begin = may_begin
-        timeout, deadline = _time_limit(options, dispatcher.clock.time())
-        record = CallRecord(
-            dispatcher.next_call_id(),
-            pace_key(fn),
-            name=call.name,
-            priority=options.priority,
-            deadline=deadline,
-            timeout=timeout,
-            retries=options.retries,
-            retry_delay=options.retry_delay,
+        return self._engine.submit(
+            fn,
+            args,
+            kwargs,
+            self._options if options is None else options,
+            may_park=may_park,
+            stream=stream,
             lease=self._lease,
             is_lease=is_lease,
+            worker_id=worker_id,
+            may_begin=may_begin,
         )
-        record.bound_for = worker
-        dispatcher.submit(call, record, may_park=may_park)
-        return call
 
     def _map(
         self,
@@ -520,9 +464,7 @@ class View(Generic[T]):
     ) -> AsyncIterator[Any]:
         if buffersize is not None:
             check_whole("buffersize", buffersize, 1)
-        dispatcher = self._home.dispatcher
-        dispatcher.check_loop()
-        slots = dispatcher.scheduler.slots * (1 if self._lease is not None else dispatcher.scheduler.size)
+        slots = self._engine.slots(self._lease)
         bar: Bar | None = None
         if progress:
             from poise.progress import ProgressBar
@@ -551,32 +493,23 @@ def _results_of(calls: list[Call[Any]]) -> list[Any]:
         del first
 
 
-def _time_limit(options: CallOptions, now: float) -> tuple[float, float]:
-    """How long a call may take from now on, and until when.
-
-    Raises:
-        DeadlineExceeded: the view's deadline has passed.
-    """
-    timeout = math.inf if options.timeout is None else options.timeout
-    if options.deadline is not None:
-        timeout = min(timeout, options.deadline - now)
-        if timeout <= 0:
-            raise DeadlineExceeded(0.0, started=False)
-    return timeout, now + timeout
-
-
 class Worker(View[T]):
     """A worker that is leased: calls on it run there and nowhere else."""
 
     __slots__ = ("id",)
 
-    def __init__(self, home: Home, options: CallOptions, lease: CallRecord, worker_id: int) -> None:
+    def __init__(self, engine: Engine, options: CallOptions, lease: Call[Any], worker_id: int) -> None:
         """Made by `Pool.lease`; not for users."""
-        super().__init__(home, options, lease)
+        super().__init__(engine, options, lease)
         self.id: int = worker_id
         """The worker's number in the pool."""
 
     def __repr__(self) -> str:
         """Give the worker's number and whether the lease holds."""
         assert self._lease is not None
-        return f"<Worker {self.id} {'leased' if self._lease.state is CallState.RUNNING else 'lease ended'}>"
+        return f"<Worker {self.id} {'leased' if self._engine.is_held(self._lease) else 'lease ended'}>"
+
+
+def engine_of(view: View[Any]) -> Engine:
+    """What stands behind a pool or a view, for poise's other faces."""
+    return view._engine  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] # the class is this module's own

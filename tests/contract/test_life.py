@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import poise
+from poise.view import engine_of
 from tests.contract.desk import Desk
 from tests.gate import Gate, leave_mark, wait_at
 
@@ -388,13 +389,11 @@ async def test_min_ready_of_none_opens_at_once_and_calls_wait(open_pool: OpenPoo
 async def test_a_pool_that_was_forgotten_open_says_so(open_pool: OpenPool) -> None:
     pool = open_pool(Desk, size=1)
     await pool.open()
-    engine = pool._home.dispatcher  # noqa: SLF001
-    launcher = pool._launcher  # noqa: SLF001
+    engine = engine_of(pool)
     with pytest.warns(ResourceWarning, match="was not closed"):  # noqa: PT031
         del pool
         gc.collect()
     await engine.aclose()
-    await launcher.aclose()
 
 
 async def _lease(pool: poise.Pool[Any]) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 import poise
 from poise.testing import LocalPool
+from poise.view import engine_of
 from tests.contract.desk import Desk
 
 if TYPE_CHECKING:
@@ -258,7 +259,7 @@ async def test_a_loop_that_is_closed_over_an_open_pool_cancels_its_waiters(lane:
         await pool.aclose()
     for lane_ in list(pool.launcher.lanes.values()):
         lane_.crash()
-    pool._home.engine = None  # it warns of nothing then  # noqa: SLF001
+    engine_of(pool)._dispatcher = None  # it warns of nothing then  # noqa: SLF001
 
 
 async def test_nothing_is_logged_by_asyncio(open_pool: OpenPool, caplog: pytest.LogCaptureFixture) -> None:

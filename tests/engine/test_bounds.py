@@ -11,14 +11,15 @@ import pytest
 
 import poise
 from poise._engine import supervisor
+from poise._engine.runtime import Runtime, living_in
 from poise._wire.door import in_thread, in_thread_within
-from poise._wire.lane import Origin
-from poise.options import PoolOptions
+from poise._wire.lane import Launcher, Origin
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from poise._wire.lane import Lane, Listener
+    from poise.options import PoolOptions
 
 
 class StuckLauncher:
@@ -56,6 +57,21 @@ class StuckLauncher:
         return
 
 
+class GivenRuntime(Runtime):
+    """One whose workers are started by this."""
+
+    def __init__(self, launcher: Launcher) -> None:
+        self._launcher = launcher
+
+    def launcher(self, factory: Any, settings: PoolOptions) -> Launcher:
+        return self._launcher
+
+
+def pool_of(launcher: Launcher, **options: Any) -> poise.Pool[None]:
+    with living_in(GivenRuntime(launcher)):
+        return poise.Pool(**options)
+
+
 @pytest.fixture(params=["open", "default_size", "launch"])
 def launcher(request: pytest.FixtureRequest) -> Iterator[StuckLauncher]:
     launcher = StuckLauncher(request.param)
@@ -67,8 +83,7 @@ async def test_opening_and_closing_end_though_ray_does_not_answer(
     launcher: StuckLauncher, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # G1
     monkeypatch.setattr(supervisor, "ENDING", 0.1)
-    settings = PoolOptions(start_timeout=0.1, close_timeout=0)
-    pool: poise.Pool[Any] = poise.Pool._over(launcher, settings)  # noqa: SLF001 - a launcher of its own
+    pool = pool_of(launcher, start_timeout=0.1, close_timeout=0)
     with pytest.raises(poise.PoolBroken, match=r"start_timeout=0\.1 s"):
         await pool.open()
     assert pool.state == "closed"
@@ -131,7 +146,7 @@ class _ReadyLane:
 
 async def test_a_closing_pool_ends_those_that_wait_for_room_before_any_comes_free() -> None:  # G12
     launcher: Any = OneByOne()
-    pool: poise.Pool[Any] = poise.Pool._over(launcher, PoolOptions(size=2))  # noqa: SLF001 - a launcher of its own
+    pool = pool_of(launcher, size=2)
     async with pool:
         closing = asyncio.create_task(pool.aclose())
         for _ in range(20):

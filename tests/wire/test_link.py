@@ -25,6 +25,7 @@ from poise._wire.certificates import Authority, tls_context
 from poise._wire.express import ExpressLane
 from poise._wire.peer import CALLER, LOOKS, PROBES, LinkWatch, Standing, keep_alive
 from poise._worker.connections import TlsConnection
+from poise.view import engine_of
 from tests.contract.conftest import tls_pool
 from tests.contract.desk import Desk
 
@@ -191,7 +192,7 @@ async def test_calls_on_a_worker_whose_link_is_cut_are_lost_and_it_is_replaced(g
         begun = pool.submit(Desk.hold, gate.path)
         waiting = pool.submit(Desk.echo, "next")
         await gate.reached()
-        (lane,) = pool._home.dispatcher.lanes.values()  # noqa: SLF001
+        (lane,) = engine_of(pool)._opened.lanes.values()  # noqa: SLF001
         assert isinstance(lane, ExpressLane)
         assert lane._link is not None  # noqa: SLF001
         cut(lane._link.endpoint)  # noqa: SLF001
@@ -234,7 +235,7 @@ async def test_a_link_that_is_cut_while_the_worker_does_not_read_is_noticed() ->
     async with tls_pool(Desk, size=1, link_timeout=TIMEOUT) as pool:
         (worker,) = pool.stats().workers
         assert worker.pid is not None
-        (lane,) = pool._home.dispatcher.lanes.values()  # noqa: SLF001
+        (lane,) = engine_of(pool)._opened.lanes.values()  # noqa: SLF001
         assert isinstance(lane, ExpressLane)
         assert lane._link is not None  # noqa: SLF001
         os.kill(worker.pid, signal.SIGSTOP)

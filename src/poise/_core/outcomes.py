@@ -6,9 +6,9 @@ import math
 from typing import TYPE_CHECKING, Any, Literal
 
 from poise._core.call import CallEvent
+from poise._core.counters import Counters
 from poise._core.deadlines import Deadlines
 from poise._core.effects import Cancel, Reject, Resolve
-from poise._core.stats import Counters
 from poise.errors import DeadlineExceeded, LeaseExpired
 
 if TYPE_CHECKING:

@@ -11,23 +11,24 @@ import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from poise._core.call import CallEvent, CallRecord, CallState
+from poise._core.counters import stats_of
 from poise._core.effects import Effect, Kill, Lost, Outbox, Start
 from poise._core.fleet import Fleet
 from poise._core.granting import Granting
 from poise._core.outcomes import Outcomes
 from poise._core.placement import Placement
-from poise._core.stats import Stats, WorkerStats
 from poise._core.waiting import Waiting
 from poise._core.worker import WorkerEvent, WorkerRecord, WorkerState
 from poise.errors import LeaseExpired, Overloaded, PoisonCall, PoolBroken, PoolClosed, WorkerLost
+from poise.stats import Stats
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from poise._core.call import CallId
+    from poise._core.counters import Counters
     from poise._core.placement import Pace
     from poise._core.retry import Retry
-    from poise._core.stats import Counters
     from poise._core.worker import WorkerId
 
 
@@ -340,6 +341,10 @@ class Scheduler:
         """The workers that count towards the size: all but those that retire."""
         return self._fleet.members()
 
+    def worker(self, worker_id: WorkerId) -> WorkerRecord | None:
+        """The record of this worker, None if it is gone."""
+        return self._workers.get(worker_id)
+
     def knows(self, worker_id: WorkerId) -> bool:
         """Whether this worker is not gone."""
         return worker_id in self._workers
@@ -388,7 +393,7 @@ class Scheduler:
     def stats(self, now: float) -> Stats:
         """A snapshot."""
         records = list(self._workers.values())
-        workers = tuple(WorkerStats.of(worker, now) for worker in records)
+        workers = tuple(stats_of(worker, now) for worker in records)
         states = [call.state for w in records for calls in (w.running, w.ahead) for call in calls.values()]
         waiting = self._waiting
         return Stats(

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ray.exceptions import RayError, RayTaskError
 
-from poise._core.placement import AHEAD_CALLS, UNFENCED_CALLS
 from poise._wire.ahead import SentAhead
 from poise._wire.answers import answer_of, unpack_items
 from poise._wire.caller_link import CallerLink
@@ -28,7 +27,7 @@ from poise._wire.door import Door, outcome_of
 from poise._wire.frames import FrameError, Unloaded, pack_frames
 from poise._wire.freight import FreightLane, FreightLauncher
 from poise._wire.journal import JournalReader
-from poise._wire.lane import Answer, Kind, Parcel, StartFailed, Verdict
+from poise._wire.lane import AHEAD_CALLS, UNFENCED_CALLS, Answer, Kind, Parcel, StartFailed, Verdict
 from poise._wire.marks import Marks
 from poise._wire.memory import journal_of, make_memory, marks_of, memory_beside
 from poise._wire.messages import (

@@ -19,14 +19,16 @@ from poise._wire.forks import forked_error
 from poise.errors import PoolBroken, RemoteError
 from poise.executor.broken import broken
 from poise.executor.exit import EXIT
+from poise.options import CallOptions
+from poise.view import engine_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from poise._core.stats import Stats
     from poise._engine.call import Call
     from poise.executor.room import Room
     from poise.pool import Pool
+    from poise.stats import Stats
 
     Order: TypeAlias = tuple[Callable[..., Any] | str, tuple[Any, ...], dict[str, Any]]
 
@@ -303,8 +305,8 @@ class Driver:
         assert future.order is not None
         (function, args, kwargs), future.order = future.order, None
         try:
-            call = self._pool._submit(  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] # `submit` has no hook
-                function, args, kwargs, may_begin=future.may_begin, may_park=self._room is not None
+            call = engine_of(self._pool).submit(
+                function, args, kwargs, CallOptions(), may_begin=future.may_begin, may_park=self._room is not None
             )
         except Exception as error:  # noqa: BLE001 - Overloaded, PoolBroken...
             self._fail(future, error)

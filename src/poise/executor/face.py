@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Unpack
 
-    from poise._core.stats import Stats
     from poise.options import WorkerArguments
+    from poise.stats import Stats
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from poise._core.placement import AHEAD_CALLS
 from poise._wire.ahead import SentAhead
 from poise._wire.answers import answer_of, start_failed, unpack_items
 from poise._wire.codec import (
@@ -26,7 +25,7 @@ from poise._wire.codec import (
 )
 from poise._wire.door import Door
 from poise._wire.functions import FunctionBook, FunctionShelf, Target, type_names
-from poise._wire.lane import Answer, Kind, Listener, Origin, Parcel, Verdict
+from poise._wire.lane import AHEAD_CALLS, Answer, Kind, Listener, Origin, Parcel, Verdict
 from poise._wire.marks import MARKS_SIZE, Marks
 from poise._wire.words import describe
 from poise._worker.inbox import Arrival, Inbox

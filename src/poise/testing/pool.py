@@ -17,11 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from typing import Unpack
 
-    from poise._core.stats import Stats
     from poise._engine.clock import Clock
-    from poise._wire.lane import Launcher
     from poise.options import WorkerArguments
     from poise.pool import RemoteClass
+    from poise.stats import Stats
     from poise.testing.clock import ManualClock
 
 T = TypeVar("T")
@@ -35,7 +34,7 @@ class LocalPool(Pool[T]):
         clock: the clock that it was given, or None if it lives in real time.
     """
 
-    __slots__ = ("clock", "faults")
+    __slots__ = ("clock", "faults", "launcher")
 
     @overload
     def __init__(
@@ -98,13 +97,9 @@ class LocalPool(Pool[T]):
         self.faults: Faults = Faults() if faults is None else faults
         settings = PoolOptions.of({"size": size, **options})
         runtime = LocalRuntime(self.faults, clock)
-        self._live(runtime.launcher(factory, settings), settings, runtime)
-
-    @property
-    def launcher(self) -> LocalLauncher:
+        self.launcher: LocalLauncher = runtime.launcher(factory, settings)
         """Finer levers: hold a start, hold what a worker says, leave no room."""
-        assert isinstance(self._launcher, LocalLauncher)
-        return self._launcher
+        self._live(self.launcher, settings, runtime)
 
     def crash(self, worker_id: int, reason: str = "crashed by the test") -> None:
         """Let a worker die now. `stats().workers` has the numbers of those that live.
@@ -161,7 +156,7 @@ class LocalRuntime(Runtime):
         self._faults = faults
         self._clock = clock
 
-    def launcher(self, factory: Callable[[], Any] | RemoteClass | None, settings: PoolOptions) -> Launcher:
+    def launcher(self, factory: Callable[[], Any] | RemoteClass | None, settings: PoolOptions) -> LocalLauncher:
         """What starts the workers. With a clock of its own nothing is sent ahead, which goes by real time."""
         return LocalLauncher(
             None if factory is None else unwrap_factory(factory)[0],

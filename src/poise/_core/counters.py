@@ -1,0 +1,54 @@
+"""What has happened in a pool, and what its snapshot says of a worker."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from poise.stats import WorkerStats
+
+if TYPE_CHECKING:
+    from poise._core.worker import WorkerRecord
+
+
+@dataclass(slots=True)
+class Counters:
+    """What has happened since the pool was made; every number only grows."""
+
+    submitted: int = 0
+    completed: int = 0
+    """Answered with a result or with the user's exception; a lease: given back."""
+    failed: int = 0
+    """Of those, answered with an exception."""
+    cancelled: int = 0
+    expired: int = 0
+    rejected: int = 0
+    lost: int = 0
+    """Ended without an answer: the worker died, no worker can start, the pool was closed, or the lease had ended."""
+    retried: int = 0
+    deaths: int = 0
+    """Workers that died, or failed to start."""
+
+    @property
+    def unsettled(self) -> int:
+        """Accepted calls that have not had their outcome, and leases that are held."""
+        return self.submitted - self.completed - self.cancelled - self.expired - self.lost
+
+    def as_dict(self) -> dict[str, int]:
+        """Every number by its name."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+def stats_of(worker: WorkerRecord, now: float) -> WorkerStats:
+    """Describe this worker as it is now."""
+    return WorkerStats(
+        id=worker.id,
+        state=worker.state.name.lower(),
+        running=len(worker.running),
+        ahead=len(worker.ahead),
+        slots=worker.slots,
+        leased=worker.lease is not None and worker.lease.is_lease,
+        finished=worker.finished,
+        busy=worker.busy,
+        age=max(0.0, now - worker.since),
+    )

@@ -1,0 +1,361 @@
+"""The engine: what stands behind a pool and all its views, and everything that these ask of it.
+
+What is handed over could be packed, but for the futures, which stay with the caller: functions and their arguments,
+options, numbers of workers, snapshots. Nothing above knows the core.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import math
+from typing import TYPE_CHECKING, Any, Literal
+
+from poise._core.call import CallRecord, CallState
+from poise._core.scheduler import Scheduler
+from poise._engine.call import Call, pace_key
+from poise._engine.dispatcher import Dispatcher
+from poise._engine.looking import LOOKS_FOR
+from poise._engine.loops import running_loop
+from poise.errors import ConfigError, DeadlineExceeded, PoolBroken, PoolClosed
+from poise.options import check_whole
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from poise._engine.runtime import Runtime
+    from poise._engine.stream import StreamBuffer
+    from poise._wire.lane import Launcher
+    from poise.options import CallOptions, PoolOptions
+    from poise.stats import Stats
+
+logger = logging.getLogger("poise")
+
+_NO_FUNCTION = (
+    "a function, a method of the workers' class, or a method's name, and after it the arguments: "
+    "pool.run(f, x), and not pool.run(f(x))"
+)
+
+STALLED_AFTER = 5.0
+"""Seconds of draining after which a stream that nobody reads is worth a warning."""
+
+PoolState = Literal["new", "open", "broken", "draining", "closed"]
+"""Where a pool is in its life."""
+
+
+class Engine:
+    """One pool's life, and the way in for its calls."""
+
+    def __init__(self, launcher: Launcher, settings: PoolOptions, runtime: Runtime) -> None:
+        """Start nothing before `open`."""
+        self._launcher = launcher
+        self._settings = settings
+        self._runtime = runtime
+        self._dispatcher: Dispatcher | None = None
+        """What does the work, once the pool is open."""
+        self._closing: asyncio.Task[None] | None = None
+        self._is_opening = False
+
+    # ---------------------------------------------------------------- calls
+
+    def submit(
+        self,
+        function: Callable[..., Any] | str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: CallOptions,
+        *,
+        may_park: bool = False,
+        stream: StreamBuffer | None = None,
+        lease: Call[Any] | None = None,
+        is_lease: bool = False,
+        worker_id: int | None = None,
+        may_begin: Callable[[], bool] | None = None,
+    ) -> Call[Any]:
+        """Accept a call, let it wait until there is room if it may, or refuse it.
+
+        Args:
+            function: what to run.
+            args: positional arguments for it.
+            kwargs: keyword arguments for it.
+            options: what its caller asks for.
+            may_park: whether it waits for room where the backlog is full, or is refused.
+            stream: where its items go, if it gives any.
+            lease: the lease under which it is made: it runs on that worker or nowhere.
+            is_lease: whether it asks for a whole worker, whose number is its result, and runs nothing.
+            worker_id: the one of `members` on which it is to run.
+            may_begin: asked on this side each time before it is sent to a worker; False cancels it instead.
+
+        Raises:
+            PoolClosed, PoolBroken, Overloaded, LeaseExpired, WorkerLost: see `Scheduler.submit`.
+            DeadlineExceeded: the deadline of `options` has passed.
+            ConfigError: `function` cannot be called, or its worker, which `kill_on_cancel` would end, is not the
+                pool's to kill.
+            WrongLoop: called from another loop or thread than the pool's own.
+        """
+        dispatcher = self._opened
+        dispatcher.check_loop()
+        if not (callable(function) or isinstance(function, str)):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigError("fn", function, _NO_FUNCTION)
+        if options.kill_on_cancel:
+            dispatcher.check_may_kill("kill_on_cancel", value=True)
+        call: Call[Any] = Call(dispatcher, function, args, kwargs, options, stream)
+        call.may_begin = may_begin
+        timeout, deadline = _time_limit(options, dispatcher.clock.time())
+        record = CallRecord(
+            dispatcher.next_call_id(),
+            pace_key(function),
+            name=call.name,
+            priority=options.priority,
+            deadline=deadline,
+            timeout=timeout,
+            retries=options.retries,
+            retry_delay=options.retry_delay,
+            lease=None if lease is None else lease.record,
+            is_lease=is_lease,
+        )
+        if worker_id is not None:
+            record.bound_for = dispatcher.scheduler.worker(worker_id)
+        dispatcher.submit(call, record, may_park=may_park)
+        return call
+
+    def release(self, lease: Call[Any]) -> None:
+        """The holder of a lease gives its worker back, or does not wait for one any more."""
+        lease.cancel()
+        if lease.record is not None:
+            self._opened.release(lease.record)
+
+    def is_held(self, lease: Call[Any]) -> bool:
+        """Whether the lease has its worker still."""
+        return lease.record is not None and lease.record.state is CallState.RUNNING
+
+    def members(self) -> list[int]:
+        """The numbers of the workers that count towards the size: all but those that retire."""
+        return [worker.id for worker in self._opened.scheduler.members()]
+
+    def slots(self, lease: Call[Any] | None = None) -> int:
+        """How many calls may run at once, in the whole pool or on the worker of a lease."""
+        dispatcher = self._opened
+        dispatcher.check_loop()
+        return dispatcher.scheduler.slots * (1 if lease is not None else dispatcher.scheduler.size)
+
+    def time(self) -> float:
+        """What deadlines are read from, in seconds: the pool's clock, before it is open the loop's."""
+        return asyncio.get_running_loop().time() if self._dispatcher is None else self._dispatcher.clock.time()
+
+    # ---------------------------------------------------------------- life
+
+    async def open(self) -> None:
+        """Start the workers, and Ray if none is running; returns when `min_ready` of them are ready.
+
+        Raises:
+            PoolBroken, PoolClosed, PayloadError, PoiseError, WrongLoop: see `Pool.open`.
+        """
+        if self._dispatcher is not None:
+            raise PoolClosed("the pool was opened before; make a new one")
+        settings = self._settings
+        self._dispatcher = dispatcher = self._make_dispatcher()
+        self._is_opening = True
+        try:
+            began = dispatcher.clock.time()
+            dispatcher.scheduler.size = await self._get_ready(dispatcher)
+            if self._closing is None:
+                dispatcher.open()
+            remaining = max(0.0, settings.start_timeout - (dispatcher.clock.time() - began))
+            await self._until_first(dispatcher, min(settings.min_ready, dispatcher.scheduler.size), remaining)
+        except BaseException as error:
+            was_closed = self._closing is not None and isinstance(error, Exception)
+            await self.aclose()
+            await self._launcher.aclose()  # again: it may have been closed while it was still opening
+            if was_closed:
+                raise PoolClosed("the pool was closed while it was being opened") from error
+            raise
+        finally:
+            self._is_opening = False
+        dispatcher.supervisor.watch_shortage()
+
+    async def until_ready(self, workers: int | None) -> None:
+        """Return when so many workers are ready: all that were asked for if None.
+
+        Raises:
+            PoolBroken, PoolClosed, ConfigError: see `Pool.until_ready`.
+        """
+        dispatcher = self._opened
+        dispatcher.check_loop()
+        scheduler = dispatcher.scheduler
+        if workers is not None:
+            check_whole("workers", workers, 1)
+            if workers > scheduler.size:
+                raise ConfigError("workers", workers, f"the pool has {scheduler.size}; resize() gives it more")
+        await dispatcher.until(lambda: self._is_settled(scheduler, scheduler.size if workers is None else workers))
+        if self._closing is not None:
+            raise PoolClosed("the pool was closed while its workers were awaited")
+        if scheduler.broken is not None:
+            raise scheduler.broken_error()
+
+    async def resize(self, size: int) -> None:
+        """Ask for another number of workers.
+
+        Raises:
+            ConfigError, PoolClosed: see `Pool.resize`.
+        """
+        dispatcher = self._opened
+        dispatcher.check_loop()
+        check_whole("size", size, 1)
+        if not self._launcher.replaces:
+            raise ConfigError("size", size, "a pool of existing actors keeps its size")
+        if dispatcher.scheduler.is_closed:
+            raise PoolClosed("the pool is closed and cannot be resized")
+        dispatcher.resize(size)
+        dispatcher.supervisor.watch_shortage()
+
+    async def drain(self) -> None:
+        """Accept nothing more, and return when every accepted call has had its outcome and every lease has ended."""
+        dispatcher = self._opened
+        dispatcher.check_loop()
+        dispatcher.close(reject_waiting=False)
+        if not await dispatcher.until(lambda: dispatcher.scheduler.is_idle, STALLED_AFTER):
+            if stalled := dispatcher.stalled_streams():
+                logger.warning("the pool waits for streams whose items nobody takes, aclose() them: %s", stalled)
+            await dispatcher.until(lambda: dispatcher.scheduler.is_idle)
+
+    def refuse_waiting(self) -> None:
+        """Accept nothing more, and refuse what has not begun."""
+        if self._closing is None:
+            self._opened.close(reject_waiting=True)
+
+    async def aclose(self) -> None:
+        """Give up every call and every worker; returns when nothing of the pool is left. Safe to call again."""
+        if self._dispatcher is None:
+            return
+        self._dispatcher.check_loop()
+        if self._closing is None:
+            self._closing = self._dispatcher.loop.create_task(self._aclose(self._dispatcher))
+        await asyncio.shield(self._closing)
+
+    # ---------------------------------------------------------------- looking, from any thread
+
+    @property
+    def state(self) -> PoolState:
+        """Where the pool is in its life."""
+        if self._dispatcher is None:
+            return "new"
+        if self._closing is not None:
+            return "closed"
+        if self._dispatcher.scheduler.is_closed:
+            return "draining"
+        return "open" if self._dispatcher.scheduler.broken is None else "broken"
+
+    @property
+    def phase(self) -> str:
+        """The state, for people: also whether it is still being opened."""
+        return "opening" if self._is_opening and self.state == "open" else self.state
+
+    def stats(self, within: float = LOOKS_FOR) -> Stats:
+        """A snapshot whose numbers add up.
+
+        Args:
+            within: seconds for which another thread than the loop's own waits for a loop that is busy.
+
+        Raises:
+            PoolClosed: the pool was never opened.
+            LoopBlocked: the loop has not come to it in time.
+        """
+        dispatcher = self._opened
+        return dispatcher.look(lambda: _stats_of(dispatcher), within)
+
+    def __repr__(self) -> str:
+        """Give what the workers hold."""
+        return repr(self._launcher)
+
+    # ---------------------------------------------------------------- inside
+
+    @property
+    def _opened(self) -> Dispatcher:
+        """What does the work.
+
+        Raises:
+            PoolClosed: the pool was never opened.
+        """
+        if self._dispatcher is None:
+            raise PoolClosed("the pool is not open: use `async with poise.Pool(...) as pool:`, or await pool.open()")
+        return self._dispatcher
+
+    def _make_dispatcher(self) -> Dispatcher:
+        loop, settings = running_loop(), self._settings
+        scheduler = Scheduler(
+            size=settings.size or 1,
+            slots=settings.concurrency,
+            backlog=settings.backlog,
+            kill_after=settings.kill_after,
+            poison_after=settings.poison_after,
+            heals=self._launcher.replaces,
+            chance=self._runtime.chance,
+        )
+        clock = self._runtime.clock(loop)
+        return Dispatcher(scheduler, self._launcher, loop, settings.start_timeout, settings.close_timeout, clock)
+
+    async def _get_ready(self, dispatcher: Dispatcher) -> int:
+        """Have the launcher get ready, within `start_timeout`; return how many workers there are to be."""
+        limit, size = self._settings.start_timeout, self._settings.size
+        in_time = asyncio.timeout(None if limit == math.inf else limit)
+        try:
+            async with in_time:
+                await self._launcher.open(dispatcher)
+                return size or await self._launcher.default_size()
+        except TimeoutError as error:
+            if not in_time.expired():
+                raise
+            raise PoolBroken(f"Ray did not answer within start_timeout={limit:g} s", 0) from error
+
+    async def _until_first(self, dispatcher: Dispatcher, wanted: int, remaining: float) -> None:
+        scheduler, timeout = dispatcher.scheduler, self._settings.start_timeout
+        is_in_time = await dispatcher.until(lambda: self._is_settled(scheduler, wanted), remaining)
+        if self._closing is not None:
+            raise PoolClosed("it was closed")
+        if not is_in_time:
+            ready = scheduler.ready_workers
+            reason = f"{ready} of min_ready={wanted} workers were ready after start_timeout={timeout:g} s"
+            shortage = await self._launcher.shortage()
+            if shortage or scheduler.last_failure is not None:
+                reason += f": {shortage or scheduler.last_failure}"
+            raise PoolBroken(reason, scheduler.failed_starts)
+        if scheduler.ready_workers < wanted:
+            raise scheduler.broken_error()
+
+    def _is_settled(self, scheduler: Scheduler, wanted: int) -> bool:
+        """Whether so many workers are ready, or never will be."""
+        return scheduler.ready_workers >= wanted or scheduler.broken is not None or self._closing is not None
+
+    async def _aclose(self, dispatcher: Dispatcher) -> None:
+        try:
+            await dispatcher.aclose()
+        finally:
+            await self._launcher.aclose()
+
+
+def _stats_of(dispatcher: Dispatcher) -> Stats:
+    stats = dispatcher.scheduler.stats(dispatcher.clock.time())
+    origins = {worker_id: lane.origin for worker_id, lane in dispatcher.lanes.items()}
+    workers = tuple(
+        dataclasses.replace(worker, pid=origin.pid, node=origin.node, lane=origin.lane)
+        if (origin := origins.get(worker.id)) is not None
+        else worker
+        for worker in stats.workers
+    )
+    return dataclasses.replace(stats, workers=workers)
+
+
+def _time_limit(options: CallOptions, now: float) -> tuple[float, float]:
+    """How long a call may take from now on, and until when.
+
+    Raises:
+        DeadlineExceeded: the view's deadline has passed.
+    """
+    timeout = math.inf if options.timeout is None else options.timeout
+    if options.deadline is not None:
+        timeout = min(timeout, options.deadline - now)
+        if timeout <= 0:
+            raise DeadlineExceeded(0.0, started=False)
+    return timeout, now + timeout
