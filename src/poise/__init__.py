@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from poise._engine.call import Call
+    from poise._engine.mapping import Results
     from poise._engine.stream import Stream
     from poise._wire.ray_here import ray_here
     from poise._worker.current import cancelled
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     )
     from poise.executor.broken import ExecutorBroken
     from poise.executor.face import Executor
-    from poise.options import CallArguments, CallOptions, PoolArguments
+    from poise.options import CallArguments, CallOptions, MapArguments, PoolArguments
     from poise.pool import Pool
     from poise.stats import Stats, WorkerStats
     from poise.view import View, Worker
@@ -47,6 +48,7 @@ __all__ = [
     "ExecutorBroken",
     "LeaseExpired",
     "LoopBlocked",
+    "MapArguments",
     "Overloaded",
     "PayloadError",
     "PoiseError",
@@ -56,6 +58,7 @@ __all__ = [
     "PoolBroken",
     "PoolClosed",
     "RemoteError",
+    "Results",
     "Stats",
     "Stream",
     "UnknownOption",
@@ -84,6 +87,7 @@ _HOMES = {
     "ExecutorBroken": "poise.executor.broken",
     "LeaseExpired": "poise.errors",
     "LoopBlocked": "poise.errors",
+    "MapArguments": "poise.options",
     "Overloaded": "poise.errors",
     "PayloadError": "poise.errors",
     "PoiseError": "poise.errors",
@@ -93,6 +97,7 @@ _HOMES = {
     "PoolBroken": "poise.errors",
     "PoolClosed": "poise.errors",
     "RemoteError": "poise.errors",
+    "Results": "poise._engine.mapping",
     "Stats": "poise.stats",
     "Stream": "poise._engine.stream",
     "UnknownOption": "poise.errors",

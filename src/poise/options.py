@@ -6,7 +6,7 @@ import difflib
 import math
 import numbers
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, Required, TypedDict, get_args
 
 from poise.errors import ConfigError, UnknownOption
 
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 LaneName = Literal["auto", "express", "freight"]
 """How calls reach the workers."""
+
+OnError = Literal["raise", "return", "skip"]
+"""What becomes of a call of a map that fails."""
 
 
 class CallArguments(TypedDict, total=False):
@@ -27,6 +30,25 @@ class CallArguments(TypedDict, total=False):
     retry_on: tuple[type[Exception], ...] | type[Exception]
     retry_delay: float
     kill_on_cancel: bool
+
+
+class WindowArguments(TypedDict, total=False):
+    """What `View.map` takes beside the function and the items, which explains each, whatever becomes of errors."""
+
+    buffersize: int | None
+    progress: bool
+
+
+class MapArguments(WindowArguments, total=False):
+    """The same where an error is never among the results."""
+
+    on_error: Literal["raise", "skip"]
+
+
+class ReturningArguments(WindowArguments, total=False):
+    """The same where errors are among the results."""
+
+    on_error: Required[Literal["return"]]
 
 
 class WorkerArguments(TypedDict, total=False):
@@ -102,10 +124,33 @@ class CallOptions:
             UnknownOption: there is no such option.
             ConfigError: it is outside its range.
         """
-        for name in changes:
-            if name not in self.__slots__:
-                raise UnknownOption(name, changes[name], _instead(name, self.__slots__, "a call"))
+        _check_names(changes, self.__slots__, "a call")
         return replace(self, **changes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MapOptions:
+    """How many calls are made of many items. See `poise.View.map` for the meaning of each."""
+
+    buffersize: int | None = None
+    on_error: OnError = "raise"
+    progress: bool = False
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> MapOptions:
+        """The options that were given by name.
+
+        Raises:
+            UnknownOption: there is none of that name; says what to use instead.
+            ConfigError: an option is outside its range.
+        """
+        _check_names(given, cls.__slots__, "a map")
+        options = cls(**given)
+        if options.buffersize is not None:
+            check_whole("buffersize", options.buffersize, 1)
+        if options.on_error not in get_args(OnError):
+            raise ConfigError("on_error", options.on_error, f"one of {', '.join(map(repr, get_args(OnError)))}")
+        return options
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,9 +210,7 @@ class PoolOptions:
             UnknownOption: there is none of that name; says what to use instead.
             ConfigError: an option is outside its range.
         """
-        for name, value in given.items():
-            if name not in cls.__slots__:
-                raise UnknownOption(name, value, _instead(name, cls.__slots__, "a pool"))
+        _check_names(given, cls.__slots__, "a pool")
         return cls(**given)
 
 
@@ -206,6 +249,17 @@ _OF_ACTORS: Final = frozenset(
 """Options of Ray's for an actor that `ray_options` hands on."""
 
 
+def _check_names(given: Mapping[str, Any], known: Iterable[str], whose: str) -> None:
+    """Refuse what `whose` options do not have.
+
+    Raises:
+        UnknownOption: says what to use instead.
+    """
+    for name, value in given.items():
+        if name not in known:
+            raise UnknownOption(name, value, _instead(name, known, whose))
+
+
 def _instead(name: str, known: Iterable[str], whose: str) -> str:
     """What to use instead of an option that `whose` has not."""
     if whose == "a pool":
@@ -213,9 +267,9 @@ def _instead(name: str, known: Iterable[str], whose: str) -> str:
             return _OTHERS_OPTIONS[name]
         if name in _OF_ACTORS:
             return f"it is Ray's: use ray_options={{{name!r}: ...}}"
-        if name in CallOptions.__slots__:
-            return f"it is an option of calls: use pool.options({name}=...)"
-    elif name in PoolOptions.__slots__:
+    if whose != "a call" and name in CallOptions.__slots__:
+        return f"it is an option of calls: use pool.options({name}=...)"
+    if whose != "a pool" and name in PoolOptions.__slots__:
         return f"it is an option of the pool: use poise.Pool(..., {name}=...)"
     known = sorted(known)
     near = [f"{each}=" for each in difflib.get_close_matches(name, known, n=2)]

@@ -23,15 +23,20 @@ class ProgressBar:
             remedy = "it draws with rich, which is not installed: pip install 'poise[progress]'"
             raise ConfigError("progress", value=True, allowed=remedy) from None
         count, passed, left = rich.MofNCompleteColumn(), rich.TimeElapsedColumn(), rich.TimeRemainingColumn()
-        self._bar: Any = rich.Progress(rich.TextColumn("{task.description}"), rich.BarColumn(), count, passed, left)
-        self._count = self._bar.add_task(name, total=len(items) if isinstance(items, Sized) else None)
+        name_column, failed = rich.TextColumn("{task.description}"), rich.TextColumn("[red]{task.fields[failed]}")
+        self._bar: Any = rich.Progress(name_column, rich.BarColumn(), count, passed, left, failed)
+        self._count = self._bar.add_task(name, total=len(items) if isinstance(items, Sized) else None, failed="")
+        self._failed = 0
 
     def start(self) -> None:
         """Draw it."""
         self._bar.start()
 
-    def advance(self) -> None:
-        """Count one more result."""
+    def advance(self, *, has_failed: bool) -> None:
+        """Count one more result, or one more call that failed."""
+        if has_failed:
+            self._failed += 1
+            self._bar.update(self._count, failed=f"{self._failed:,} failed")
         self._bar.advance(self._count)
 
     def stop(self) -> None:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, overload
 
-from poise._engine.call import name_of
+from poise._engine.call import name_of, results_of
 from poise._engine.mapping import Results
 from poise._engine.stream import Stream
 from poise.errors import ConfigError
-from poise.options import CallOptions, check_whole
+from poise.maps import Maps
+from poise.options import CallOptions, MapOptions
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable
-    from typing import Unpack
+    from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Iterable
+    from typing import TypeAlias, Unpack
 
     from poise._engine.call import Call
     from poise._engine.engine import Engine
@@ -25,14 +26,17 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 R = TypeVar("R")
-A = TypeVar("A")
 P = ParamSpec("P")
+
+if TYPE_CHECKING:
+    Async: TypeAlias = Callable[P, Coroutine[Any, Any, R]]
+    """A coroutine function."""
 
 STREAM_WINDOW = 16
 """Items by which a producer may be ahead of its consumer."""
 
 
-class View(Generic[T]):
+class View(Maps[T]):
     """A way to call a pool's workers with certain options. `T` is what each worker holds, None if it holds nothing.
 
     In `submit`, `run`, `map`, `stream` and `broadcast` the function is a method of `T` (`Model.predict`), a method's
@@ -52,15 +56,11 @@ class View(Generic[T]):
     # ---------------------------------------------------------------- one call
 
     @overload
-    def submit(
-        self: View[None], fn: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
-    ) -> Call[R]: ...
+    def submit(self: View[None], fn: Async[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Call[R]: ...
     @overload
     def submit(self: View[None], fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Call[R]: ...
     @overload
-    def submit(
-        self, fn: Callable[Concatenate[T, P], Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
-    ) -> Call[R]: ...
+    def submit(self, fn: Async[Concatenate[T, P], R], /, *args: P.args, **kwargs: P.kwargs) -> Call[R]: ...
     @overload
     def submit(self, fn: Callable[Concatenate[T, P], R], /, *args: P.args, **kwargs: P.kwargs) -> Call[R]: ...
     @overload
@@ -89,15 +89,11 @@ class View(Generic[T]):
         return self._submit(fn, args, kwargs)
 
     @overload
-    async def run(
-        self: View[None], fn: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
-    ) -> R: ...
+    async def run(self: View[None], fn: Async[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
     @overload
     async def run(self: View[None], fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
     @overload
-    async def run(
-        self, fn: Callable[Concatenate[T, P], Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
-    ) -> R: ...
+    async def run(self, fn: Async[Concatenate[T, P], R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
     @overload
     async def run(self, fn: Callable[Concatenate[T, P], R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
     @overload
@@ -137,144 +133,6 @@ class View(Generic[T]):
     # ---------------------------------------------------------------- many calls
 
     @overload
-    def map(
-        self: View[None],
-        fn: Callable[[A], Coroutine[Any, Any, R]],
-        items: Iterable[A] | AsyncIterable[A],
-        /,
-        *,
-        buffersize: int | None = None,
-        progress: bool = False,
-    ) -> AsyncIterator[R]: ...
-    @overload
-    def map(
-        self: View[None],
-        fn: Callable[[A], R],
-        items: Iterable[A] | AsyncIterable[A],
-        /,
-        *,
-        buffersize: int | None = None,
-        progress: bool = False,
-    ) -> AsyncIterator[R]: ...
-    @overload
-    def map(
-        self,
-        fn: Callable[[T, A], Coroutine[Any, Any, R]],
-        items: Iterable[A] | AsyncIterable[A],
-        /,
-        *,
-        buffersize: int | None = None,
-        progress: bool = False,
-    ) -> AsyncIterator[R]: ...
-    @overload
-    def map(
-        self,
-        fn: Callable[[T, A], R],
-        items: Iterable[A] | AsyncIterable[A],
-        /,
-        *,
-        buffersize: int | None = None,
-        progress: bool = False,
-    ) -> AsyncIterator[R]: ...
-    @overload
-    def map(
-        self,
-        fn: str,
-        items: Iterable[Any] | AsyncIterable[Any],
-        /,
-        *,
-        buffersize: int | None = None,
-        progress: bool = False,
-    ) -> AsyncIterator[Any]: ...
-    def map(
-        self,
-        fn: Callable[..., Any] | str,
-        items: Iterable[Any] | AsyncIterable[Any],
-        /,
-        *,
-        buffersize: int | None = None,
-        progress: bool = False,
-    ) -> AsyncIterator[Any]:
-        """Call a function for each item; results come in the order of the items.
-
-        Items are taken lazily, as room comes free, so the source may be endless. The first exception ends the
-        iteration; whatever ends it cancels the calls that are still out.
-
-        Args:
-            fn: as in `run`, called with one item.
-            items: a sync or async iterable.
-            buffersize: the most items taken from the source whose results were not taken yet; twice the slots if None.
-            progress: show a live bar (needs `pip install 'poise[progress]'`).
-
-        Raises:
-            ConfigError: `buffersize` is less than 1.
-            PoiseError: and the function's own exceptions, as `run` says.
-        """
-        return self._map(fn, items, buffersize, progress=progress, is_ordered=True)
-
-    @overload
-    def map_unordered(
-        self: View[None],
-        fn: Callable[[A], Coroutine[Any, Any, R]],
-        items: Iterable[A] | AsyncIterable[A],
-        /,
-        *,
-        buffersize: int | None = None,
-        progress: bool = False,
-    ) -> AsyncIterator[R]: ...
-    @overload
-    def map_unordered(
-        self: View[None],
-        fn: Callable[[A], R],
-        items: Iterable[A] | AsyncIterable[A],
-        /,
-        *,
-        buffersize: int | None = None,
-        progress: bool = False,
-    ) -> AsyncIterator[R]: ...
-    @overload
-    def map_unordered(
-        self,
-        fn: Callable[[T, A], Coroutine[Any, Any, R]],
-        items: Iterable[A] | AsyncIterable[A],
-        /,
-        *,
-        buffersize: int | None = None,
-        progress: bool = False,
-    ) -> AsyncIterator[R]: ...
-    @overload
-    def map_unordered(
-        self,
-        fn: Callable[[T, A], R],
-        items: Iterable[A] | AsyncIterable[A],
-        /,
-        *,
-        buffersize: int | None = None,
-        progress: bool = False,
-    ) -> AsyncIterator[R]: ...
-    @overload
-    def map_unordered(
-        self,
-        fn: str,
-        items: Iterable[Any] | AsyncIterable[Any],
-        /,
-        *,
-        buffersize: int | None = None,
-        progress: bool = False,
-    ) -> AsyncIterator[Any]: ...
-    def map_unordered(
-        self,
-        fn: Callable[..., Any] | str,
-        items: Iterable[Any] | AsyncIterable[Any],
-        /,
-        *,
-        buffersize: int | None = None,
-        progress: bool = False,
-    ) -> AsyncIterator[Any]:
-        """Call a function for each item; results come as they are ready. Otherwise like `map`."""
-        return self._map(fn, items, buffersize, progress=progress, is_ordered=False)
-
-    @overload
     def stream(
         self: View[None],
         fn: Callable[P, Iterable[R] | AsyncIterable[R]],
@@ -305,15 +163,11 @@ class View(Generic[T]):
         return Stream(lambda buffer: self._submit(fn, args, kwargs, may_park=True, stream=buffer), STREAM_WINDOW)
 
     @overload
-    async def broadcast(
-        self: View[None], fn: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
-    ) -> list[R]: ...
+    async def broadcast(self: View[None], fn: Async[P, R], /, *args: P.args, **kwargs: P.kwargs) -> list[R]: ...
     @overload
     async def broadcast(self: View[None], fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> list[R]: ...
     @overload
-    async def broadcast(
-        self, fn: Callable[Concatenate[T, P], Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
-    ) -> list[R]: ...
+    async def broadcast(self, fn: Async[Concatenate[T, P], R], /, *args: P.args, **kwargs: P.kwargs) -> list[R]: ...
     @overload
     async def broadcast(self, fn: Callable[Concatenate[T, P], R], /, *args: P.args, **kwargs: P.kwargs) -> list[R]: ...
     @overload
@@ -337,7 +191,7 @@ class View(Generic[T]):
             for member in members or [None]:  # without any, an ordinary call is refused with the reason
                 calls.append(self._submit(fn, args, kwargs, may_park=True, options=options, worker_id=member))  # noqa: PERF401
             await asyncio.wait(calls)
-            return _results_of(calls)
+            return results_of(calls)
         finally:
             while calls:  # an error that is raised here must not hold the call that holds it
                 calls.pop().drop()
@@ -457,40 +311,24 @@ class View(Generic[T]):
         self,
         fn: Callable[..., Any] | str,
         items: Iterable[Any] | AsyncIterable[Any],
-        buffersize: int | None,
+        options: MapOptions,
         *,
-        progress: bool,
         is_ordered: bool,
-    ) -> AsyncIterator[Any]:
-        if buffersize is not None:
-            check_whole("buffersize", buffersize, 1)
+    ) -> Results[Any]:
         slots = self._engine.slots(self._lease)
         bar: Bar | None = None
-        if progress:
+        if options.progress:
             from poise.progress import ProgressBar
 
             bar = ProgressBar(items, name_of(fn))
         return Results(
             lambda item: self._submit(fn, (item,), {}, may_park=True),
             items,
-            buffersize or 2 * slots,
+            options.buffersize or 2 * slots,
             is_ordered=is_ordered,
+            on_error=options.on_error,
             bar=bar,
         )
-
-
-def _results_of(calls: list[Call[Any]]) -> list[Any]:
-    """What each of the calls has returned; the first failure is raised, with a note that counts them."""
-    failures = [error for call in calls if (error := call.exception()) is not None]
-    if not failures:
-        return [call.result() for call in calls]
-    first = failures[0]
-    first.add_note(f"(the broadcast failed on {len(failures)} of {len(calls)} workers)")
-    failures.clear()
-    try:
-        raise first
-    finally:
-        del first
 
 
 class Worker(View[T]):

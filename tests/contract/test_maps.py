@@ -99,7 +99,7 @@ async def test_by_default_twice_the_slots_are_taken(desks: Desks, gate: Gate) ->
     assert len(taken) == 4
     gate.open()
     assert await first == 0
-    await results.aclose()  # type: ignore[attr-defined]
+    await results.aclose()
 
 
 @pytest.mark.parametrize("is_ordered", [True, False])
@@ -223,6 +223,84 @@ async def test_a_progress_bar_changes_no_result(desks: Desks, capsys: pytest.Cap
         break
     gc.collect()
     await is_idle(desks)
+
+
+def odd_ones_fail(desk: Desk, number: int) -> int:
+    if number % 2:
+        raise ValueError(number)
+    return number
+
+
+async def test_errors_come_in_the_place_of_results_if_they_are_to_be_returned(desks: Desks) -> None:
+    outcomes = await _collect(desks.map(odd_ones_fail, range(20), on_error="return"))
+    assert [x if isinstance(x, int) else x.args[0] for x in outcomes] == list(range(20))
+    assert [type(x) for x in outcomes] == [int, ValueError] * 10
+    outcomes = await _collect(desks.map_unordered(odd_ones_fail, range(20), on_error="return"))
+    assert sorted(x if isinstance(x, int) else x.args[0] for x in outcomes) == list(range(20))
+
+
+@pytest.mark.parametrize("items", [range, async_range], ids=["sync", "async"])
+async def test_errors_can_be_skipped(desks: Desks, items: Callable[[int], Any]) -> None:
+    assert await _collect(desks.map(odd_ones_fail, items(20), on_error="skip")) == list(range(0, 20, 2))
+    assert sorted(await _collect(desks.map_unordered(odd_ones_fail, items(20), on_error="skip"))) == list(
+        range(0, 20, 2)
+    )
+    assert await _collect(desks.map(Desk.fail, [ValueError(n) for n in range(20)], on_error="skip")) == []
+
+
+async def test_errors_of_poises_own_are_a_calls_outcome_too(desks: Desks, gate: Gate) -> None:
+    view = desks.options(timeout=0.05)
+    (outcome,) = await _collect(view.map(Desk.hold, [gate.path], on_error="return"))
+    assert isinstance(outcome, poise.DeadlineExceeded)
+    (outcome,) = await _collect(desks.map(Desk.echo, [(n for n in range(2))], on_error="return"))
+    assert isinstance(outcome, poise.PayloadError)
+    gate.open()
+    await is_idle(desks)
+
+
+@pytest.mark.parametrize("on_error", ["return", "skip"])
+async def test_what_ends_every_call_ends_a_map_that_goes_on_after_errors(
+    open_pool: OpenPool, gate: Gate, on_error: Any
+) -> None:
+    async with open_pool(Desk, size=1) as pool:
+        results = pool.map(lambda desk, n: desk.hold(gate.path, n), range(10), on_error=on_error)
+        first = asyncio.ensure_future(anext(results))
+        await gate.reached()
+        gate.open()
+        assert await first == 0
+        await pool.drain()
+        with pytest.raises(poise.PoolClosed):
+            await _collect(results)
+
+
+async def test_an_error_of_the_source_is_not_taken_for_one_of_a_call(desks: Desks) -> None:
+    def source() -> Iterator[int]:
+        yield 0
+        raise LookupError("the source's own")
+
+    with pytest.raises(LookupError):
+        await _collect(desks.map(Desk.echo, source(), on_error="return"))
+
+
+async def test_the_bar_counts_failures(desks: Desks, capsys: pytest.CaptureFixture[str]) -> None:
+    await _collect(desks.map(odd_ones_fail, range(20), on_error="skip", progress=True))
+    shown = capsys.readouterr().out
+    assert "20/20" in shown
+    assert "10 failed" in shown
+
+
+@pytest.mark.parametrize("on_error", ["ignore", None, True])
+async def test_a_bad_on_error_is_refused_at_once(desks: Desks, on_error: Any) -> None:
+    with pytest.raises(poise.ConfigError, match=r"on_error.*'raise', 'return', 'skip'"):
+        desks.map(Desk.echo, [1], on_error=on_error)
+
+
+async def test_an_option_that_a_map_does_not_have_is_refused(desks: Desks) -> None:
+    elsewhere: Any = desks
+    with pytest.raises(poise.UnknownOption, match=r"pool\.options\(timeout=\.\.\.\)"):
+        elsewhere.map(Desk.echo, [1], timeout=3)
+    with pytest.raises(poise.UnknownOption, match="did you mean buffersize="):
+        elsewhere.map(Desk.echo, [1], buffer_size=3)
 
 
 @pytest.mark.parametrize("buffersize", [0, -1, True, 2.5, "many"])

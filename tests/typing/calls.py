@@ -7,10 +7,12 @@ on a mark that they do not need.
 from __future__ import annotations
 
 import functools
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
-from typing import Any, assert_type
+from typing import TYPE_CHECKING, Any, assert_type
 
 import poise
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
 
 
 class Model:
@@ -132,11 +134,14 @@ async def anything_goes(pool: poise.Pool[Any]) -> None:
 # Many calls
 
 
-async def many_calls(pool: poise.Pool[Model], lists: list[list[float]], later: AsyncIterator[str]) -> None:
-    assert_type(pool.map(Model.predict, lists), AsyncIterator[float])
-    assert_type(pool.map_unordered(Model.predict, lists), AsyncIterator[float])
-    assert_type(pool.map(Model.fetch, later, buffersize=3), AsyncIterator[bytes])
-    assert_type(pool.map("predict", [1]), AsyncIterator[Any])
+async def many_calls(pool: poise.Pool[Model], lists: list[list[float]], later: poise.Results[str]) -> None:
+    assert_type(pool.map(Model.predict, lists), poise.Results[float])
+    assert_type(pool.map_unordered(Model.predict, lists), poise.Results[float])
+    assert_type(pool.map(Model.fetch, later, buffersize=3), poise.Results[bytes])
+    assert_type(pool.map("predict", [1]), poise.Results[Any])
+    assert_type(pool.map(Model.predict, lists, on_error="skip"), poise.Results[float])
+    assert_type(pool.map(Model.fetch, later, on_error="return"), poise.Results[bytes | Exception])
+    assert_type(pool.map_unordered(Model.predict, lists, on_error="return"), poise.Results[float | Exception])
     assert_type(await pool.broadcast(Model.predict, [1.0]), list[float])
     assert_type(await pool.broadcast(Model.fetch, "x"), list[bytes])
     assert_type(await pool.broadcast("predict"), list[Any])

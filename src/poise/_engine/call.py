@@ -132,6 +132,20 @@ class Call(asyncio.Future[R]):
         return f"<Call{number} {self.name} {state}{place}>"
 
 
+def results_of(calls: list[Call[Any]]) -> list[Any]:
+    """What each call of a broadcast has returned; the first failure is raised, with a note that counts them."""
+    failures = [error for call in calls if (error := call.exception()) is not None]
+    if not failures:
+        return [call.result() for call in calls]
+    first = failures[0]
+    first.add_note(f"(the broadcast failed on {len(failures)} of {len(calls)} workers)")
+    failures.clear()
+    try:
+        raise first
+    finally:
+        del first
+
+
 def name_of(function: Callable[..., Any] | str) -> str:
     """What to call a function in messages."""
     if type(function) is FunctionType:

@@ -5,15 +5,22 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
+
+from poise.errors import LeaseExpired, PoolBroken, PoolClosed
 
 if TYPE_CHECKING:
     from poise._engine.call import Call
+    from poise.options import OnError
 
 A = TypeVar("A")
 R = TypeVar("R")
 
 _END: Any = object()
+_SKIPPED: Any = object()
+
+_ENDS = (PoolClosed, PoolBroken, LeaseExpired)
+"""Errors that every further call would end with too."""
 
 
 class Bar(Protocol):
@@ -22,8 +29,8 @@ class Bar(Protocol):
     def start(self) -> None:
         """Be there; may be told again."""
 
-    def advance(self) -> None:
-        """One more result."""
+    def advance(self, *, has_failed: bool) -> None:
+        """One more result, or one more call that failed."""
 
     def stop(self) -> None:
         """Stay as it is; may be told again."""
@@ -45,6 +52,7 @@ class Results(AsyncIterator[R]):
         window: int,
         *,
         is_ordered: bool,
+        on_error: OnError = "raise",
         bar: Bar | None = None,
     ) -> None:
         """Made by `Pool.map`; not for users.
@@ -54,10 +62,13 @@ class Results(AsyncIterator[R]):
             items: what is mapped.
             window: the most calls between the source and the consumer.
             is_ordered: whether results come in the order of the items.
+            on_error: what becomes of a call that fails.
             bar: shows how far it has come.
         """
         # Apart, because the frames of an error that ends the iteration hold it, and must not keep this alive.
-        self._mapping: _Mapping[R] = _Mapping(submit, _Source(items), _Window(is_ordered=is_ordered), window, bar)
+        self._mapping: _Mapping[R] = _Mapping(
+            submit, _Source(items), _Window(is_ordered=is_ordered), window, on_error, bar
+        )
 
     def __anext__(self) -> Coroutine[Any, Any, R]:
         """The next result.
@@ -83,16 +94,23 @@ class Results(AsyncIterator[R]):
 class _Mapping(Generic[R]):
     """Calls that are made of items, and their results."""
 
-    __slots__ = ("_bar", "_is_over", "_is_waiting", "_loop", "_out", "_source", "_submit", "_window")
+    __slots__ = ("_bar", "_is_over", "_is_waiting", "_loop", "_on_error", "_out", "_source", "_submit", "_window")
 
     def __init__(
-        self, submit: Callable[[Any], Call[R]], source: _Source, out: _Window[R], window: int, bar: Bar | None
+        self,
+        submit: Callable[[Any], Call[R]],
+        source: _Source,
+        out: _Window[R],
+        window: int,
+        on_error: OnError,
+        bar: Bar | None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._submit = submit
         self._source = source
         self._out = out
         self._window = window
+        self._on_error = on_error
         self._bar = bar
         self._is_waiting = False
         self._is_over = False
@@ -105,10 +123,13 @@ class _Mapping(Generic[R]):
         try:
             if self._bar is not None and not self._is_over:
                 self._bar.start()
-            while self._is_to_wait():
-                await self._news()
-            if not self._is_over:
-                return self._take()
+            while True:
+                while self._is_to_wait():
+                    await self._news()
+                if self._is_over:
+                    break
+                if (result := self._take()) is not _SKIPPED:
+                    return result
         except asyncio.CancelledError:
             raise  # only this consumer's waiting ends
         except BaseException:
@@ -139,10 +160,19 @@ class _Mapping(Generic[R]):
             self._bar.stop()
 
     def _take(self) -> R:
-        result = self._out.pop().result()  # the call has no name here, or an error would hold the call that holds it
+        call = self._out.pop()
+        error = call.exception()
         if self._bar is not None:
-            self._bar.advance()
-        return result
+            self._bar.advance(has_failed=error is not None)
+        if error is None:
+            return call.result()
+        if self._on_error == "raise" or isinstance(error, _ENDS) or not isinstance(error, Exception):
+            del call  # the error must not hold the call that holds it
+            try:
+                raise error
+            finally:
+                del error
+        return _SKIPPED if self._on_error == "skip" else cast("R", error)
 
     def _is_to_wait(self) -> bool:
         """Submit what there is room for; whether there is nothing to give out yet."""
