@@ -6,73 +6,24 @@ recording that are one step under it; Ray's completion of a call, not its collec
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import functools
 import threading
 import time
 from collections import OrderedDict, deque
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from poise._wire.forks import refuse_forked
+from poise.actor_pool.call import ActorCall, Collection
+from poise.actor_pool.references import is_death_of, last_words, references, when_done
 from poise.errors import PoolBroken
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 V = TypeVar("V")
 R = TypeVar("R")
-
-
-class ActorCall(Future[R]):
-    """One call of an `ActorPool`: await it from an event loop, or ask it for its `result()` from any thread.
-
-    It is a `concurrent.futures.Future`. `cancel()` works until an actor is given to the call. Whoever awaits a call, or
-    asks it for its result or exception, takes it out of what `get_next` and `get_next_unordered` hand out.
-    """
-
-    def __init__(self, pool: ActorPool, index: int, fn: Callable[[Any, Any], Any], value: Any) -> None:
-        """Made by `ActorPool.submit`; not for users."""
-        super().__init__()
-        self._pool = pool
-        self.index = index
-        """How many calls the pool was given before this one."""
-        self.work: tuple[Callable[[Any, Any], Any], Any] | None = (fn, value)
-        """What is to be done, until it is begun."""
-        self.refs: Any = None
-        """What `fn` returned. Kept until the end: a reference that is dropped never answers."""
-
-    def result(self, timeout: float | None = None) -> R:
-        """Wait for the result; from now on the call is the caller's and is not collected.
-
-        Args:
-            timeout: seconds to wait; None waits for ever.
-
-        Raises:
-            TimeoutError: it has not come in time.
-            CancelledError: the call was cancelled.
-            PoolBroken: the last actor died before the call was given one.
-            Exception: whatever the actor's method raised, as `ray.get` raises it.
-        """
-        self._pool.release(self)
-        try:
-            return super().result(timeout)
-        finally:
-            del self  # an error that is raised here must not hold the call that holds it
-
-    def exception(self, timeout: float | None = None) -> BaseException | None:
-        """Wait for the end and return what was raised, if anything; otherwise like `result`."""
-        self._pool.release(self)
-        return super().exception(timeout)
-
-    def __await__(self) -> Generator[Any, None, R]:
-        """Wait without blocking the running event loop; otherwise like `result`.
-
-        Cancelling the wait cancels the call if it has no actor yet.
-        """
-        self._pool.release(self)
-        return asyncio.wrap_future(self).__await__()
 
 
 class _NothingLeft(StopIteration):
@@ -110,7 +61,7 @@ class ActorPool:
         """Calls that waited and were given an actor, for the starter to begin. All of them are in `_busy`."""
         self._starter: threading.Thread | None = None
         """Invariant: there is one while a call is granted."""
-        self._collection = _Collection()
+        self._collection = Collection()
         self._submitted = 0
         self._deaths = 0
         self._last_death: str | None = None
@@ -320,7 +271,7 @@ class ActorPool:
         (fn, value), call.work = call.work, None
         try:
             call.refs = fn(actor, value)
-            _when_done(_references(call.refs), functools.partial(self._end, call))
+            when_done(references(call.refs), functools.partial(self._end, call))
         except BaseException as error:
             self._end(call, [_failed(error)])
             raise
@@ -347,12 +298,12 @@ class ActorPool:
             if call not in self._busy:
                 return  # a callback of the call's own has raised what only ends programs
             actor = self._busy.pop(call)
-            deaths = [error for error in errors if _is_death_of(actor, error)]
+            deaths = [error for error in errors if is_death_of(actor, error)]
             if deaths:
                 self._idle = deque(other for other in self._idle if other != actor)  # it may be there twice
                 self._deaths += 1
                 if not self._idle and not self._busy:
-                    self._last_death = _last_words(deaths[0])
+                    self._last_death = last_words(deaths[0])
             else:
                 self._idle.append(actor)
                 self._grant_to_waiting()
@@ -379,116 +330,6 @@ class ActorPool:
                     del self._waiting[call]
                     call.set_running_or_notify_cancel()
             self._changed.notify_all()
-
-
-class _Collection:
-    """The calls whose results are to be handed out by `get_next` and `get_next_unordered`."""
-
-    def __init__(self) -> None:
-        self._coming: OrderedDict[int, ActorCall[Any]] = OrderedDict()
-        """By index, in order: those that `get_next` can hand out."""
-        self._passed: OrderedDict[int, ActorCall[Any]] = OrderedDict()
-        """Those before one that was handed out already: `get_next` cannot go back to them."""
-        self._ended: OrderedDict[int, ActorCall[Any]] = OrderedDict()
-        """Of both, those that have ended, in the order in which they did."""
-
-    def has_next(self, *, can_begin: bool) -> bool:
-        """Whether there is anything to wait for; calls that wait count only if there is an actor."""
-        return bool(self._ended or (can_begin and (self._coming or self._passed)))
-
-    def first(self) -> ActorCall[Any]:
-        """The next in order.
-
-        Raises:
-            ValueError: only earlier ones are left.
-        """
-        if not self._coming:
-            raise ValueError("It is not allowed to call get_next() after get_next_unordered().")
-        return next(iter(self._coming.values()))
-
-    def first_ended(self) -> ActorCall[Any]:
-        """The one that ended first, or the oldest if none has."""
-        return next(iter((self._ended or self._passed or self._coming).values()))
-
-    def add(self, call: ActorCall[Any]) -> None:
-        self._coming[call.index] = call
-
-    def ended(self, call: ActorCall[Any]) -> None:
-        if call.index in self._coming or call.index in self._passed:
-            self._ended[call.index] = call
-
-    def take(self, call: ActorCall[Any]) -> None:
-        """Hand this one out, or give it up."""
-        while self._coming and (index := next(iter(self._coming))) < call.index:
-            self._passed[index] = self._coming.pop(index)
-        self.drop(call)
-
-    def drop(self, call: ActorCall[Any]) -> None:
-        """Leave this one to its caller."""
-        self._coming.pop(call.index, None)
-        self._passed.pop(call.index, None)
-        self._ended.pop(call.index, None)
-
-    def clear(self) -> None:
-        """Give up all of them."""
-        self._coming.clear()
-        self._passed.clear()
-        self._ended.clear()
-
-
-def _references(refs: Any) -> Sequence[Any]:
-    """An ObjectRef, or a list of them, as a sequence.
-
-    Raises:
-        ValueError, TypeError: they are none, as `ray.get` would raise.
-    """
-    from ray import ObjectRef
-
-    if not isinstance(refs, ObjectRef | list):
-        raise ValueError(  # noqa: TRY004 - as `ray.get`
-            f"fn must return an ObjectRef or a list of them, and returned {type(refs).__name__}"
-        )
-    each: Sequence[Any] = [refs] if isinstance(refs, ObjectRef) else tuple(cast("Iterable[Any]", refs))
-    for ref in each:
-        if not isinstance(ref, ObjectRef):
-            raise TypeError(f"fn must return an ObjectRef or a list of them; the list has a {type(ref).__name__}")
-    return each
-
-
-def _when_done(refs: Sequence[Any], tell: Callable[[Sequence[Future[Any]]], None]) -> None:
-    """Tell, once, when all of these ObjectRefs are ready; on Ray's thread, or now if they are already."""
-    if not refs:
-        tell([])
-        return
-    futures: list[Future[Any]] = [ref.future() for ref in refs]
-    lock = threading.Lock()
-    left = len(futures)
-
-    def on_done(_: Future[Any]) -> None:
-        nonlocal left
-        with lock:
-            left -= 1
-            if left:
-                return
-        done = list(futures)
-        futures.clear()  # they hold this function, which must not hold them and their results
-        tell(done)
-
-    for future in list(futures):
-        future.add_done_callback(on_done)
-
-
-def _is_death_of(actor: Any, error: BaseException) -> bool:
-    """Whether this actor is dead for good, and not another that was to produce an argument."""
-    from ray.exceptions import ActorDiedError
-
-    return isinstance(error, ActorDiedError) and error.actor_id in {None, actor._actor_id.hex()}  # noqa: SLF001
-
-
-def _last_words(error: BaseException) -> str:
-    from poise._wire.ray_errors import last_words
-
-    return last_words(error)
 
 
 def _fail(calls: Iterable[tuple[ActorCall[Any], PoolBroken]]) -> None:
