@@ -81,7 +81,12 @@ async def leased(pool: poise.Pool[Desk], gate: str) -> None:
 
 
 async def gathered(pool: poise.Pool[Desk], gate: str) -> None:
-    await asyncio.gather(*(pool.run(Desk.fail, Trouble(n)) for n in range(3)))
+    runs = [asyncio.ensure_future(pool.run(Desk.fail, Trouble(n))) for n in range(3)]
+    try:
+        await asyncio.gather(*runs)
+    finally:
+        await asyncio.wait(runs)  # each that is not done yet holds what all of them have ended with
+        del runs
 
 
 async def expired(pool: poise.Pool[Desk], gate: str) -> None:
