@@ -89,7 +89,8 @@ class Pool(View[T]):
             start_timeout (60.0): seconds that a worker, and the opening of the pool, may take.
             close_timeout (5.0): seconds that a worker which is not wanted any more has to close what the factory made:
                 it leaves it if it is a context manager, else calls its `aclose` or `close`; then `__ray_shutdown__`,
-                then `atexit` functions. 0 ends workers at once.
+                then `atexit` functions. 0 ends workers at once. Closing the pool takes at most 40 s more than this, all
+                in all, even if Ray does not answer.
             kill_after (5.0): seconds by which a call may overrun its timeout on a worker before that worker is killed
                 and replaced. None never kills.
             poison_after (3): a call that was on a worker at so many deaths fails with `PoisonCall`, retries left or
@@ -181,7 +182,8 @@ class Pool(View[T]):
     async def aclose(self) -> None:
         """Close now: what waits is refused, what runs is given up, and every worker is ended.
 
-        Returns when nothing of the pool is left. Safe to call again. Cancelling it does not stop the closing.
+        Returns when nothing of the pool is left, or `close_timeout` and 40 s later if something does not end: the log
+        says what. Safe to call again. Cancelling it does not stop the closing.
         """
         await self._engine.aclose()
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import poise
-from poise._engine import supervisor
+from poise._engine import engine
 from poise._engine.runtime import Runtime, living_in
 from poise._wire.door import in_thread, in_thread_within
 from poise._wire.lane import Launcher, Origin
@@ -53,7 +53,7 @@ class StuckLauncher:
     async def shortage(self) -> str | None:
         return None
 
-    async def aclose(self) -> None:
+    async def aclose(self, within: float) -> None:
         return
 
 
@@ -82,11 +82,60 @@ def launcher(request: pytest.FixtureRequest) -> Iterator[StuckLauncher]:
 async def test_opening_and_closing_end_though_ray_does_not_answer(
     launcher: StuckLauncher, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # G1
-    monkeypatch.setattr(supervisor, "ENDING", 0.1)
+    monkeypatch.setattr(engine, "CLOSING", engine.LETTING_GO + 0.1)
     pool = pool_of(launcher, start_timeout=0.1, close_timeout=0)
     with pytest.raises(poise.PoolBroken, match=r"start_timeout=0\.1 s"):
         await pool.open()
     assert pool.state == "closed"
+
+
+class NeverEnding(StuckLauncher):
+    """Its worker is ready at once; then Ray answers neither to killing it nor to being let go of."""
+
+    def __init__(self) -> None:
+        super().__init__("open")
+        self.had: list[float] = []
+        """Seconds that it was given for letting go of Ray."""
+
+    async def open(self, listener: Listener) -> None:
+        return
+
+    async def launch(self, worker_id: int) -> Any:
+        return _NeverEndingLane(self.answer)
+
+    async def aclose(self, within: float) -> None:
+        self.had.append(within)
+        await in_thread_within(within, "for Ray to end", self.answer.wait)
+
+
+class _NeverEndingLane:
+    origin = Origin()
+    most_ahead = 0
+
+    def __init__(self, answer: threading.Event) -> None:
+        self._answer = answer
+
+    async def kill(self) -> None:
+        await in_thread(self._answer.wait)
+
+    async def close(self, timeout: float) -> None:
+        await self.kill()
+
+
+async def test_closing_has_one_limit_for_its_workers_and_for_ray(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:  # G1, G12
+    monkeypatch.setattr(engine, "CLOSING", 0.3)
+    monkeypatch.setattr(engine, "LETTING_GO", 0.1)
+    launcher = NeverEnding()
+    async with pool_of(launcher, size=1, close_timeout=0.1) as pool:
+        pass
+    assert pool.state == "closed"
+    (had,) = launcher.had
+    assert had <= 0.1  # the workers had all the rest
+    assert "1 workers have not ended within" in caplog.text
+    assert "for Ray to end in vain" in caplog.text
+    launcher.answer.set()
 
 
 async def test_what_is_waited_for_in_vain_is_left_to_its_thread(caplog: pytest.LogCaptureFixture) -> None:
@@ -126,7 +175,7 @@ class OneByOne:
     async def shortage(self) -> str | None:
         return None
 
-    async def aclose(self) -> None:
+    async def aclose(self, within: float) -> None:
         return
 
 

@@ -208,11 +208,11 @@ class Dispatcher:
             if timer is not None:
                 timer.cancel()
 
-    async def aclose(self) -> None:
-        """Give up every call and every worker, and return when they are gone."""
+    async def aclose(self, until: float) -> None:
+        """Give up every call and every worker, and return when they are gone, or at this time of the loop."""
         self._is_given_up = True
         self._perform(self.scheduler.stop(self.clock.time()))
-        await self.supervisor.aclose()
+        await self.supervisor.aclose(until)
         self.journal.close()
         if self._timer is not None:
             self._timer.cancel()

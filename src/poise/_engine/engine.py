@@ -40,6 +40,13 @@ _NO_FUNCTION = (
 STALLED_AFTER = 5.0
 """Seconds of draining after which a stream that nobody reads is worth a warning."""
 
+CLOSING = 40.0
+"""Seconds that closing takes at most beside `close_timeout`, whatever does not answer; one thing by itself is given up
+sooner than that."""
+
+LETTING_GO = 10.0
+"""How many of these are kept for letting go of Ray, however long the workers take."""
+
 PoolState = Literal["new", "open", "broken", "draining", "closed"]
 """Where a pool is in its life."""
 
@@ -167,7 +174,7 @@ class Engine:
         except BaseException as error:
             was_closed = self._closing is not None and isinstance(error, Exception)
             await self.aclose()
-            await self._launcher.aclose()  # again: it may have been closed while it was still opening
+            await self._launcher.aclose(LETTING_GO)  # again: it may have been closed while it was still opening
             if was_closed:
                 raise PoolClosed("the pool was closed while it was being opened") from error
             raise
@@ -226,7 +233,10 @@ class Engine:
             self._opened.close(reject_waiting=True)
 
     async def aclose(self) -> None:
-        """Give up every call and every worker; returns when nothing of the pool is left. Safe to call again."""
+        """Give up every call and every worker; returns when nothing of the pool is left. Safe to call again.
+
+        It takes `CLOSING` seconds and `close_timeout` at most; what has not ended then is left behind.
+        """
         if self._dispatcher is None:
             return
         self._dispatcher.check_loop()
@@ -329,10 +339,12 @@ class Engine:
         return scheduler.ready_workers >= wanted or scheduler.broken is not None or self._closing is not None
 
     async def _aclose(self, dispatcher: Dispatcher) -> None:
+        loop = dispatcher.loop
+        deadline = loop.time() + self._settings.close_timeout + CLOSING
         try:
-            await dispatcher.aclose()
+            await dispatcher.aclose(deadline - LETTING_GO)
         finally:
-            await self._launcher.aclose()
+            await self._launcher.aclose(deadline - loop.time())
 
 
 def _stats_of(dispatcher: Dispatcher) -> Stats:

@@ -84,9 +84,9 @@ class _LateLauncher:
     async def shortage(self) -> str | None:
         return None if self._launcher is None else await self._launcher.shortage()
 
-    async def aclose(self) -> None:
+    async def aclose(self, within: float) -> None:
         if self._launcher is not None:
-            await self._launcher.aclose()
+            await self._launcher.aclose(within)
 
     @property
     def _opened(self) -> Launcher:

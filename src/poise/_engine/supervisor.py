@@ -17,10 +17,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("poise")
 
-ENDING = 30.0
-"""Seconds that closing waits for workers to end, beside `close_timeout`; each by itself is given up sooner than that.
-"""
-
 SHORTAGE_AFTER = 3.0
 """Seconds after which a worker that still waits for a place is worth a warning."""
 
@@ -87,18 +83,18 @@ class Supervisor:
         """Warn, once it is clear, of a resource that workers wait for."""
         self._spawn(self._watch_shortage())
 
-    async def aclose(self) -> None:
-        """Wait until every worker that was told to end is gone, or is not to be had an end of."""
+    async def aclose(self, until: float) -> None:
+        """Wait until every worker that was told to end is gone, or until this time of the loop."""
         for task in self._starting.values():
             task.cancel()
         self._is_closing = True
-        limit = ENDING + self._close_timeout
-        deadline = self._owner.loop.time() + limit
-        while self._tasks and (remaining := deadline - self._owner.loop.time()) > 0:
+        began = self._owner.loop.time()
+        while self._tasks and (remaining := until - self._owner.loop.time()) > 0:
             await asyncio.wait(self._tasks, timeout=remaining)
             await asyncio.sleep(0)  # lets the callbacks that take finished tasks out of the set run
         if self._tasks:
-            logger.warning("%d workers have not ended within %g s and are left behind", len(self._tasks), limit)
+            left = len(self._tasks)
+            logger.warning("%d workers have not ended within %.1f s and are left behind", left, until - began)
             for task in self._tasks:
                 task.cancel()
 

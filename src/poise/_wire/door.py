@@ -129,7 +129,7 @@ async def in_thread_within(seconds: float, what: str, function: Callable[..., ob
         async with asyncio.timeout(seconds):
             await in_thread(function, *args)
     except TimeoutError:
-        _log.warning("waited %g s %s in vain; a thread that still waits is left behind", seconds, what)
+        _log.warning("waited %.3g s %s in vain; a thread that still waits is left behind", seconds, what)
 
 
 async def outcome_of(ref: Any) -> Any:

@@ -22,7 +22,7 @@ from poise._wire.functions import method_name, names_like
 from poise._wire.lane import Answer, Kind, Lane, Listener, Origin, Parcel, StartFailed, Verdict
 from poise._wire.ray_errors import last_words, own_error, remote_text
 from poise._wire.ray_init import refuse_client
-from poise._wire.ray_start import RaySession
+from poise._wire.ray_start import LETTING_GO, RaySession
 from poise._wire.words import callable_name, describe, text_of, type_name
 from poise.errors import ConfigError, PayloadError, RemoteError
 
@@ -96,9 +96,9 @@ class ForeignLauncher:
         """Nothing is lacking: the actors are there."""
         return None
 
-    async def aclose(self) -> None:
-        """Let go of Ray, not of the actors."""
-        await self._session.aclose()
+    async def aclose(self, within: float = LETTING_GO) -> None:
+        """Let go of Ray, in so many seconds at most, and not of the actors."""
+        await self._session.aclose(within)
 
 
 class ForeignLane:

@@ -29,7 +29,7 @@ from poise._wire.ray_errors import CONNECTION_ENDED, answer_of_failure, last_wor
 from poise._wire.ray_init import check_ray_init
 from poise._wire.ray_options import check_ray_options, label_of, needs_of, room_for, shortage_of, unwrap_factory
 from poise._wire.ray_quiet import tell_of
-from poise._wire.ray_start import RaySession
+from poise._wire.ray_start import LETTING_GO, RaySession
 from poise._wire.redefined import KnownClasses
 from poise._wire.words import describe
 from poise._worker.host import Crate, Host, crate, uncrate
@@ -190,10 +190,10 @@ class FreightLauncher:
             return f"Ray has not answered within {TOLD_OF_SHORTAGE:g} s"
         return shortage_of(needs_of(self._options), free, total)
 
-    async def aclose(self) -> None:
-        """Let go of Ray."""
+    async def aclose(self, within: float = LETTING_GO) -> None:
+        """Let go of Ray, in so many seconds at most."""
         self._packed = None
-        await self._session.aclose()
+        await self._session.aclose(within)
 
     def _prepare(self) -> tuple[Any, str]:
         refuse_another_ray()

@@ -159,5 +159,5 @@ class Launcher(Protocol):
     async def shortage(self) -> str | None:
         """Say which resource the launches under way wait for a place with, or None if none waits for one."""
 
-    async def aclose(self) -> None:
-        """Undo `open`. Every lane has been killed before."""
+    async def aclose(self, within: float) -> None:
+        """Undo `open`, in so many seconds at most. Every lane has been killed before. Safe to call again."""

@@ -28,7 +28,7 @@ _ray: Any = ray  # its own types leave out some of what it takes
 _log = logging.getLogger("poise")
 
 LETTING_GO: Final = 15.0
-"""Seconds for which closing a pool waits for Ray to end."""
+"""Seconds for which Ray's end is waited for where a pool could not be opened."""
 
 
 class RaySession:
@@ -64,14 +64,14 @@ class RaySession:
             raise
         _take_back_sigterm()
 
-    async def aclose(self) -> None:
+    async def aclose(self, within: float = LETTING_GO) -> None:
         """Let go of Ray; leave or end it if a pool joined or started it and this was the last one.
 
-        A Ray that does not answer is left to the thread that waits for it.
+        A Ray that has not answered within so many seconds is left to the thread that waits for it.
         """
         if self.holds:
             self.holds = False
-            await in_thread_within(LETTING_GO, "for Ray to end", _shared.release, self)
+            await in_thread_within(within, "for Ray to end", _shared.release, self)
 
 
 class _Shared:

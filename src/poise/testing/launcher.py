@@ -104,7 +104,7 @@ class LocalLauncher:
         """Say that there is no room, if launches wait for it."""
         return f"slots: each worker needs 1, 0 of {self.room} are free" if self._waiting else None
 
-    async def aclose(self) -> None:
+    async def aclose(self, within: float) -> None:  # noqa: ARG002 - nothing here can be late
         """Undo `open`."""
         self._listener = None
 
