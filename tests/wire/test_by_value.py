@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 PROGRAM = """
 import subprocess, sys
 from dataclasses import dataclass, field
+from typing import Generic, NamedTuple, TypeVar
 from poise._wire.codec import pack, unpack
+
+T = TypeVar("T")
 
 class Base:
     __slots__ = ("base", "__weakref__")
@@ -49,10 +52,19 @@ class Half(One):
         self.free = 5
     def state(self): return self.only, self.free
 
+class Pair(NamedTuple):
+    a: int = 6
+    b: int = 7
+    def state(self): return self.a + self.b
+
+class Box(NamedTuple, Generic[T]):
+    value: T = 8
+    def state(self): return self.value
+
 CHILD = "import sys; from poise._wire.codec import *; p = sys.stdin.buffer.read(); v = [k() for k in unpack(p)]; " \\
     "assert not any(hasattr(x, '__dict__') for x in v[:3]); sys.stdout.buffer.write(pack(v))"
 
-kinds = (Private, One, Data, Half)
+kinds = (Private, One, Data, Half, Pair, Box)
 done = subprocess.run([sys.executable, "-c", CHILD], input=pack(kinds), stdout=subprocess.PIPE, check=True)
 for kind, value in zip(kinds, unpack(done.stdout), strict=True):
     assert type(value) is kind
@@ -72,7 +84,7 @@ def test_an_instance_with_slots_comes_back_as_the_callers_own(tmp_path: Path) ->
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == ["Private (1, 2)", "One 3", "Data (4, [])", "Half (3, 5)"]
+    assert done.stdout.splitlines() == ["Private (1, 2)", "One 3", "Data (4, [])", "Half (3, 5)", "Pair 13", "Box 8"]
 
 
 def _refused(function: Any) -> str:

@@ -7,10 +7,13 @@ Cloudpickle makes such a class anew without its `__slots__`, so that an instance
 from __future__ import annotations
 
 import types
-from typing import Any, Final
+from typing import Any, Final, Generic, NamedTuple
 
 _CLASS: Final = 6
 """How many arguments make a class; an enum takes others."""
+_BASES: Final = 2
+"""Which of them are the bases, as the class statement has them."""
+_GENERIC_ITEM: Final[Any] = Generic.__dict__["__class_getitem__"].__func__
 _CONTAINERS: Final = frozenset({str, tuple, list, dict, set, frozenset})
 """What the slots are given in, unless it is an iterator that has been used up."""
 
@@ -18,12 +21,20 @@ _CONTAINERS: Final = frozenset({str, tuple, list, dict, set, frozenset})
 def with_slots(kind: type, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
     """What cloudpickle makes the class of (metaclass, name, bases, first attributes...), with its slots."""
     slots: Any = kind.__dict__.get("__slots__")
-    if not (type(slots) in _CONTAINERS and len(arguments) == _CLASS):
-        return arguments
+    if not (type(slots) in _CONTAINERS and len(arguments) == _CLASS) or NamedTuple in arguments[_BASES]:
+        return arguments  # a NamedTuple makes its own and lets nobody else
     names = (slots,) if type(slots) is str else tuple(slots)
     return *arguments[:3], {**arguments[3], "__slots__": names}, *arguments[4:]
 
 
 def without_members(attributes: dict[str, Any]) -> dict[str, Any]:
-    """The attributes of a class without those that its slots make; cloudpickle overlooks those with private names."""
-    return {name: value for name, value in attributes.items() if type(value) is not types.MemberDescriptorType}
+    """The attributes of a class without those that it has from being made, of which cloudpickle overlooks two.
+
+    These are the members of slots with private names, and what a `NamedTuple` that is generic takes from `Generic`.
+    """
+    return {name: value for name, value in attributes.items() if not _comes_by_itself(value)}
+
+
+def _comes_by_itself(value: Any) -> bool:
+    kind: type[Any] = type(value)
+    return kind is types.MemberDescriptorType or (kind is classmethod and value.__func__ is _GENERIC_ITEM)
