@@ -36,5 +36,5 @@ def without_members(attributes: dict[str, Any]) -> dict[str, Any]:
 
 
 def _comes_by_itself(value: Any) -> bool:
-    kind: type[Any] = type(value)
+    kind: Any = type(value)  # pyright: ignore[reportUnknownVariableType] - narrowing would make it unknown
     return kind is types.MemberDescriptorType or (kind is classmethod and value.__func__ is _GENERIC_ITEM)
