@@ -9,7 +9,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from poise._core import call, worker
+from poise._core.states import CALL_TRANSITIONS, WORKER_TRANSITIONS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,8 +41,8 @@ def table(transitions: Mapping[Any, IntEnum]) -> str:
 def draw(page: str) -> str:
     """The page with its drawings made anew."""
     tables: dict[str, tuple[Mapping[Any, IntEnum], str]] = {
-        "call": (call.TRANSITIONS, "WAITING"),
-        "worker": (worker.TRANSITIONS, "PENDING"),
+        "call": (CALL_TRANSITIONS, "WAITING"),
+        "worker": (WORKER_TRANSITIONS, "PENDING"),
     }
     for name, (transitions, initial) in tables.items():
         begin, end = f"<!-- {name} states: drawn by tools/draw_states.py -->\n", f"<!-- end of {name} states -->"

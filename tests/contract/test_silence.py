@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import poise
-from poise._core.placement import UNFENCED_CALLS
+from poise._core.pace import UNFENCED_CALLS
 from tests.contract.desk import Desk
 
 if TYPE_CHECKING:

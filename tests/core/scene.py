@@ -6,15 +6,16 @@ import math
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
-from poise._core.call import CallRecord, CallState
+from poise._core.calls import CallRecord
 from poise._core.effects import Cancel, Effect, Kill, Lease, Lost, Recall, Reject, Resolve, Send, Start, Withdraw
-from poise._core.placement import AHEAD_CALLS
+from poise._core.pace import AHEAD_CALLS
 from poise._core.scheduler import Ended, Ending, Scheduler
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from poise._core.worker import WorkerRecord
+    from poise._core.states import CallState
+    from poise._core.workers import WorkerRecord
     from poise.errors import PoiseError
 
 SHORT = "short"

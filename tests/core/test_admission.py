@@ -2,7 +2,7 @@
 
 import pytest
 
-from poise._core.call import CallState
+from poise._core.states import CallState
 from poise.errors import Overloaded, PoolClosed
 from tests.core.scene import Scene, state
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from poise._core.call import CallState
 from poise._core.scheduler import Ending
+from poise._core.states import CallState
 from poise.errors import PoisonCall, WorkerLost
 from tests.core.scene import SHORT, Scene, state
 

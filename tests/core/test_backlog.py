@@ -3,9 +3,9 @@
 import math
 import random
 
+from poise._core.alarms import Deadlines
 from poise._core.backlog import Backlog
-from poise._core.call import CallRecord
-from poise._core.deadlines import Deadlines
+from poise._core.calls import CallRecord
 
 
 def drain(backlog: Backlog) -> list[int]:

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from poise._core.call import CallRecord
-from poise._core.placement import AHEAD_CALLS
+from poise._core.calls import CallRecord
+from poise._core.pace import AHEAD_CALLS
 from poise._core.scheduler import Ended, Ending, Scheduler
 from tests.core.scene import SHORT, Scene
 

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from poise._core.call import CallState
+from poise._core.states import CallState
 from poise.errors import WorkerLost
 from tests.core.scene import SHORT, Scene, state
 

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from poise._core.call import CallState
 from poise._core.scheduler import Ending
+from poise._core.states import CallState
 from poise.errors import DeadlineExceeded, PoiseError
 from tests.core.scene import SHORT, Scene, state
 

@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from poise._core.call import CallRecord, CallState
 from poise._core.retry import Retry
 from poise._core.scheduler import Ending
+from poise._core.states import CallState
 from poise._core.wary import WARY_FOR
 from poise.errors import DeadlineExceeded, LeaseExpired, Overloaded, PoolBroken, PoolClosed
 from tests.core.scene import SHORT, Scene, state
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from poise._core.calls import CallRecord
 
 
 def fail(scene: Scene, *calls: CallRecord) -> None:

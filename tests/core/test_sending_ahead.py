@@ -4,8 +4,9 @@ import math
 
 import pytest
 
-from poise._core.call import CallState
-from poise._core.placement import AHEAD_CALLS, OVERDUE_SECONDS, PATIENT_SECONDS, Pace
+from poise._core.pace import AHEAD_CALLS, Pace
+from poise._core.placement import OVERDUE_SECONDS, PATIENT_SECONDS
+from poise._core.states import CallState
 from tests.core.scene import SHORT, Scene, state
 
 

@@ -4,10 +4,17 @@ import itertools
 
 import pytest
 
-from poise._core import call as calls
-from poise._core import worker as workers
-from poise._core.call import CallEvent, CallRecord, CallState, IllegalTransitionError
-from poise._core.worker import WorkerEvent, WorkerRecord, WorkerState
+from poise._core.calls import CallRecord
+from poise._core.states import (
+    CALL_TRANSITIONS,
+    WORKER_TRANSITIONS,
+    CallEvent,
+    CallState,
+    IllegalTransitionError,
+    WorkerEvent,
+    WorkerState,
+)
+from poise._core.workers import WorkerRecord
 
 S, E = CallState, CallEvent
 LEGAL_CALLS = {
@@ -61,8 +68,8 @@ def test_a_worker_takes_legal_events_and_an_illegal_one_raises_and_changes_nothi
 
 
 def test_the_tables_hold_nothing_else() -> None:
-    assert len(calls.TRANSITIONS) == sum(len(row) for row in LEGAL_CALLS.values())
-    assert len(workers.TRANSITIONS) == sum(len(row) for row in LEGAL_WORKERS.values())
+    assert len(CALL_TRANSITIONS) == sum(len(row) for row in LEGAL_CALLS.values())
+    assert len(WORKER_TRANSITIONS) == sum(len(row) for row in LEGAL_WORKERS.values())
 
 
 def test_records_say_what_they_are() -> None:

@@ -4,9 +4,8 @@ import math
 
 import pytest
 
-from poise._core.call import CallState, IllegalTransitionError
 from poise._core.scheduler import Ending
-from poise._core.worker import WorkerState
+from poise._core.states import CallState, IllegalTransitionError, WorkerState
 from poise.errors import LeaseExpired, PoisonCall, PoolBroken, PoolClosed, WorkerLost
 from tests.core.scene import SHORT, Scene, state
 

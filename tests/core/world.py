@@ -15,10 +15,11 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from poise._core.call import CallRecord, CallState
+from poise._core.calls import CallRecord
 from poise._core.effects import Cancel, Effect, Kill, Lease, Recall, Reject, Resolve, Send, Start, Withdraw
-from poise._core.placement import AHEAD_CALLS
+from poise._core.pace import AHEAD_CALLS
 from poise._core.scheduler import Ended, Ending, Scheduler
+from poise._core.states import CallState
 from poise.errors import DeadlineExceeded, LeaseExpired, Overloaded, PoiseError, PoolBroken, PoolClosed, WorkerLost
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from poise.stats import WorkerStats
 
 if TYPE_CHECKING:
-    from poise._core.worker import WorkerRecord
+    from poise._core.workers import WorkerRecord
 
 
 @dataclass(slots=True)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from poise._core.call import CallId, CallRecord
-    from poise._core.worker import WorkerId
+    from poise._core.calls import CallId, CallRecord
+    from poise._core.workers import WorkerId
     from poise.errors import PoiseError
 
 

@@ -6,13 +6,14 @@ import heapq
 import math
 from typing import TYPE_CHECKING, Final
 
-from poise._core.worker import WorkerEvent, WorkerRecord, WorkerState
+from poise._core.states import WorkerEvent, WorkerState
+from poise._core.workers import WorkerRecord
 from poise.errors import PoolBroken
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from poise._core.worker import WorkerId
+    from poise._core.workers import WorkerId
 
 BACKOFF_FIRST: Final = 0.1
 BACKOFF_MOST: Final = 30.0

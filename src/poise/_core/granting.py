@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from poise._core.call import CallEvent, CallState
 from poise._core.effects import Lease, Withdraw
-from poise._core.placement import Pace
-from poise._core.worker import WorkerState
+from poise._core.pace import Pace
+from poise._core.states import CallEvent, CallState, WorkerState
 from poise.errors import WorkerLost
 
 if TYPE_CHECKING:
-    from poise._core.call import CallRecord
+    from poise._core.calls import CallRecord
     from poise._core.effects import Outbox
     from poise._core.outcomes import Outcomes
     from poise._core.placement import Placement
-    from poise._core.waiting import Waiting
-    from poise._core.worker import WorkerRecord
+    from poise._core.queues import Waiting
+    from poise._core.workers import WorkerRecord
 
 _WAIT_WEIGHT: Final = 0.05
 """Of the newest sample in the moving average of waiting times."""

@@ -5,18 +5,18 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Literal
 
-from poise._core.call import CallEvent
+from poise._core.alarms import Deadlines
 from poise._core.counters import Counters
-from poise._core.deadlines import Deadlines
 from poise._core.effects import Cancel, Reject, Resolve
+from poise._core.states import CallEvent
 from poise.errors import DeadlineExceeded, LeaseExpired
 
 if TYPE_CHECKING:
-    from poise._core.call import CallId, CallRecord
+    from poise._core.calls import CallId, CallRecord
     from poise._core.effects import Outbox
     from poise._core.placement import Placement
-    from poise._core.waiting import Waiting
-    from poise._core.worker import WorkerRecord
+    from poise._core.queues import Waiting
+    from poise._core.workers import WorkerRecord
     from poise.errors import PoiseError
 
 

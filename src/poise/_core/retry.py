@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from poise._core.worker import WorkerId
+    from poise._core.workers import WorkerId
 
 PAUSE_MOST: Final = 30.0
 """Seconds that a pause between two attempts grows to."""

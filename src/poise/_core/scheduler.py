@@ -10,26 +10,25 @@ import enum
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from poise._core.call import CallEvent, CallRecord, CallState
 from poise._core.counters import stats_of
 from poise._core.effects import Effect, Kill, Lost, Outbox, Start
 from poise._core.fleet import Fleet
 from poise._core.granting import Granting
 from poise._core.outcomes import Outcomes
 from poise._core.placement import Placement
-from poise._core.waiting import Waiting
-from poise._core.worker import WorkerEvent, WorkerRecord, WorkerState
+from poise._core.queues import Waiting
+from poise._core.states import CallEvent, CallState, WorkerEvent, WorkerState
 from poise.errors import LeaseExpired, Overloaded, PoisonCall, PoolBroken, PoolClosed, WorkerLost
 from poise.stats import Stats
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from poise._core.call import CallId
+    from poise._core.calls import CallId, CallRecord
     from poise._core.counters import Counters
-    from poise._core.placement import Pace
+    from poise._core.pace import Pace
     from poise._core.retry import Retry
-    from poise._core.worker import WorkerId
+    from poise._core.workers import WorkerId, WorkerRecord
 
 
 class Ending(enum.IntEnum):

@@ -11,8 +11,8 @@ from poise._core.backlog import Backlog
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from poise._core.call import CallId, CallRecord
-    from poise._core.worker import WorkerId
+    from poise._core.calls import CallId, CallRecord
+    from poise._core.workers import WorkerId
 
 WARY_FOR: Final = 30.0
 """Seconds for which a call waits for a worker where it has not failed; after that any will do, so that none waits for

@@ -8,14 +8,14 @@ from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE
 from types import BuiltinFunctionType, FunctionType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from poise._core.call import CallState
+from poise._core.states import CallState
 from poise._wire.lane import Kind
 from poise._wire.words import callable_name, is_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from poise._core.call import CallRecord
+    from poise._core.calls import CallRecord
     from poise._engine.dispatcher import Dispatcher
     from poise._engine.stream import StreamBuffer
     from poise.options import CallOptions

@@ -14,9 +14,9 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from poise._core.call import CallState
 from poise._core.effects import Cancel, Effect, Kill, Lease, Lost, Recall, Reject, Resolve, Send, Start, Withdraw
 from poise._core.scheduler import Ended, Ending, Scheduler
+from poise._core.states import CallState
 from poise._engine.call import is_plain
 from poise._engine.clock import alarm
 from poise._engine.journal import Journal
@@ -31,7 +31,7 @@ from poise.errors import ConfigError, PoolClosed, WrongLoop
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from poise._core.call import CallRecord
+    from poise._core.calls import CallRecord
     from poise._engine.call import Call
     from poise._engine.clock import Clock, Timer
 

@@ -12,8 +12,9 @@ import logging
 import math
 from typing import TYPE_CHECKING, Any, Literal
 
-from poise._core.call import CallRecord, CallState
+from poise._core.calls import CallRecord
 from poise._core.scheduler import Scheduler
+from poise._core.states import CallState
 from poise._engine.call import Call, pace_key
 from poise._engine.dispatcher import Dispatcher
 from poise._engine.looking import LOOKS_FOR

@@ -11,8 +11,8 @@ import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from poise._core.placement import AHEAD_CALLS as AHEAD_CALLS
-from poise._core.placement import UNFENCED_CALLS as UNFENCED_CALLS
+from poise._core.pace import AHEAD_CALLS as AHEAD_CALLS
+from poise._core.pace import UNFENCED_CALLS as UNFENCED_CALLS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

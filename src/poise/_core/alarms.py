@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from poise._core.call import CallId, CallRecord
+    from poise._core.calls import CallId, CallRecord
 
 
 class Deadlines:

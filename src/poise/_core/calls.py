@@ -1,79 +1,20 @@
-"""A call: its record and its transition table."""
+"""A call: its record."""
 
 from __future__ import annotations
 
-import enum
 import math
 from typing import TYPE_CHECKING, Any
 
 from poise._core.retry import Retry
+from poise._core.states import CALL_TRANSITIONS, CallEvent, CallState, IllegalTransitionError
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
-    from poise._core.worker import WorkerId, WorkerRecord
+    from poise._core.workers import WorkerId, WorkerRecord
 
 CallId = int
 """Grows with each submission, so it is also the call's place in the order."""
-
-
-class CallState(enum.IntEnum):  # int, because a plain Enum's hash is a Python call and this is the hot path
-    """Where a call stands between its submission and its outcome."""
-
-    PARKED = enum.auto()
-    """Its caller waits for room in the backlog."""
-    WAITING = enum.auto()
-    """Accepted, not yet given a slot."""
-    PAUSED = enum.auto()
-    """An attempt has failed, and it is not yet time for the next one."""
-    AHEAD = enum.auto()
-    """Sent to a worker beyond its slots, where it has not begun as far as is known."""
-    RUNNING = enum.auto()
-    """Holds a slot: it may have begun."""
-    ABANDONED = enum.auto()
-    """Its caller is gone; the worker still holds it."""
-    DONE = enum.auto()
-    """Has had its outcome."""
-
-
-class CallEvent(enum.IntEnum):
-    """What can happen to a call."""
-
-    PARK = enum.auto()
-    ADMIT = enum.auto()
-    GRANT = enum.auto()
-    SEND_AHEAD = enum.auto()
-    BEGIN = enum.auto()
-    RETURN = enum.auto()
-    PAUSE = enum.auto()
-    RESUME = enum.auto()
-    ABANDON = enum.auto()
-    END = enum.auto()
-
-
-TRANSITIONS: dict[tuple[CallState, CallEvent], CallState] = {
-    (CallState.WAITING, CallEvent.PARK): CallState.PARKED,
-    (CallState.PARKED, CallEvent.ADMIT): CallState.WAITING,
-    (CallState.PARKED, CallEvent.END): CallState.DONE,
-    (CallState.WAITING, CallEvent.GRANT): CallState.RUNNING,
-    (CallState.WAITING, CallEvent.SEND_AHEAD): CallState.AHEAD,
-    (CallState.WAITING, CallEvent.END): CallState.DONE,
-    (CallState.PAUSED, CallEvent.RESUME): CallState.WAITING,
-    (CallState.AHEAD, CallEvent.BEGIN): CallState.RUNNING,
-    (CallState.AHEAD, CallEvent.RETURN): CallState.WAITING,
-    (CallState.AHEAD, CallEvent.PAUSE): CallState.PAUSED,
-    (CallState.AHEAD, CallEvent.ABANDON): CallState.ABANDONED,
-    (CallState.AHEAD, CallEvent.END): CallState.DONE,
-    (CallState.RUNNING, CallEvent.RETURN): CallState.WAITING,
-    (CallState.RUNNING, CallEvent.PAUSE): CallState.PAUSED,
-    (CallState.RUNNING, CallEvent.ABANDON): CallState.ABANDONED,
-    (CallState.RUNNING, CallEvent.END): CallState.DONE,
-    (CallState.ABANDONED, CallEvent.END): CallState.DONE,
-}
-
-
-class IllegalTransitionError(Exception):
-    """An event that the state does not allow: a fault of the core itself. Nothing was changed."""
 
 
 class CallRecord:
@@ -157,7 +98,7 @@ class CallRecord:
             IllegalTransitionError: the table has no such transition.
         """
         try:
-            self.state = TRANSITIONS[self.state, event]
+            self.state = CALL_TRANSITIONS[self.state, event]
         except KeyError:
             raise IllegalTransitionError(f"call {self.id}: {event.name} while {self.state.name}") from None
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from poise._core.alarms import Deadlines
 from poise._core.backlog import Backlog
-from poise._core.call import CallEvent, CallState
-from poise._core.deadlines import Deadlines
+from poise._core.states import CallEvent, CallState
 from poise._core.wary import Wary
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from poise._core.call import CallId, CallRecord
-    from poise._core.worker import WorkerRecord
+    from poise._core.calls import CallId, CallRecord
+    from poise._core.workers import WorkerRecord
 
 
 class Waiting:

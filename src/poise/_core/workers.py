@@ -1,58 +1,19 @@
-"""A worker: its record and its transition table, its slots and what it holds."""
+"""A worker: its record, its slots and what it holds."""
 
 from __future__ import annotations
 
-import enum
 import math
 from typing import TYPE_CHECKING
 
 from poise._core.backlog import Backlog
-from poise._core.call import CallState, IllegalTransitionError
+from poise._core.states import WORKER_TRANSITIONS, CallState, IllegalTransitionError, WorkerEvent, WorkerState
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from poise._core.call import CallId, CallRecord
+    from poise._core.calls import CallId, CallRecord
 
 WorkerId = int
-
-
-class WorkerState(enum.IntEnum):
-    """Where a worker stands between being wanted and being gone."""
-
-    PENDING = enum.auto()
-    """Wanted; its start waits for the backoff to pass."""
-    STARTING = enum.auto()
-    READY = enum.auto()
-    RETIRING = enum.auto()
-    """Finishes what it holds and is given nothing more."""
-    GONE = enum.auto()
-
-
-class WorkerEvent(enum.IntEnum):
-    """What can happen to a worker."""
-
-    START = enum.auto()
-    READY = enum.auto()
-    RETIRE = enum.auto()
-    LOST = enum.auto()
-    STOP = enum.auto()
-
-
-TRANSITIONS: dict[tuple[WorkerState, WorkerEvent], WorkerState] = {
-    (WorkerState.PENDING, WorkerEvent.START): WorkerState.STARTING,
-    (WorkerState.PENDING, WorkerEvent.RETIRE): WorkerState.GONE,
-    (WorkerState.PENDING, WorkerEvent.STOP): WorkerState.GONE,
-    (WorkerState.STARTING, WorkerEvent.READY): WorkerState.READY,
-    (WorkerState.STARTING, WorkerEvent.RETIRE): WorkerState.GONE,
-    (WorkerState.STARTING, WorkerEvent.LOST): WorkerState.GONE,
-    (WorkerState.STARTING, WorkerEvent.STOP): WorkerState.GONE,
-    (WorkerState.READY, WorkerEvent.RETIRE): WorkerState.RETIRING,
-    (WorkerState.READY, WorkerEvent.LOST): WorkerState.GONE,
-    (WorkerState.READY, WorkerEvent.STOP): WorkerState.GONE,
-    (WorkerState.RETIRING, WorkerEvent.LOST): WorkerState.GONE,
-    (WorkerState.RETIRING, WorkerEvent.STOP): WorkerState.GONE,
-}
 
 
 class WorkerRecord:
@@ -142,7 +103,7 @@ class WorkerRecord:
             IllegalTransitionError: the table has no such transition.
         """
         try:
-            self.state = TRANSITIONS[self.state, event]
+            self.state = WORKER_TRANSITIONS[self.state, event]
         except KeyError:
             raise IllegalTransitionError(f"worker {self.id}: {event.name} while {self.state.name}") from None
         self.since = now

@@ -1,0 +1,102 @@
+"""The states of calls and workers, and the tables by which they move."""
+
+from __future__ import annotations
+
+import enum
+
+
+class IllegalTransitionError(Exception):
+    """An event that the state does not allow: a fault of the core itself. Nothing was changed."""
+
+
+class CallState(enum.IntEnum):  # int, because a plain Enum's hash is a Python call and this is the hot path
+    """Where a call stands between its submission and its outcome."""
+
+    PARKED = enum.auto()
+    """Its caller waits for room in the backlog."""
+    WAITING = enum.auto()
+    """Accepted, not yet given a slot."""
+    PAUSED = enum.auto()
+    """An attempt has failed, and it is not yet time for the next one."""
+    AHEAD = enum.auto()
+    """Sent to a worker beyond its slots, where it has not begun as far as is known."""
+    RUNNING = enum.auto()
+    """Holds a slot: it may have begun."""
+    ABANDONED = enum.auto()
+    """Its caller is gone; the worker still holds it."""
+    DONE = enum.auto()
+    """Has had its outcome."""
+
+
+class CallEvent(enum.IntEnum):
+    """What can happen to a call."""
+
+    PARK = enum.auto()
+    ADMIT = enum.auto()
+    GRANT = enum.auto()
+    SEND_AHEAD = enum.auto()
+    BEGIN = enum.auto()
+    RETURN = enum.auto()
+    PAUSE = enum.auto()
+    RESUME = enum.auto()
+    ABANDON = enum.auto()
+    END = enum.auto()
+
+
+CALL_TRANSITIONS: dict[tuple[CallState, CallEvent], CallState] = {
+    (CallState.WAITING, CallEvent.PARK): CallState.PARKED,
+    (CallState.PARKED, CallEvent.ADMIT): CallState.WAITING,
+    (CallState.PARKED, CallEvent.END): CallState.DONE,
+    (CallState.WAITING, CallEvent.GRANT): CallState.RUNNING,
+    (CallState.WAITING, CallEvent.SEND_AHEAD): CallState.AHEAD,
+    (CallState.WAITING, CallEvent.END): CallState.DONE,
+    (CallState.PAUSED, CallEvent.RESUME): CallState.WAITING,
+    (CallState.AHEAD, CallEvent.BEGIN): CallState.RUNNING,
+    (CallState.AHEAD, CallEvent.RETURN): CallState.WAITING,
+    (CallState.AHEAD, CallEvent.PAUSE): CallState.PAUSED,
+    (CallState.AHEAD, CallEvent.ABANDON): CallState.ABANDONED,
+    (CallState.AHEAD, CallEvent.END): CallState.DONE,
+    (CallState.RUNNING, CallEvent.RETURN): CallState.WAITING,
+    (CallState.RUNNING, CallEvent.PAUSE): CallState.PAUSED,
+    (CallState.RUNNING, CallEvent.ABANDON): CallState.ABANDONED,
+    (CallState.RUNNING, CallEvent.END): CallState.DONE,
+    (CallState.ABANDONED, CallEvent.END): CallState.DONE,
+}
+
+
+class WorkerState(enum.IntEnum):
+    """Where a worker stands between being wanted and being gone."""
+
+    PENDING = enum.auto()
+    """Wanted; its start waits for the backoff to pass."""
+    STARTING = enum.auto()
+    READY = enum.auto()
+    RETIRING = enum.auto()
+    """Finishes what it holds and is given nothing more."""
+    GONE = enum.auto()
+
+
+class WorkerEvent(enum.IntEnum):
+    """What can happen to a worker."""
+
+    START = enum.auto()
+    READY = enum.auto()
+    RETIRE = enum.auto()
+    LOST = enum.auto()
+    STOP = enum.auto()
+
+
+WORKER_TRANSITIONS: dict[tuple[WorkerState, WorkerEvent], WorkerState] = {
+    (WorkerState.PENDING, WorkerEvent.START): WorkerState.STARTING,
+    (WorkerState.PENDING, WorkerEvent.RETIRE): WorkerState.GONE,
+    (WorkerState.PENDING, WorkerEvent.STOP): WorkerState.GONE,
+    (WorkerState.STARTING, WorkerEvent.READY): WorkerState.READY,
+    (WorkerState.STARTING, WorkerEvent.RETIRE): WorkerState.GONE,
+    (WorkerState.STARTING, WorkerEvent.LOST): WorkerState.GONE,
+    (WorkerState.STARTING, WorkerEvent.STOP): WorkerState.GONE,
+    (WorkerState.READY, WorkerEvent.RETIRE): WorkerState.RETIRING,
+    (WorkerState.READY, WorkerEvent.LOST): WorkerState.GONE,
+    (WorkerState.READY, WorkerEvent.STOP): WorkerState.GONE,
+    (WorkerState.RETIRING, WorkerEvent.LOST): WorkerState.GONE,
+    (WorkerState.RETIRING, WorkerEvent.STOP): WorkerState.GONE,
+}
