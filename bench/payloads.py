@@ -15,7 +15,7 @@ from bench.samples import quantile
 from bench.session import Absent, Session
 from bench.targets import Finding, at_most
 from bench.worker import Worker
-from poise._wire import frames, messages
+from poise._protocol import frames, messages
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from poise._engine.call import Call
     from poise._engine.mapping import Results
     from poise._engine.stream import Stream
-    from poise._wire.ray_here import ray_here
+    from poise._ray.here import ray_here
     from poise._worker.current import cancelled
     from poise.actor_pool import ActorCall, ActorPool
     from poise.errors import (
@@ -107,7 +107,7 @@ _HOMES = {
     "WorkerStats": "poise.stats",
     "WrongLoop": "poise.errors",
     "cancelled": "poise._worker.current",
-    "ray_here": "poise._wire.ray_here",
+    "ray_here": "poise._ray.here",
 }
 
 

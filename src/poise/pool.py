@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from poise._engine.engine import PoolState
     from poise._engine.runtime import Runtime
-    from poise._wire.lane import Launcher
+    from poise._lanes.lane import Launcher
     from poise.options import PoolArguments
 
 T = TypeVar("T")

@@ -20,12 +20,12 @@ import pytest_asyncio
 
 import poise
 from poise._engine.runtime import Runtime, living_in
-from poise._wire.express import ExpressLauncher
+from poise._lanes.express import ExpressLauncher
 from poise.testing import LocalPool
 from tests.contract.desk import Desk
 
 if TYPE_CHECKING:
-    from poise._wire.lane import Launcher
+    from poise._lanes.lane import Launcher
     from poise.options import PoolOptions
 
 T = TypeVar("T")

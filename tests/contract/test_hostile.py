@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
-from poise._wire.words import class_name
-from tests.wire import hostile
-from tests.wire.hostile import HOSTILE, causes
+from poise._protocol.words import class_name
+from tests.protocol import hostile
+from tests.protocol.hostile import HOSTILE, causes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

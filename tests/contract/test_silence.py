@@ -26,7 +26,7 @@ PATIENCE = 60.0
 @pytest.fixture(autouse=True)
 def _needs_a_process(lane: str) -> None:
     if lane == "local":
-        pytest.skip("its workers live in the process of the test: see tests/wire/test_local_lane.py")
+        pytest.skip("its workers live in the process of the test: see tests/lanes/test_local_lane.py")
 
 
 async def until_left(calls: Sequence[poise.Call[Any]], count: int) -> list[poise.Call[Any]]:

@@ -12,13 +12,13 @@ import pytest
 import poise
 from poise._engine import engine
 from poise._engine.runtime import Runtime, living_in
-from poise._wire.door import in_thread, in_thread_within
-from poise._wire.lane import Launcher, Origin
+from poise._lanes.lane import Launcher, Origin
+from poise._ray.blocking import in_thread, in_thread_within
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from poise._wire.lane import Lane, Listener
+    from poise._lanes.lane import Lane, Listener
     from poise.options import PoolOptions
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from poise._wire.main_names import Ledger
+from poise._protocol.main_names import Ledger
 
 if TYPE_CHECKING:
     from pathlib import Path

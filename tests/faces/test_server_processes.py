@@ -36,7 +36,7 @@ def keepers(directory: Path) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         try:
-            if process.environ().get("XDG_RUNTIME_DIR") == str(directory) and "poise._wire.keeper" in " ".join(
+            if process.environ().get("XDG_RUNTIME_DIR") == str(directory) and "poise._ray.keeper" in " ".join(
                 process.cmdline()
             ):
                 found.append(process)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import poise
-from poise._wire import express
+from poise._lanes import express
 from tests.contract.conftest import tls_pool
 
 if TYPE_CHECKING:

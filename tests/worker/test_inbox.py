@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from poise._wire.marks import MARKS, MARKS_SIZE, UNMARKED, Marks
+from poise._protocol.marks import MARKS, MARKS_SIZE, UNMARKED, Marks
 from poise._worker.inbox import ANNOUNCED_AT_ONCE, Arrival, Inbox
 
 if TYPE_CHECKING:

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
-from poise._wire.codec import RAISED, RETURNED, Packed, Reply, pack_arguments, unpack, unpack_exception
-from poise._wire.functions import FunctionBook, FunctionShelf, type_names
+from poise._lanes.book import FunctionBook
+from poise._protocol.codec import RAISED, RETURNED, Packed, Reply, pack_arguments, unpack, unpack_exception
+from poise._protocol.functions import type_names
 from poise._worker.inbox import Arrival, Inbox
 from poise._worker.runner import Runner
+from poise._worker.shelf import FunctionShelf
 from poise.errors import PayloadError, RemoteError
-from tests.wire.odd import CannotPickle, CannotSpeak, CannotUnpickle, OddArguments
+from tests.protocol.odd import CannotPickle, CannotSpeak, CannotUnpickle, OddArguments
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator

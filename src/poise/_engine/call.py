@@ -9,8 +9,8 @@ from types import BuiltinFunctionType, FunctionType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from poise._core.states import CallState
-from poise._wire.lane import Kind
-from poise._wire.words import callable_name, is_text
+from poise._lanes.lane import Kind
+from poise._protocol.words import callable_name, is_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable

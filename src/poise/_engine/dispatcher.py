@@ -23,9 +23,9 @@ from poise._engine.journal import Journal
 from poise._engine.looking import LOOKS_FOR, look
 from poise._engine.loops import trio_here
 from poise._engine.supervisor import Supervisor
-from poise._wire.forks import forked_error
-from poise._wire.lane import Answer, Lane, Launcher, Parcel, Verdict
-from poise._wire.words import describe
+from poise._lanes.lane import Answer, Lane, Launcher, Parcel, Verdict
+from poise._protocol.words import describe
+from poise._ray.forks import forked_error
 from poise.errors import ConfigError, PoolClosed, WrongLoop
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from poise._engine.runtime import Runtime
     from poise._engine.stream import StreamBuffer
-    from poise._wire.lane import Launcher
+    from poise._lanes.lane import Launcher
     from poise.options import CallOptions, PoolOptions
     from poise.stats import Stats
 

@@ -6,13 +6,13 @@ import asyncio
 import sys
 from typing import TYPE_CHECKING, Any
 
-from poise._wire.door import in_thread
-from poise._wire.ray_options import check_ray_options, label_of, unwrap_factory
+from poise._ray.blocking import in_thread
+from poise._ray.options import check_ray_options, label_of, unwrap_factory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from poise._wire.lane import Lane, Launcher, Listener
+    from poise._lanes.lane import Lane, Launcher, Listener
     from poise.options import PoolOptions
 
 
@@ -25,7 +25,7 @@ def own_launcher(factory: Callable[[], Any] | Any | None, options: PoolOptions) 
 
 def foreign_launcher(handles: Sequence[Any]) -> Launcher:
     """Use actors that exist already."""
-    from poise._wire.foreign import ForeignLauncher
+    from poise._lanes.foreign import ForeignLauncher
 
     return ForeignLauncher(handles)
 
@@ -39,10 +39,10 @@ def _launcher(factory: Callable[[], Any] | Any | None, options: PoolOptions) -> 
         "ray_init": options.ray_init,
     }
     if options.lane == "freight":
-        from poise._wire.freight import FreightLauncher
+        from poise._lanes.freight import FreightLauncher
 
         return FreightLauncher(factory, **own)
-    from poise._wire.express import ExpressLauncher
+    from poise._lanes.express import ExpressLauncher
 
     return ExpressLauncher(factory, is_required=options.lane == "express", link_timeout=options.link_timeout, **own)
 

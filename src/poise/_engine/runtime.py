@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
     from poise._engine.clock import Clock
-    from poise._wire.lane import Launcher
+    from poise._lanes.lane import Launcher
     from poise.options import PoolOptions
 
 

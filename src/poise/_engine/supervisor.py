@@ -7,13 +7,13 @@ import logging
 from typing import TYPE_CHECKING, Any, Protocol
 
 from poise._engine.clock import alarm
-from poise._wire.lane import StartFailed
+from poise._lanes.lane import StartFailed
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
     from poise._engine.clock import Clock
-    from poise._wire.lane import Lane, Launcher
+    from poise._lanes.lane import Lane, Launcher
 
 logger = logging.getLogger("poise")
 

@@ -6,7 +6,7 @@ import functools
 import inspect
 from typing import TYPE_CHECKING, Any
 
-from poise._wire.words import type_name
+from poise._protocol.words import type_name
 from poise.options import CallOptions
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import time
 from queue import SimpleQueue
 from typing import Any, Final, Protocol
 
-from poise._wire.peer import LinkWatch, Standing, keep_alive
+from poise._protocol.peer import LinkWatch, Standing, keep_alive
 
 _log = logging.getLogger("poise")
 

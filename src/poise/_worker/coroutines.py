@@ -6,7 +6,7 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from poise._wire.codec import RAISED, RETURNED, Packed, pack_exception
+from poise._protocol.codec import RAISED, RETURNED, Packed, pack_exception
 from poise._worker.current import enter_task
 from poise._worker.outlet import Outlet, check_iterable, is_async_iterable, is_coroutine, pack_item, pack_result
 

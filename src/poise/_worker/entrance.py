@@ -15,8 +15,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, Final
 
-from poise._wire.descriptors import keep_from_children
-from poise._wire.peer import CALLER, peer_uid
+from poise._protocol.descriptors import keep_from_children
+from poise._protocol.peer import CALLER, peer_uid
 from poise._worker.connections import Connection, PlainConnection, TlsConnection
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, TypeVar
 
 import ray
 
-from poise._wire.codec import (
+from poise._protocol.codec import (
     NOT_BEGUN,
     PROTOCOL,
     RAISED,
@@ -32,18 +32,19 @@ from poise._wire.codec import (
     pack_exception,
     unpack,
 )
-from poise._wire.functions import FunctionShelf, PickledFunction, Target, TypeNames, type_names
-from poise._wire.main_names import become_worker
-from poise._wire.marks import Marks
-from poise._wire.memory import join_memory, journal_of, marks_of, memory_beside
-from poise._wire.paths import add_paths
-from poise._wire.ray_errors import own_error
-from poise._wire.words import describe
+from poise._protocol.functions import PickledFunction, Target, TypeNames, type_names
+from poise._protocol.main_names import become_worker
+from poise._protocol.marks import Marks
+from poise._protocol.memory import join_memory, journal_of, marks_of, memory_beside
+from poise._protocol.paths import add_paths
+from poise._protocol.words import describe
+from poise._ray.errors import own_error
 from poise._worker.entrance import open_tls, open_unix
 from poise._worker.inbox import Arrival, Inbox
 from poise._worker.keeper import Keeper
 from poise._worker.link import Link
 from poise._worker.runner import Runner, calls_loop
+from poise._worker.shelf import FunctionShelf
 from poise.errors import PayloadError
 
 if TYPE_CHECKING:
@@ -212,7 +213,7 @@ class Host:
     @_in_group("control")
     def listen_tls(self, identity: tuple[bytes, bytes, bytes], timeout: float) -> tuple[str, int]:
         """Let the caller connect from another node, and return the address and the port."""
-        from poise._wire.certificates import Identity, tls_context
+        from poise._protocol.certificates import Identity, tls_context
 
         host = _ray.util.get_node_ip_address()
         return host, open_tls(host, tls_context(Identity(*identity), is_server=True), timeout, self._welcome)

@@ -2,7 +2,7 @@
 
 Many threads put, recall and cancel, and any number of runner threads take. There is no lock: a call is claimed by
 popping it from `_waiting`, which is one atomic step of the interpreter, so exactly one of taking and recalling gets it.
-A call that has a mark may also be withdrawn by the caller itself, at any time before it begins: see `_wire.marks`.
+A call that has a mark may also be withdrawn by the caller itself, at any time before it begins: see `_protocol.marks`.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from itertools import islice
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Final
 
-from poise._wire.marks import UNMARKED
+from poise._protocol.marks import UNMARKED
 from poise._worker.flow import Flow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from typing import Any
 
-    from poise._wire.codec import Packed
-    from poise._wire.functions import Target
-    from poise._wire.marks import Marks
+    from poise._protocol.codec import Packed
+    from poise._protocol.functions import Target
+    from poise._protocol.marks import Marks
 
 MISSED: Final = 4096
 """Recalls and cancellations of unknown calls that are remembered."""

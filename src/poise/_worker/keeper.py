@@ -6,11 +6,12 @@ and closed by the same one.
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from poise._wire.functions import Absent, construct
-from poise._wire.words import describe, type_name
+from poise._protocol.words import describe, type_name
+from poise._worker.shelf import Absent
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,7 +41,7 @@ class Keeper:
         Raises:
             BaseException: whatever the user's constructor, or entering, raises.
         """
-        made = self._made = construct(factory)
+        made = self._made = _construct(factory)
         if isinstance(made, Absent):
             return made
         given = self._enter(made)
@@ -77,6 +78,25 @@ class Keeper:
 
     def _complete(self, result: Any) -> Any:
         return self._loop.complete(_outcome(result)) if _method(result, "__await__") is not None else result
+
+
+def _construct(factory: Callable[[], Any] | None) -> object:
+    """Make what a worker holds.
+
+    Raises:
+        TypeError: the factory is an `async def` function.
+        BaseException: whatever the user's constructor raises.
+    """
+    if factory is None:
+        return Absent()
+    instance: object = factory()
+    if isinstance(instance, Coroutine):
+        instance.close()
+        raise TypeError(
+            "the factory is an async function, and a worker is made by a plain call; let it return an object with an "
+            "async method that does the rest, and broadcast that when the pool is open"
+        )
+    return instance
 
 
 async def _outcome(awaitable: Any) -> Any:

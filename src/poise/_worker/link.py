@@ -16,12 +16,12 @@ from itertools import count
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
 
-from poise._wire.codec import NOT_BEGUN, Packed, Reply, detach
-from poise._wire.frames import Frame, FrameError, FrameReader, pack_frames
-from poise._wire.functions import FunctionShelf, PickledFunction
-from poise._wire.journal import JOURNAL_SIZE, Journal
-from poise._wire.marks import MARKS, UNMARKED
-from poise._wire.messages import (
+from poise._protocol.codec import NOT_BEGUN, Packed, Reply, detach
+from poise._protocol.frames import Frame, FrameError, FrameReader, pack_frames
+from poise._protocol.functions import PickledFunction
+from poise._protocol.journal import JOURNAL_SIZE, Journal
+from poise._protocol.marks import MARKS, UNMARKED
+from poise._protocol.messages import (
     BEGUN,
     CALL,
     CANCEL,
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from poise._worker.connections import Connection
+    from poise._worker.shelf import FunctionShelf
 
 _log = logging.getLogger("poise")
 

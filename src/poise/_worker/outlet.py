@@ -7,8 +7,8 @@ from collections.abc import AsyncIterable, Coroutine, Iterable
 from types import AsyncGeneratorType, GeneratorType
 from typing import Any, Protocol, TypeGuard
 
-from poise._wire.codec import Packed, Reply, pack
-from poise._wire.words import type_name
+from poise._protocol.codec import Packed, Reply, pack
+from poise._protocol.words import type_name
 from poise.errors import PayloadError
 
 

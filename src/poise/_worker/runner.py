@@ -15,7 +15,7 @@ from queue import SimpleQueue
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
-from poise._wire.codec import RAISED, RETURNED, Packed, pack_exception, unpack_arguments
+from poise._protocol.codec import RAISED, RETURNED, Packed, pack_exception, unpack_arguments
 from poise._worker.advice import advise
 from poise._worker.coroutines import Coroutines
 from poise._worker.current import take_seat
@@ -24,9 +24,9 @@ from poise._worker.outlet import Outlet, check_iterable, is_async_iterable, is_c
 from poise._worker.own_loop import OwnLoop
 
 if TYPE_CHECKING:
-    from poise._wire.functions import FunctionShelf
     from poise._worker.flow import Flow
     from poise._worker.inbox import Arrival, Inbox
+    from poise._worker.shelf import FunctionShelf
 
 _log = logging.getLogger("poise")
 

@@ -14,7 +14,7 @@ from collections import OrderedDict, deque
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from poise._wire.forks import refuse_forked
+from poise._ray.forks import refuse_forked
 from poise.actor_pool.call import ActorCall, Collection
 from poise.actor_pool.references import is_death_of, last_words, references, when_done
 from poise.errors import PoolBroken

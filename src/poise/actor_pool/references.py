@@ -61,6 +61,6 @@ def is_death_of(actor: Any, error: BaseException) -> bool:
 
 def last_words(error: BaseException) -> str:
     """What is known of an actor's end."""
-    from poise._wire.ray_errors import last_words  # imports Ray
+    from poise._ray.errors import last_words  # imports Ray
 
     return last_words(error)

@@ -106,7 +106,7 @@ def _address() -> Finding:
 def _token(address: str) -> Finding | None:
     """Whether the Ray there takes this program in."""
     try:
-        from poise._wire.ray_start import TOKEN_REMEDY, is_token_refused
+        from poise._ray.session import TOKEN_REMEDY, is_token_refused
     except ImportError:  # no Ray is installed, as another line says
         return None
     if not is_token_refused(address):

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 import click
 
 import poise
-from poise._wire.door import in_thread
+from poise._ray.blocking import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from concurrent import futures
 
-from poise._wire.words import describe
+from poise._protocol.words import describe
 from poise.errors import PoolBroken
 
 

@@ -14,8 +14,8 @@ import threading
 from concurrent import futures
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
-from poise._wire.door import Door
-from poise._wire.forks import forked_error
+from poise._lanes.door import Door
+from poise._ray.forks import forked_error
 from poise.errors import PoolBroken, RemoteError
 from poise.executor.broken import broken
 from poise.executor.exit import EXIT

@@ -7,8 +7,9 @@ import functools
 import inspect
 from typing import TYPE_CHECKING, Any
 
-from poise._wire.functions import Absent, method_name, type_names
-from poise._wire.ray_options import unwrap_factory
+from poise._protocol.functions import method_name, type_names
+from poise._ray.options import unwrap_factory
+from poise._worker.shelf import Absent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -9,7 +9,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
 from poise._engine.call import name_of
-from poise._wire.lane import StartFailed
+from poise._lanes.lane import StartFailed
 from poise.options import check_whole
 
 if TYPE_CHECKING:

@@ -11,9 +11,12 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from poise._wire.ahead import SentAhead
-from poise._wire.answers import answer_of, start_failed, unpack_items
-from poise._wire.codec import (
+from poise._lanes.ahead import SentAhead
+from poise._lanes.answers import answer_of, start_failed, unpack_items
+from poise._lanes.book import FunctionBook
+from poise._lanes.door import Door
+from poise._lanes.lane import AHEAD_CALLS, Answer, Kind, Listener, Origin, Parcel, Verdict
+from poise._protocol.codec import (
     NOT_BEGUN,
     RAISED,
     Packed,
@@ -23,19 +26,18 @@ from poise._wire.codec import (
     pack_arguments,
     pack_exception,
 )
-from poise._wire.door import Door
-from poise._wire.functions import FunctionBook, FunctionShelf, Target, type_names
-from poise._wire.lane import AHEAD_CALLS, Answer, Kind, Listener, Origin, Parcel, Verdict
-from poise._wire.marks import MARKS_SIZE, Marks
-from poise._wire.words import describe
+from poise._protocol.functions import Target, type_names
+from poise._protocol.marks import MARKS_SIZE, Marks
+from poise._protocol.words import describe
 from poise._worker.inbox import Arrival, Inbox
 from poise._worker.keeper import Keeper
 from poise._worker.runner import Runner, calls_loop
+from poise._worker.shelf import FunctionShelf
 from poise.errors import PayloadError
 from poise.testing.faults import Fault
 
 if TYPE_CHECKING:
-    from poise._wire.redefined import KnownClasses
+    from poise._lanes.redefined import KnownClasses
     from poise.testing.faults import Faults
 
 _log = logging.getLogger("poise")

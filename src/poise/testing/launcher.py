@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from poise._wire.redefined import KnownClasses
+from poise._lanes.redefined import KnownClasses
 from poise.testing.faults import Faults
 from poise.testing.lane import LocalLane
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from poise._wire.lane import Lane, Listener
+    from poise._lanes.lane import Lane, Listener
 
 
 class LocalLauncher:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from poise._engine.runtime import Runtime, living_in
-from poise._wire.ray_options import unwrap_factory
+from poise._ray.options import unwrap_factory
 from poise.options import PoolOptions
 from poise.pool import Pool
 from poise.testing.faults import LOOK_EVERY, Faults

@@ -1,0 +1,1 @@
+"""How a call reaches a worker, and how its answer comes back: the caller's end."""

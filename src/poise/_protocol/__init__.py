@@ -1,0 +1,1 @@
+"""What travels between a caller and a worker; knows neither end."""

@@ -1,1 +1,0 @@
-"""How a call reaches a worker, and how its answer comes back."""
