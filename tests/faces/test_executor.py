@@ -17,11 +17,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import poise
+from poise.executor.driver import Driver
 from poise.testing import LocalPool
 from tests.gate import Gate, leave_mark, wait_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+
+NEVER = 3600.0
+"""Seconds in which no test ends: what waits for them fails."""
 
 
 class LocalExecutor(poise.Executor[Any]):
@@ -576,11 +581,40 @@ def test_a_shutdown_can_cancel_what_has_not_begun(gate: Gate, waits: bool) -> No
 
 
 def test_a_shutdown_while_the_pool_still_opens_cancels_all_and_does_not_wait_for_it() -> None:
-    executor = LocalExecutor(2)
+    executor = LocalExecutor(2, start_timeout=NEVER)
     executor.pool.launcher.hold()
     futures = [executor.submit(square, number) for number in range(5)]
     executor.shutdown(cancel_futures=True)
     assert all(future.cancelled() for future in futures)
+
+
+def test_a_shutdown_in_the_moment_before_the_pool_opens_does_not_wait_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    live, is_shut = Driver._live, threading.Event()  # noqa: SLF001
+
+    async def live_late(driver: Driver) -> None:
+        assert is_shut.wait(60)  # on its loop, whose next turns bring the calls and the shutdown
+        await live(driver)
+
+    monkeypatch.setattr(Driver, "_live", live_late)
+    executor = LocalExecutor(2, start_timeout=NEVER)
+    executor.pool.launcher.hold()
+    futures = [executor.submit(square, number) for number in range(5)]
+    executor.shutdown(wait=False, cancel_futures=True)
+    is_shut.set()
+    executor.shutdown()
+    assert all(future.cancelled() for future in futures)
+
+
+def test_with_its_last_call_cancelled_a_shutdown_waits_no_longer_for_the_pool_to_open() -> None:
+    executor = LocalExecutor(2, start_timeout=NEVER)
+    executor.pool.launcher.hold()
+    future = executor.submit(square, 2)
+    executor.shutdown(wait=False)
+    told = threading.Event()
+    on_loop(executor, told.set)
+    assert told.wait(60)
+    assert future.cancel()
+    executor.shutdown()
 
 
 def test_calls_can_be_cancelled_while_the_pool_still_opens() -> None:

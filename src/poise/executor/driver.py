@@ -235,17 +235,18 @@ class Driver:
     async def _live(self) -> None:
         reason: Exception | None = None
         try:
-            if self._unsettled or not self._shut.is_set():
-                self._serving = asyncio.ensure_future(self._serve())
-                await asyncio.wait({self._serving})
-                if not self._serving.cancelled():
-                    self._serving.result()
+            self._serving = asyncio.ensure_future(self._serve())
+            await asyncio.wait({self._serving})
+            if not self._serving.cancelled():
+                self._serving.result()
         except Exception as error:  # noqa: BLE001 - whatever it is, the futures must hear of it
             reason = error.with_traceback(None)
         finally:
             await self._end(reason)
 
     async def _serve(self) -> None:
+        if self._needs_no_pool:  # asked in the step that begins to open: a shutdown comes before it or finds the task
+            return
         self._opening = asyncio.ensure_future(self._pool.open())
         try:
             await asyncio.wait({self._opening})
@@ -281,9 +282,16 @@ class Driver:
             for future in list(self._unsettled):
                 if future.cancel():
                     self._drop(future)
-        if not self._unsettled and self._opening is not None:
-            self._opening.cancel()  # nobody needs the pool any more
         self._shut.set()
+        self._open_only_if_needed()
+
+    @property
+    def _needs_no_pool(self) -> bool:
+        return self._shut.is_set() and not self._unsettled
+
+    def _open_only_if_needed(self) -> None:
+        if self._needs_no_pool and self._opening is not None:
+            self._opening.cancel()
 
     def _give_up_within(self, seconds: float) -> None:
         if self._serving is not None:
@@ -344,3 +352,4 @@ class Driver:
         call = self._unsettled.pop(future, None)
         if call is not None:
             call.drop()
+        self._open_only_if_needed()
