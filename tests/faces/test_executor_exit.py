@@ -176,7 +176,7 @@ def test_a_program_with_real_workers_finishes_its_calls_although_one_dies(start:
     outcomes = {
         line.split()[1] for line in run(start, tmp_path, program) if line.startswith("outcome")
     }  # Ray prints too
-    assert outcomes == {*(str(number) for number in range(10) if number != 3), "WorkerLost"}
+    assert outcomes == {*(str(number) for number in range(10) if number != 3), "ExecutorWorkerLost"}
 
 
 SLOW = """

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, cast
 
 from poise._protocol import main_names
 from poise._protocol.lifting import LIFTED, STRINGS, Lift, is_long
+from poise._protocol.proxies import reduce_proxy
 from poise._protocol.traces import drop_frames, format_trace, set_cause
 from poise._protocol.words import describe, text_of, type_name
 from poise.errors import PayloadError, RemoteError, not_pickled
@@ -393,7 +394,7 @@ def _deep_pickler() -> Callable[..., tuple[bytes, list[Any], list[Any]]]:
                 return main_names.reduce_cached(obj)
             reduced = inherited(self, obj)
             if reduced is NotImplemented:
-                return reduced
+                return reduce_proxy(obj)
             own: Any = main_names.reduce_function if type(obj) is types.FunctionType else main_names.reduce_class
             return own(obj, reduced)
 

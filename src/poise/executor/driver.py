@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 from poise._lanes.door import Door
 from poise._ray.forks import forked_error
-from poise.errors import PoolBroken, RemoteError
-from poise.executor.broken import broken
+from poise.errors import PoolBroken, PoolClosed
+from poise.executor.broken import ExecutorBroken, as_original, broken
 from poise.executor.exit import EXIT
+from poise.executor.processes import processes_of
 from poise.options import CallOptions
 from poise.view import engine_of
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from poise._engine.call import Call
+    from poise.executor.processes import WorkerProcess
     from poise.executor.room import Room
     from poise.pool import Pool
     from poise.stats import Stats
@@ -36,6 +38,10 @@ R = TypeVar("R")
 
 INTERRUPTED_FOR: Final = 2.0
 """Seconds that running calls have after the first Ctrl-C."""
+
+
+STARTED_WITHIN: Final = 10.0
+"""Seconds for which somebody who asks for the processes waits for all of them: Ray may have no room for some."""
 
 
 class AcceptedCall(futures.Future[R]):
@@ -81,8 +87,14 @@ class Driver:
     It knows nothing of its executor, so that one that is forgotten can be collected.
     """
 
-    def __init__(self, pool: Pool[Any], room: Room | None = None) -> None:
+    def __init__(
+        self,
+        pool: Pool[Any],
+        room: Room | None = None,
+        on_broken: Callable[[ExecutorBroken], None] | None = None,
+    ) -> None:
         self._pool = pool
+        self._on_broken = on_broken
         self._room = room
         """What `submit` waits for; None if it never waits."""
         self._lock = threading.RLock()  # the collector may end another executor in the midst of anything
@@ -192,6 +204,27 @@ class Driver:
         """
         return self._pool.stats()
 
+    def processes(self) -> dict[int, WorkerProcess]:
+        """The processes of the workers on this machine; waits a while until all have started."""
+        thread = self._thread
+        if thread is None or thread is threading.current_thread():
+            return {}
+        starting = self._all_started()
+        try:
+            started = asyncio.run_coroutine_threadsafe(starting, self._loop)
+        except RuntimeError:  # the loop is closed
+            starting.close()
+            return {}
+        with contextlib.suppress(futures.CancelledError, TimeoutError):  # it is being closed
+            started.result(2 * STARTED_WITHIN)
+        return processes_of(self.stats().workers)
+
+    @property
+    def failure(self) -> ExecutorBroken | None:
+        """Why nothing is accepted any more, if that is not because it was shut down."""
+        refusal = None if self._refusal is None else self._refusal()
+        return refusal if isinstance(refusal, ExecutorBroken) else None
+
     def forget(self) -> None:
         """This is a forked child, in which the thread does not live and the loop's sockets are the parent's."""
         self._lock = threading.RLock()
@@ -260,6 +293,13 @@ class Driver:
             await self._shut.wait()
             await self._pool.drain()
 
+    async def _all_started(self) -> None:
+        if self._opening is not None:
+            await asyncio.wait({self._opening})
+            with contextlib.suppress(TimeoutError, PoolBroken, PoolClosed):
+                async with asyncio.timeout(STARTED_WITHIN):
+                    await self._pool.until_ready()
+
     def _take_up(self) -> None:
         """The pool is open: tell it of the calls that came before."""
         self._is_open = True
@@ -272,6 +312,8 @@ class Driver:
             if self._refusal is None:
                 self._refusal = functools.partial(broken, reason)
         self._let_nobody_wait()
+        if reason is not None and self._on_broken is not None:
+            self._on_broken(broken(reason))
         await self._pool.aclose()
         await asyncio.sleep(0)  # what came through the door before the refusal has been delivered then
         for future in list(self._unsettled):
@@ -334,10 +376,7 @@ class Driver:
                 future.set_result(call.result())
 
     def _fail(self, future: AcceptedCall[Any], error: BaseException) -> None:
-        if isinstance(error, PoolBroken):
-            error = broken(error)
-        elif isinstance(error, RemoteError) and isinstance(error.__cause__, SystemExit | KeyboardInterrupt):
-            error = error.__cause__
+        error = as_original(error)
         # Without the frames it came through: these hold this future, which would hold itself.
         BaseException.with_traceback(error, None)
         self._unsettled.pop(future, None)

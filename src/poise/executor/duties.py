@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import logging
 from typing import TYPE_CHECKING, Any
 
 from poise._protocol.functions import method_name, type_names
@@ -13,6 +14,8 @@ from poise._worker.shelf import Absent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from poise.executor.broken import ExecutorBroken
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +42,12 @@ def initialised(
     """Add an initializer to a factory, and to Ray's options those that a class decorated with `@ray.remote` brings."""
     plain, defaults = (None, {}) if factory is None else unwrap_factory(factory)
     return Initialised(plain, initializer, tuple(initargs)), {**defaults, **ray_options}
+
+
+def log_as_original(error: ExecutorBroken) -> None:
+    """Say that the initializer has failed where the original says so, beside what poise logs."""
+    if error.__cause__ is not None:
+        logging.getLogger("concurrent.futures").critical("Exception in initializer:", exc_info=error.__cause__)
 
 
 def run_chunk(function: Callable[..., Any], chunk: Sequence[tuple[Any, ...]]) -> Any:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec,
 
 from poise.errors import ConfigError
 from poise.executor.driver import Driver
-from poise.executor.duties import initialised, run_chunk, run_chunk_on
+from poise.executor.duties import initialised, log_as_original, run_chunk, run_chunk_on
 from poise.executor.results import flat, in_order
 from poise.executor.room import Room
 from poise.options import check_whole
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Unpack
 
+    from poise.executor.processes import WorkerProcess
     from poise.options import WorkerArguments
     from poise.stats import Stats
 
@@ -130,12 +131,13 @@ class Executor(futures.Executor, Generic[T]):
         self._max_workers = max_workers or os.cpu_count() or 1  # dask and others read it
         ray_options = dict(options.get("ray_options") or {})
         self._holds_instances = factory is not None
+        on_broken = log_as_original if factory is None and initializer is not None else None
         if initializer is not None:
             if not callable(initializer):
                 raise TypeError("initializer must be a callable")
             factory, ray_options = initialised(factory, initializer, initargs, ray_options)
         pool = self._make_pool(factory, **{"backlog": None, **options, "size": max_workers, "ray_options": ray_options})
-        self._driver = Driver(pool, self._room_for(on_full, options))
+        self._driver = Driver(pool, self._room_for(on_full, options), on_broken)
 
     def _room_for(self, on_full: str, options: Mapping[str, Any]) -> Room | None:
         """What `submit` waits for: that fewer calls wait and run than the backlog and the slots hold.
@@ -292,6 +294,17 @@ class Executor(futures.Executor, Generic[T]):
             PoolClosed: nothing has been submitted yet, or the pool is still to be opened.
         """
         return self._driver.stats()
+
+    @property
+    def _processes(self) -> Mapping[int, WorkerProcess]:
+        """The workers' processes on this machine by pid, as programs read them from the original; waits for them."""
+        return self._driver.processes()
+
+    @property
+    def _broken(self) -> str | bool:
+        """Why no worker can start, or False, as programs read it from the original."""
+        failure = self._driver.failure
+        return False if failure is None else str(failure)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
