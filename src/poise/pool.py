@@ -233,7 +233,11 @@ class Pool(View[T]):
         )
 
     def __del__(self) -> None:
-        """Warn about a pool that was never closed; Ray ends its actors with its handles."""
+        """Warn about a pool that was never closed.
+
+        With the last of its views it finishes what it has accepted and closes, if its loop still runs; if not, Ray ends
+        its actors with its handles.
+        """
         engine = getattr(self, "_engine", None)  # there is none if an option was refused
         if engine is not None and engine.state not in ("new", "closed"):
             warnings.warn(f"{self!r} was not closed", ResourceWarning, stacklevel=2, source=self)

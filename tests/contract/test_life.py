@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import math
 import os
 import threading
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -285,11 +285,9 @@ class Flaky(Desk):
 async def test_a_constructor_that_raises_breaks_the_pool_with_its_traceback(
     open_pool: OpenPool, size: int
 ) -> None:  # G8
-    began = time.monotonic()
     with pytest.raises(poise.PoolBroken) as caught:
-        async with open_pool(Faulty, size=size):
+        async with open_pool(Faulty, size=size, start_timeout=math.inf):
             raise AssertionError("not reached")
-    assert time.monotonic() - began < 20
     assert "no such model" in str(caught.value)
     assert caught.value.failures >= 3
     cause = caught.value.__cause__
@@ -335,10 +333,8 @@ async def test_a_slow_constructor_exceeds_start_timeout_and_leaves_nothing(
         return desk
 
     pool = open_pool(slow, size=1, start_timeout=1.0)
-    began = time.monotonic()
     with pytest.raises(poise.PoolBroken, match="start_timeout"):
         await pool.open()
-    assert time.monotonic() - began < 15
     assert pool.stats().workers == ()
     gate.open()
 
@@ -394,6 +390,34 @@ async def test_a_pool_that_was_forgotten_open_says_so(open_pool: OpenPool) -> No
         del pool
         gc.collect()
     await engine.aclose()
+
+
+class Closed(Desk):
+    def __init__(self, gate: str) -> None:
+        super().__init__()
+        self.gate = gate
+
+    def close(self) -> None:
+        leave_mark(self.gate, "closed")
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+async def test_a_pool_that_nobody_has_any_more_finishes_and_closes(open_pool: OpenPool, gate: Gate) -> None:  # G12
+    path = gate.path
+    pool = open_pool(lambda: Closed(path), size=1)
+    view = (await pool.open()).options(priority=1)
+    del pool
+    gc.collect()
+    assert await view.run(Desk.echo, 1) == 1  # a view is enough to keep it
+    call = view.submit(Desk.hold, path)
+    await gate.reached()
+    del view
+    gc.collect()
+    gate.open()
+    await call
+    assert (await gate.reached(2))[1] == "closed"
+    while others := asyncio.all_tasks() - {asyncio.current_task()}:  # until nothing of it is left
+        await asyncio.wait(others)
 
 
 async def _lease(pool: poise.Pool[Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import gc
 import os
 import signal
 import time
@@ -128,3 +129,16 @@ async def gone(pid: int) -> None:
     async with asyncio.timeout(30):
         while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
             await asyncio.sleep(0.01)
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_the_workers_of_a_pool_that_outlives_its_loop_end_with_it(open_pool: OpenPool) -> None:  # G12
+    async def open_it() -> tuple[poise.Pool[Any], list[int]]:
+        pool = await open_pool(Machine, size=2, min_ready=2).open()
+        return pool, await pool.broadcast(Machine.pid)
+
+    pool, pids = asyncio.run(open_it())
+    del pool
+    gc.collect()
+    psutil.wait_procs([psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)], timeout=60)
+    assert not any(psutil.pid_exists(pid) for pid in pids)

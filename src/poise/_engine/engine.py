@@ -7,10 +7,11 @@ options, numbers of workers, snapshots. Nothing above knows the core.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 import math
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from poise._core.calls import CallRecord
 from poise._core.scheduler import Scheduler
@@ -47,6 +48,9 @@ sooner than that."""
 
 LETTING_GO = 10.0
 """How many of these are kept for letting go of Ray, however long the workers take."""
+
+_FORSAKEN: Final[set[asyncio.Task[None]]] = set()
+"""The closings of pools that were dropped unclosed."""
 
 PoolState = Literal["new", "open", "broken", "draining", "closed"]
 """Where a pool is in its life."""
@@ -338,6 +342,23 @@ class Engine:
     def _is_settled(self, scheduler: Scheduler, wanted: int) -> bool:
         """Whether so many workers are ready, or never will be."""
         return scheduler.ready_workers >= wanted or scheduler.broken is not None or self._closing is not None
+
+    def __del__(self) -> None:  # runs on any thread, where the collector comes by
+        """Close a pool that nobody has any more: neither the pool itself, nor a view, a lease or a map of it."""
+        if self._dispatcher is not None and self._closing is None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed, and the workers end with their handles
+                self._dispatcher.loop.call_soon_threadsafe(self._outlive)
+
+    def _outlive(self) -> None:
+        closing = asyncio.ensure_future(self._finish())
+        _FORSAKEN.add(closing)
+        closing.add_done_callback(_FORSAKEN.discard)
+
+    async def _finish(self) -> None:
+        try:
+            await self.drain()
+        finally:
+            await self.aclose()
 
     async def _aclose(self, dispatcher: Dispatcher) -> None:
         loop = dispatcher.loop

@@ -259,6 +259,7 @@ class FreightLane:
         self._streams: dict[int, _Stream] = {}
         self._refs: dict[int | None, Any] = {}  # a reference that is dropped never answers
         self._signals: Any = None
+        self._signal_door: Door[Future[Any]] = Door(self._loop, self._told_to_end, self._fail)
         self._process: ProcessWatch | None = None
         self._fate: str | None = None
         """How the process ended, if the kernel has told."""
@@ -302,15 +303,10 @@ class FreightLane:
 
     def _hear_signals(self) -> None:
         self._signals = self._host.told_to_end.remote()  # a reference that is dropped never answers
+        self._signals.future().add_done_callback(self._signal_door.way_in())  # runs on Ray's thread
 
-        def on_ray_done(future: Future[Any]) -> None:  # runs on Ray's thread
-            with contextlib.suppress(RuntimeError):  # the loop is closed
-                self._loop.call_soon_threadsafe(self._told_to_end, future)
-
-        self._signals.future().add_done_callback(on_ray_done)
-
-    def _told_to_end(self, future: Future[Any]) -> None:
-        if future.exception() is None and future.result() and self._killing is None:
+    def _told_to_end(self, futures: list[Future[Any]]) -> None:
+        if any(future.exception() is None and future.result() for future in futures) and self._killing is None:
             self._listener.on_retire(self.worker_id)
 
     def send(self, parcels: Sequence[Parcel]) -> None:
