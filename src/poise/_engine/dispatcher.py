@@ -12,17 +12,16 @@ import math
 import os
 import threading
 from collections import deque
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from poise._core.effects import Cancel, Effect, Kill, Lease, Lost, Recall, Reject, Resolve, Send, Start, Withdraw
 from poise._core.scheduler import Ended, Ending, Scheduler
 from poise._core.states import CallState
 from poise._engine.call import is_plain
-from poise._engine.clock import alarm
 from poise._engine.journal import Journal
-from poise._engine.looking import LOOKS_FOR, look
 from poise._engine.loops import trio_here
 from poise._engine.supervisor import Supervisor
+from poise._engine.watchers import Watchers
 from poise._lanes.lane import Answer, Lane, Launcher, Parcel, Verdict
 from poise._protocol.words import describe
 from poise._ray.forks import forked_error
@@ -34,8 +33,6 @@ if TYPE_CHECKING:
     from poise._core.calls import CallRecord
     from poise._engine.call import Call
     from poise._engine.clock import Clock, Timer
-
-R = TypeVar("R")
 
 logger = logging.getLogger("poise")
 
@@ -53,7 +50,7 @@ class Dispatcher:
         clock: Clock,
     ) -> None:
         self.loop = loop
-        self._thread = threading.get_ident()
+        self.thread = threading.get_ident()
         self._process = os.getpid()
         self.clock = clock
         """What deadlines, backoff and every other time are read from: the loop, unless a test has its own."""
@@ -71,7 +68,8 @@ class Dispatcher:
         self._is_given_up = False
         self._timer: Timer | None = None
         self._timer_at = math.inf
-        self._watchers: list[tuple[Callable[[], bool], asyncio.Future[bool]]] = []
+        self.watchers: Watchers = Watchers(loop, clock)
+        """Those who wait for something to become true of the scheduler; they look after every step."""
 
     # ---------------------------------------------------------------- callers
 
@@ -89,21 +87,13 @@ class Dispatcher:
             if os.getpid() != self._process:
                 raise forked_error(self._process, "which has opened this pool") from None
             where = "a thread in which no event loop runs"
-            if threading.get_ident() == self._thread:
+            if threading.get_ident() == self.thread:
                 where = "outside a coroutine of it (in IPython in a terminal a cell without an `await` runs outside)"
             where = trio_here() or where
         raise WrongLoop(
             f"this pool belongs to the event loop that opened it, and was used from {where}; "
             "open a pool there too, or hand the call over with asyncio.run_coroutine_threadsafe"
         )
-
-    def look(self, see: Callable[[], R], within: float = LOOKS_FOR) -> R:
-        """What `see` returns while nothing changes, from any thread.
-
-        Raises:
-            LoopBlocked: the loop has not come to it within so many seconds.
-        """
-        return look(self.loop, self._thread, see, within)
 
     def next_call_id(self) -> int:
         """A number for a new call, greater than all before it."""
@@ -188,25 +178,6 @@ class Dispatcher:
     def stalled_streams(self) -> list[Call[Any]]:
         """Those whose worker waits until the consumer takes an item."""
         return [call for call in self._calls.values() if call.stream is not None and call.stream.is_full]
-
-    async def until(self, predicate: Callable[[], bool], timeout: float | None = None) -> bool:
-        """Wait for something to become true of the scheduler; it is looked at after every step.
-
-        Returns:
-            False if it did not become true within `timeout` seconds of the clock.
-        """
-        if predicate():
-            return True
-        watcher: asyncio.Future[bool] = self.loop.create_future()
-        entry = (predicate, watcher)
-        self._watchers.append(entry)
-        timer = None if timeout is None else alarm(self.clock, timeout, watcher, result=False)
-        try:
-            return await watcher
-        finally:
-            self._watchers.remove(entry)
-            if timer is not None:
-                timer.cancel()
 
     async def aclose(self, until: float) -> None:
         """Give up every call and every worker, and return when they are gone, or at this time of the loop."""
@@ -320,8 +291,8 @@ class Dispatcher:
         finally:
             self._is_performing = False
         self._arm_timer()
-        if self._watchers:
-            self._wake_watchers()
+        if self.watchers:
+            self.watchers.look()
 
     def _perform_one(self, effect: Effect) -> None:
         if isinstance(effect, Send):
@@ -420,8 +391,3 @@ class Dispatcher:
         self._timer = None
         self._timer_at = math.inf
         self._take(self.scheduler.tick, self.clock.time())
-
-    def _wake_watchers(self) -> None:
-        for predicate, watcher in list(self._watchers):
-            if not watcher.done() and predicate():
-                watcher.set_result(True)

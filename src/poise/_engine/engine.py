@@ -18,7 +18,7 @@ from poise._core.scheduler import Scheduler
 from poise._core.states import CallState
 from poise._engine.call import Call, pace_key
 from poise._engine.dispatcher import Dispatcher
-from poise._engine.looking import LOOKS_FOR
+from poise._engine.looking import LOOKS_FOR, look
 from poise._engine.loops import running_loop
 from poise.errors import ConfigError, DeadlineExceeded, PoolBroken, PoolClosed
 from poise.options import check_whole
@@ -200,7 +200,9 @@ class Engine:
             check_whole("workers", workers, 1)
             if workers > scheduler.size:
                 raise ConfigError("workers", workers, f"the pool has {scheduler.size}; resize() gives it more")
-        await dispatcher.until(lambda: self._is_settled(scheduler, scheduler.size if workers is None else workers))
+        await dispatcher.watchers.until(
+            lambda: self._is_settled(scheduler, scheduler.size if workers is None else workers)
+        )
         if self._closing is not None:
             raise PoolClosed("the pool was closed while its workers were awaited")
         if scheduler.broken is not None:
@@ -227,10 +229,10 @@ class Engine:
         dispatcher = self._opened
         dispatcher.check_loop()
         dispatcher.close(reject_waiting=False)
-        if not await dispatcher.until(lambda: dispatcher.scheduler.is_idle, STALLED_AFTER):
+        if not await dispatcher.watchers.until(lambda: dispatcher.scheduler.is_idle, STALLED_AFTER):
             if stalled := dispatcher.stalled_streams():
                 logger.warning("the pool waits for streams whose items nobody takes, aclose() them: %s", stalled)
-            await dispatcher.until(lambda: dispatcher.scheduler.is_idle)
+            await dispatcher.watchers.until(lambda: dispatcher.scheduler.is_idle)
 
     def refuse_waiting(self) -> None:
         """Accept nothing more, and refuse what has not begun."""
@@ -278,7 +280,7 @@ class Engine:
             LoopBlocked: the loop has not come to it in time.
         """
         dispatcher = self._opened
-        return dispatcher.look(lambda: _stats_of(dispatcher), within)
+        return look(dispatcher.loop, dispatcher.thread, lambda: _stats_of(dispatcher), within)
 
     def __repr__(self) -> str:
         """Give what the workers hold."""
@@ -326,7 +328,7 @@ class Engine:
 
     async def _until_first(self, dispatcher: Dispatcher, wanted: int, remaining: float) -> None:
         scheduler, timeout = dispatcher.scheduler, self._settings.start_timeout
-        is_in_time = await dispatcher.until(lambda: self._is_settled(scheduler, wanted), remaining)
+        is_in_time = await dispatcher.watchers.until(lambda: self._is_settled(scheduler, wanted), remaining)
         if self._closing is not None:
             raise PoolClosed("it was closed")
         if not is_in_time:
