@@ -20,6 +20,8 @@ if TYPE_CHECKING:
         LoopBlocked,
         Overloaded,
         PayloadError,
+        PayloadRefused,
+        PayloadTypeError,
         PoiseError,
         PoisonCall,
         PoolBroken,
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
         WorkerLost,
         WrongLoop,
     )
-    from poise.executor.broken import ExecutorBroken
+    from poise.executor.broken import ExecutorBroken, ExecutorPoisonCall, ExecutorWorkerLost
     from poise.executor.face import Executor
     from poise.options import CallArguments, CallOptions, MapArguments, PoolArguments
     from poise.pool import Pool
@@ -46,11 +48,15 @@ __all__ = [
     "DeadlineExceeded",
     "Executor",
     "ExecutorBroken",
+    "ExecutorPoisonCall",
+    "ExecutorWorkerLost",
     "LeaseExpired",
     "LoopBlocked",
     "MapArguments",
     "Overloaded",
     "PayloadError",
+    "PayloadRefused",
+    "PayloadTypeError",
     "PoiseError",
     "PoisonCall",
     "Pool",
@@ -85,11 +91,15 @@ _HOMES = {
     "DeadlineExceeded": "poise.errors",
     "Executor": "poise.executor.face",
     "ExecutorBroken": "poise.executor.broken",
+    "ExecutorPoisonCall": "poise.executor.broken",
+    "ExecutorWorkerLost": "poise.executor.broken",
     "LeaseExpired": "poise.errors",
     "LoopBlocked": "poise.errors",
     "MapArguments": "poise.options",
     "Overloaded": "poise.errors",
     "PayloadError": "poise.errors",
+    "PayloadRefused": "poise.errors",
+    "PayloadTypeError": "poise.errors",
     "PoiseError": "poise.errors",
     "PoisonCall": "poise.errors",
     "Pool": "poise.pool",

@@ -8,7 +8,9 @@ PoiseError
 │   └── PoisonCall      ... at each of the last n deaths
 ├── PoolBroken          workers cannot start
 ├── PoolClosed          submitted to, or still waiting in, a closed pool
-├── PayloadError        an argument or a result cannot travel (also a PicklingError or TypeError, if pickle raised one)
+├── PayloadError        an argument or a result cannot travel
+│   ├── PayloadRefused      ... because of a PicklingError (as which it can be caught)
+│   └── PayloadTypeError    ... because of a TypeError (likewise)
 ├── RemoteError         the user's exception cannot travel as itself
 ├── ConfigError         a bad option (also a ValueError)
 │   └── UnknownOption   there is none of that name (also a TypeError)
@@ -24,7 +26,7 @@ An exception that the user's own code raises arrives as itself, with the remote 
 from __future__ import annotations
 
 import pickle
-from typing import Final, Literal
+from typing import ClassVar, Final, Literal
 
 _LONGEST_VALUE: Final = 200
 """Characters of a value that a message shows."""
@@ -91,11 +93,12 @@ class WorkerLost(PoiseError):
             broadcast do, and never will.
     """
 
+    _again: ClassVar[str] = "use pool.options(retries=...)"
+
     def __init__(self, worker_id: int, reason: str, *, started: bool = True) -> None:
         """Say which worker died and why, as far as it is known."""
         fate = (
-            f"while the call was on it, so the call may have run: {reason}; "
-            "if it is safe to run twice, use pool.options(retries=...)"
+            f"while the call was on it, so the call may have run: {reason}; if it is safe to run twice, {self._again}"
             if started
             else f"before the call that waited for it could start, so the call has not run: {reason}"
         )

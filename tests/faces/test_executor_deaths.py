@@ -8,6 +8,7 @@ import os
 import pickle
 import signal
 import threading
+from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
@@ -110,7 +111,12 @@ def test_a_worker_that_dies_fails_only_its_call(
 async def test_a_worker_that_is_killed_fails_only_its_call(executor: poise.Executor[None], gate: Gate) -> None:
     lost = executor.submit(own_pid, gate.path)
     os.kill(await pid_at(gate), signal.SIGKILL)
-    assert isinstance(lost.exception(WITHIN), poise.WorkerLost)
+    error = lost.exception(WITHIN)
+    assert isinstance(error, poise.WorkerLost)
+    assert isinstance(error, BrokenProcessPool), "which programs of the original catch"
+    assert (error.started, "submit it again" in str(error)) == (True, True)
+    copy = pickle.loads(pickle.dumps(error))
+    assert (type(copy), str(copy), copy.reason) == (type(error), str(error), error.reason)
 
 
 def test_a_shutdown_ends_although_workers_die(shared_ray: None) -> None:
@@ -255,4 +261,5 @@ def test_an_initializer_that_fails_breaks_the_executor(shared_ray: None, tmp_pat
     with poise.Executor(1, initializer=fail) as executor:
         error = executor.submit(echo, 1).exception(WITHIN)
         assert isinstance(error, poise.ExecutorBroken)
+        assert isinstance(error, BrokenProcessPool)
         assert isinstance(error.__cause__, ValueError)

@@ -33,6 +33,14 @@ def test_every_public_name_is_found(name: str) -> None:
     assert name in dir(poise)
 
 
+def test_every_error_that_can_be_caught_is_public_and_in_the_tree() -> None:
+    kinds = [kind for kind in vars(poise.errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+    assert len(kinds) > 10
+    for kind in kinds:
+        assert getattr(poise, kind.__name__) is kind
+        assert f" {kind.__name__} " in f" {poise.errors.__doc__} ".replace("\n", " ")
+
+
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = poise.nothing

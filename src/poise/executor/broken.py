@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import process
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any
+from typing import Any, ClassVar
 
 from poise._protocol.traces import RemoteTraceback
 from poise._protocol.words import describe
@@ -21,6 +21,8 @@ class ExecutorBroken(PoolBroken, BrokenProcessPool):
 
 class ExecutorWorkerLost(WorkerLost, BrokenProcessPool):
     """A `WorkerLost` that is also what the original raises, but the executor goes on."""
+
+    _again: ClassVar[str] = "submit it again"
 
 
 class ExecutorPoisonCall(PoisonCall, BrokenProcessPool):

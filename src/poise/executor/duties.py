@@ -1,4 +1,4 @@
-"""What an executor has its workers run beside the user's functions: an initializer, and chunks of `map`."""
+"""What an executor has its workers do beside the user's functions: settle in, an initializer, and chunks of `map`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from poise._protocol.functions import method_name, type_names
 from poise._ray.options import unwrap_factory
+from poise._ray.surroundings import Surroundings
 from poise._worker.shelf import Absent
 
 if TYPE_CHECKING:
@@ -19,11 +20,12 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class Initialised:
-    """A factory that first runs an initializer."""
+class Start:
+    """A factory that settles in as a process of the caller's would, and first runs an initializer."""
 
-    func: Callable[[], Any] | None  # by this name a worker's label is found
-    initializer: Callable[..., object]
+    surroundings: Surroundings  # unpickled first, since modules that the others need may look around
+    func: Callable[[], Any]  # by this name a worker's label is found
+    initializer: Callable[..., object] | None
     initargs: tuple[Any, ...]
 
     def __poise_parts__(self) -> list[tuple[str, Any]]:
@@ -32,16 +34,26 @@ class Initialised:
 
     def __call__(self) -> Any:
         """Run the initializer, then make what the worker holds."""
-        self.initializer(*self.initargs)
-        return Absent() if self.func is None else self.func()
+        if self.initializer is not None:
+            self.initializer(*self.initargs)
+        return self.func()
 
 
-def initialised(
-    factory: Any, initializer: Callable[..., object], initargs: tuple[Any, ...], ray_options: dict[str, Any]
-) -> tuple[Initialised, dict[str, Any]]:
-    """Add an initializer to a factory, and to Ray's options those that a class decorated with `@ray.remote` brings."""
-    plain, defaults = (None, {}) if factory is None else unwrap_factory(factory)
-    return Initialised(plain, initializer, tuple(initargs)), {**defaults, **ray_options}
+def start(
+    factory: Any, initializer: Callable[..., object] | None, initargs: tuple[Any, ...], ray_options: dict[str, Any]
+) -> tuple[Start, dict[str, Any]]:
+    """How a worker starts, and to Ray's options those that a class decorated with `@ray.remote` brings.
+
+    Raises:
+        ConfigError: the factory cannot be called without arguments.
+    """
+    plain, defaults = (functions, {}) if factory is None else unwrap_factory(factory)
+    return Start(Surroundings(), plain, initializer, tuple(initargs)), {**defaults, **ray_options}
+
+
+def functions() -> Absent:
+    """The factory of workers that hold nothing."""
+    return Absent()
 
 
 def log_as_original(error: ExecutorBroken) -> None:

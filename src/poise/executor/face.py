@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec,
 
 from poise.errors import ConfigError
 from poise.executor.driver import Driver
-from poise.executor.duties import initialised, log_as_original, run_chunk, run_chunk_on
+from poise.executor.duties import log_as_original, run_chunk, run_chunk_on, start
 from poise.executor.results import flat, in_order
 from poise.executor.room import Room
 from poise.options import check_whole
@@ -44,7 +44,8 @@ class Executor(futures.Executor, Generic[T]):
     the worker.
 
     Nothing is started before the first call; then the pool opens, and Ray too if none is running. Unlike the original
-    it heals: a call whose worker dies fails with `WorkerLost`, the others go on, and the worker is replaced.
+    it heals: a call whose worker dies fails with `WorkerLost`, which is a `BrokenProcessPool` too; the others go on,
+    and the worker is replaced.
     """
 
     @overload
@@ -110,7 +111,8 @@ class Executor(futures.Executor, Generic[T]):
             poison_after (3): see `poise.Pool`.
             lane ("auto"): see `poise.Pool`.
             link_timeout (5.0): see `poise.Pool`.
-            writable (False): see `poise.Pool`.
+            writable (True): see `poise.Pool`. True, as in the original; with False large arrays are read-only, and
+                those that come through Ray need not be copied.
             ray_options (None): options of Ray's for each actor, passed on unchanged: `num_gpus`, `resources`,
                 `runtime_env`...
             ray_init (None): see `poise.Pool`.
@@ -132,11 +134,13 @@ class Executor(futures.Executor, Generic[T]):
         ray_options = dict(options.get("ray_options") or {})
         self._holds_instances = factory is not None
         on_broken = log_as_original if factory is None and initializer is not None else None
-        if initializer is not None:
-            if not callable(initializer):
-                raise TypeError("initializer must be a callable")
-            factory, ray_options = initialised(factory, initializer, initargs, ray_options)
-        pool = self._make_pool(factory, **{"backlog": None, **options, "size": max_workers, "ray_options": ray_options})
+        if initializer is not None and not callable(initializer):
+            raise TypeError("initializer must be a callable")
+        factory, ray_options = start(factory, initializer, initargs, ray_options)
+        as_the_original = {"backlog": None, "writable": True}
+        pool = self._make_pool(
+            factory, **{**as_the_original, **options, "size": max_workers, "ray_options": ray_options}
+        )
         self._driver = Driver(pool, self._room_for(on_full, options), on_broken)
 
     def _room_for(self, on_full: str, options: Mapping[str, Any]) -> Room | None:
