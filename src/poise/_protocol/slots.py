@@ -7,15 +7,24 @@ Cloudpickle makes such a class anew without its `__slots__`, so that an instance
 from __future__ import annotations
 
 import types
-from typing import Any, Final, Generic, NamedTuple
+from typing import Any, Final, Generic, NamedTuple, TypeVar
+
+T = TypeVar("T")
 
 _CLASS: Final = 6
 """How many arguments make a class; an enum takes others."""
 _BASES: Final = 2
 """Which of them are the bases, as the class statement has them."""
-_GENERIC_ITEM: Final[Any] = Generic.__dict__["__class_getitem__"].__func__
 _CONTAINERS: Final = frozenset({str, tuple, list, dict, set, frozenset})
 """What the slots are given in, unless it is an iterator that has been used up."""
+
+
+class _Sample(NamedTuple, Generic[T]):
+    item: T
+
+
+_GENERIC_ITEM: Final[Any] = _Sample.__dict__["__class_getitem__"].__func__
+"""What a `NamedTuple` takes from `Generic`; Python's releases keep it in different places."""
 
 
 def with_slots(kind: type, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
