@@ -50,7 +50,7 @@ class Dispatcher:
         clock: Clock,
     ) -> None:
         self.loop = loop
-        self.thread = threading.get_ident()
+        self.thread: int = threading.get_ident()
         self._process = os.getpid()
         self.clock = clock
         """What deadlines, backoff and every other time are read from: the loop, unless a test has its own."""
