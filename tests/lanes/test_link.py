@@ -16,6 +16,8 @@ import struct
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -31,7 +33,6 @@ from tests.contract.desk import Desk
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Iterator
 
     from tests.gate import Gate
 
@@ -41,10 +42,11 @@ SO_ATTACH_FILTER = 26
 DROP_ALL = struct.pack("HBBI", 0x06, 0, 0, 0)  # classic BPF: return 0 bytes of the packet
 
 Pair = tuple[socket.socket, socket.socket]
+Story = Callable[[Pair], None]
 
 
-@pytest.fixture
-def pair() -> Iterator[Pair]:
+@contextlib.contextmanager
+def connected() -> Iterator[Pair]:
     """Two ends of a TCP connection."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         here = socket.create_connection(listener.getsockname())
@@ -52,6 +54,13 @@ def pair() -> Iterator[Pair]:
     with here, there:
         here.settimeout(30)
         yield here, there
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    """Two ends of a TCP connection."""
+    with connected() as ends:
+        yield ends
 
 
 def cut(end: Any) -> None:
@@ -100,7 +109,11 @@ def look(watch: LinkWatch, most: int) -> Standing:
     return standing
 
 
-def test_a_cut_link_that_is_idle_is_noticed_by_the_kernel(pair: Pair) -> None:
+# ---------------------------------------------------------------------------------------------------------------------
+# Links alone. Each of these waits for the kernel most of the time, so they do it together.
+
+
+def a_cut_link_that_is_idle_is_noticed_by_the_kernel(pair: Pair) -> None:
     here, there = pair
     keep_alive(here, 2.0)
     cut(there)
@@ -111,8 +124,7 @@ def test_a_cut_link_that_is_idle_is_noticed_by_the_kernel(pair: Pair) -> None:
     assert time.monotonic() - began >= 1.0
 
 
-@pytest.mark.parametrize("other_also_probes", [False, True])
-def test_a_cut_link_is_noticed_when_something_is_on_its_way(pair: Pair, other_also_probes: bool) -> None:
+def a_cut_link_is_noticed_when_something_is_on_its_way(pair: Pair, *, other_also_probes: bool = False) -> None:
     here, there = pair
     watching = watch(here)
     cut(there)
@@ -124,8 +136,11 @@ def test_a_cut_link_is_noticed_when_something_is_on_its_way(pair: Pair, other_al
     assert look(watching, 4) is Standing.GONE
 
 
-@pytest.mark.parametrize("shut_for", [0, LONG], ids=["just now", "for long"])
-def test_a_cut_link_is_noticed_when_the_peer_had_no_room_for_more(pair: Pair, shut_for: int) -> None:
+def a_cut_link_is_noticed_when_both_sides_probe(pair: Pair) -> None:
+    a_cut_link_is_noticed_when_something_is_on_its_way(pair, other_also_probes=True)
+
+
+def a_cut_link_is_noticed_when_the_peer_had_no_room_for_more(pair: Pair, *, shut_for: int = 0) -> None:
     here, there = pair
     watching = watch(here)
     watch(there)
@@ -136,7 +151,11 @@ def test_a_cut_link_is_noticed_when_the_peer_had_no_room_for_more(pair: Pair, sh
     assert look(watching, LONG) is Standing.GONE
 
 
-def test_a_live_peer_that_does_not_read_is_left_alone_and_gets_it_all_in_the_end(pair: Pair) -> None:
+def a_cut_link_is_noticed_when_the_peer_has_had_no_room_for_long(pair: Pair) -> None:
+    a_cut_link_is_noticed_when_the_peer_had_no_room_for_more(pair, shut_for=LONG)
+
+
+def a_live_peer_that_does_not_read_is_left_alone_and_gets_it_all_in_the_end(pair: Pair) -> None:
     here, there = pair
     watching = watch(here)
     watch(there)
@@ -148,7 +167,7 @@ def test_a_live_peer_that_does_not_read_is_left_alone_and_gets_it_all_in_the_end
     assert look(watching, LONG) is Standing.SETTLED
 
 
-def test_two_live_peers_of_which_neither_reads_leave_each_other_alone(pair: Pair) -> None:
+def two_live_peers_of_which_neither_reads_leave_each_other_alone(pair: Pair) -> None:
     watching = [watch(end) for end in pair]
     for end in pair:
         fill(end)
@@ -157,7 +176,7 @@ def test_two_live_peers_of_which_neither_reads_leave_each_other_alone(pair: Pair
         assert [each.look() for each in watching] == [Standing.OPEN, Standing.OPEN]
 
 
-def test_a_caller_that_was_held_up_between_two_looks_judges_by_what_it_sees_afterwards(pair: Pair) -> None:
+def a_caller_that_was_held_up_between_two_looks_judges_by_what_it_sees_afterwards(pair: Pair) -> None:
     here, there = pair
     watching = watch(here)
     watch(there)
@@ -167,14 +186,14 @@ def test_a_caller_that_was_held_up_between_two_looks_judges_by_what_it_sees_afte
     assert look(watching, PATIENCE) is Standing.OPEN
 
 
-def test_what_is_acknowledged_needs_no_watch(pair: Pair) -> None:
+def what_is_acknowledged_needs_no_watch(pair: Pair) -> None:
     here, _ = pair
     watching = watch(here)
     here.sendall(b"take your time")
     assert look(watching, LONG) is Standing.SETTLED
 
 
-def test_a_peer_that_is_alive_and_says_nothing_is_left_alone(pair: Pair) -> None:
+def a_peer_that_is_alive_and_says_nothing_is_left_alone(pair: Pair) -> None:
     here, there = pair
     keep_alive(here, 1.0)
     here.settimeout(3.0)
@@ -184,6 +203,41 @@ def test_a_peer_that_is_alive_and_says_nothing_is_left_alone(pair: Pair) -> None
     assert caught.value.errno is None  # our own patience, not the kernel's word
     there.sendall(b"!")
     assert here.recv(1) == b"!"
+
+
+STORIES: Final[list[Story]] = [
+    a_cut_link_that_is_idle_is_noticed_by_the_kernel,
+    a_cut_link_is_noticed_when_something_is_on_its_way,
+    a_cut_link_is_noticed_when_both_sides_probe,
+    a_cut_link_is_noticed_when_the_peer_had_no_room_for_more,
+    a_cut_link_is_noticed_when_the_peer_has_had_no_room_for_long,
+    a_live_peer_that_does_not_read_is_left_alone_and_gets_it_all_in_the_end,
+    two_live_peers_of_which_neither_reads_leave_each_other_alone,
+    a_caller_that_was_held_up_between_two_looks_judges_by_what_it_sees_afterwards,
+    what_is_acknowledged_needs_no_watch,
+    a_peer_that_is_alive_and_says_nothing_is_left_alone,
+]
+
+
+def tell(story: Story) -> None:
+    with connected() as pair:
+        story(pair)
+
+
+@pytest.fixture(scope="module")
+def told() -> Iterator[dict[Story, Future[None]]]:
+    """What becomes of the stories, all of which are told at once."""
+    with ThreadPoolExecutor(len(STORIES)) as threads:
+        yield {story: threads.submit(tell, story) for story in STORIES}
+
+
+@pytest.mark.parametrize("story", STORIES)
+def test_of_a_link(told: dict[Story, Future[None]], story: Story) -> None:
+    told[story].result()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Links of workers
 
 
 @pytest.mark.usefixtures("shared_ray")
