@@ -22,9 +22,11 @@ import poise
 from poise._engine.runtime import Runtime, living_in
 from poise._lanes.express import ExpressLauncher
 from poise.testing import LocalPool
-from tests.contract.desk import Desk
+from tests.contract.desk import Desk, is_idle
 
 if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
     from poise._lanes.lane import Launcher
     from poise.options import PoolOptions
 
@@ -65,6 +67,23 @@ class OpenPool(Protocol):
     def __call__(self, factory: None = None, /, **options: Any) -> poise.Pool[None]: ...
     @overload
     def __call__(self, factory: Callable[[], T], /, **options: Any) -> poise.Pool[T]: ...
+
+
+class SharePool(Protocol):
+    """Lends a pool on the lane under test that is open already: `async with share_pool(Desk, size=1) as pool`.
+
+    All tests of a module that ask for the same one have the same workers, so they count from what they find. What is
+    lent comes back idle, and with the workers that it had, unless the test says that it `kills` some.
+    """
+
+    @overload
+    def __call__(
+        self, factory: None = None, /, *, kills: bool = False, **options: Any
+    ) -> AbstractAsyncContextManager[poise.Pool[None]]: ...
+    @overload
+    def __call__(
+        self, factory: Callable[[], T], /, *, kills: bool = False, **options: Any
+    ) -> AbstractAsyncContextManager[poise.Pool[T]]: ...
 
 
 Crash = Callable[[poise.Pool[Any], int], None]
@@ -114,15 +133,38 @@ def crash(lane: str) -> Crash:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def desks(open_pool: OpenPool) -> AsyncIterator[poise.Pool[Desk]]:
+async def share_pool(open_pool: OpenPool) -> AsyncIterator[SharePool]:
+    """Open each pool once a module; a test that fails spoils its own."""
+    pools: dict[Any, poise.Pool[Any]] = {}
+
+    @contextlib.asynccontextmanager
+    async def lend(factory: Any = None, /, *, kills: bool = False, **options: Any) -> AsyncIterator[poise.Pool[Any]]:
+        key = (factory, *sorted(options.items()))
+        pool = pools.pop(key, None)
+        if pool is None:
+            pool = await open_pool(factory, **options).open()
+        try:
+            await pool.until_ready()
+            before = {worker.id for worker in pool.stats().workers}
+            yield pool
+            await is_idle(pool)
+            assert kills or {worker.id for worker in pool.stats().workers} == before, "a worker died"
+        except BaseException:
+            await pool.aclose()
+            raise
+        pools[key] = pool
+
+    yield lend
+    for pool in pools.values():
+        await pool.aclose()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def desks(share_pool: SharePool) -> AsyncIterator[poise.Pool[Desk]]:
     """Two workers for the cases of one module: none of these hurts a worker, which is a part of what is tested."""
-    async with open_pool(Desk, size=2) as pool:
-        before = {worker.id for worker in pool.stats().workers}
+    async with share_pool(Desk, size=2) as pool:
         yield pool
-        stats = pool.stats()
-        assert {worker.id for worker in stats.workers} == before, "a worker died"
-        assert stats.in_flight == 0
-        assert stats.waiting == 0
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -11,12 +11,12 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
     import poise
-    from tests.contract.conftest import OpenPool
+    from tests.contract.conftest import SharePool
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 SMALL = [1, 100, 8191]
-LARGE = [8192, 100_000, 4_000_000]
+LARGE = [8192, 100_000, 2_200_000]
 """Lengths of arrays of 8 bytes an item; the last goes through Ray's object store."""
 
 
@@ -77,30 +77,30 @@ async def check(pool: poise.Pool[Shelf], length: int, *, writable: bool) -> None
             assert (item == array).all()
 
 
-async def test_small_arrays_arrive_writable_and_large_ones_do_not(open_pool: OpenPool) -> None:
-    async with open_pool(Shelf, size=1) as pool:
+async def test_small_arrays_arrive_writable_and_large_ones_do_not(share_pool: SharePool) -> None:
+    async with share_pool(Shelf, size=1) as pool:
         for length in SMALL:
             await check(pool, length, writable=True)
         for length in LARGE:
             await check(pool, length, writable=False)
 
 
-async def test_all_arrays_arrive_writable_if_the_pool_says_so(open_pool: OpenPool) -> None:
-    async with open_pool(Shelf, size=1, writable=True) as pool:
+async def test_all_arrays_arrive_writable_if_the_pool_says_so(share_pool: SharePool) -> None:
+    async with share_pool(Shelf, size=1, writable=True) as pool:
         for length in SMALL + LARGE:
             await check(pool, length, writable=True)
 
 
-async def test_a_small_part_of_a_large_array_arrives_writable(open_pool: OpenPool) -> None:
-    async with open_pool(Shelf, size=1) as pool:
+async def test_a_small_part_of_a_large_array_arrives_writable(share_pool: SharePool) -> None:
+    async with share_pool(Shelf, size=1) as pool:
         part = await pool.run(Shelf.beginning, np.arange(100_000))
         part += 1
         assert (part == np.arange(1, 11)).all()
 
 
 @pytest.mark.parametrize("writable", [False, True])
-async def test_what_arrives_shares_nothing_with_what_was_sent(open_pool: OpenPool, writable: bool) -> None:
-    async with open_pool(Shelf, size=1, writable=writable) as pool:
+async def test_what_arrives_shares_nothing_with_what_was_sent(share_pool: SharePool, writable: bool) -> None:
+    async with share_pool(Shelf, size=1, writable=writable) as pool:
         kept = await pool.run(Shelf.keep)
         kept += 1
         assert await pool.run(Shelf.look) == 0, "the worker's own is left alone"
@@ -115,9 +115,9 @@ async def test_what_arrives_shares_nothing_with_what_was_sent(open_pool: OpenPoo
     [np.asfortranarray, lambda array: array[:, ::2], lambda array: array.astype("U3")],
     ids=["fortran", "strided", "text"],
 )
-async def test_arrays_of_any_shape_arrive_writable(open_pool: OpenPool, make: Any) -> None:
+async def test_arrays_of_any_shape_arrive_writable(share_pool: SharePool, make: Any) -> None:
     array = make(np.arange(600).reshape(20, 30))
-    async with open_pool(Shelf, size=1) as pool:
+    async with share_pool(Shelf, size=1) as pool:
         assert await pool.run(Shelf.is_writable, array)
         back = await pool.run(Shelf.echo, array)
         assert (back == array).all()

@@ -19,7 +19,7 @@ from tests.contract.desk import Desk
 from tests.gate import Gate, leave_mark, wait_at
 
 if TYPE_CHECKING:
-    from tests.contract.conftest import OpenPool
+    from tests.contract.conftest import OpenPool, SharePool
 
 
 async def test_a_pool_that_was_not_opened_says_so(open_pool: OpenPool) -> None:
@@ -44,7 +44,7 @@ async def test_a_pool_that_was_not_opened_says_so(open_pool: OpenPool) -> None:
 
 
 async def test_a_closed_pool_refuses_everything(open_pool: OpenPool) -> None:
-    async with open_pool(Desk) as pool:
+    async with open_pool(Desk, size=1) as pool:
         await pool.run(Desk.echo, 1)
     with pytest.raises(poise.PoolClosed):
         pool.submit(Desk.echo, 1)
@@ -141,14 +141,14 @@ async def test_aclose_ends_every_future(open_pool: OpenPool, gate: Gate) -> None
 
 
 async def test_aclose_may_be_called_by_many_at_once(open_pool: OpenPool) -> None:
-    pool = open_pool(Desk)
+    pool = open_pool(Desk, size=1)
     await pool.open()
     await asyncio.gather(*(pool.aclose() for _ in range(5)))
     assert pool.stats().ready == 0
 
 
 async def test_cancelling_aclose_does_not_stop_the_closing(open_pool: OpenPool) -> None:  # G12
-    pool = open_pool(Desk)
+    pool = open_pool(Desk, size=1)
     await pool.open()
     closing = asyncio.ensure_future(pool.aclose())
     await asyncio.sleep(0)
@@ -174,7 +174,7 @@ async def test_drain_refuses_new_calls_and_finishes_old_ones(open_pool: OpenPool
 
 
 async def test_drain_waits_for_leases(open_pool: OpenPool) -> None:
-    async with open_pool(Desk, size=2) as pool:
+    async with open_pool(Desk, size=1) as pool:
         async with pool.lease():
             draining = asyncio.ensure_future(pool.drain())
             await asyncio.sleep(0.02)
@@ -209,7 +209,7 @@ async def test_resize_up_starts_workers(open_pool: OpenPool) -> None:  # G8
 
 
 async def test_resize_down_ends_idle_workers_first_and_finishes_what_runs(open_pool: OpenPool, gate: Gate) -> None:
-    async with open_pool(Desk, size=3, min_ready=3) as pool:
+    async with open_pool(Desk, size=2, min_ready=2) as pool:
         held = pool.submit(Desk.hold, gate.path, "held")
         await gate.reached()
         (busy,) = [worker.id for worker in pool.stats().workers if worker.running]
@@ -226,7 +226,7 @@ async def test_resize_down_ends_idle_workers_first_and_finishes_what_runs(open_p
 async def test_resizing_under_load_loses_nothing(open_pool: OpenPool) -> None:  # G1, G2
     async with open_pool(Desk, size=2) as pool:
         calls = [pool.submit(Desk.slow, n, 0.002) for n in range(400)]
-        for size in (4, 1, 3, 1, 2):
+        for size in (3, 1, 2):
             await pool.resize(size)
             await asyncio.sleep(0.05)
         outcomes = await asyncio.gather(*calls)
@@ -236,8 +236,9 @@ async def test_resizing_under_load_loses_nothing(open_pool: OpenPool) -> None:  
 
 
 @pytest.mark.parametrize("size", [0, -1, True, 1.5, "two", None])
-async def test_a_bad_size_is_refused_and_changes_nothing(open_pool: OpenPool, size: Any) -> None:
-    async with open_pool(Desk, size=1) as pool:
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_bad_size_is_refused_and_changes_nothing(share_pool: SharePool, size: Any) -> None:
+    async with share_pool(Desk, size=2) as pool:
         with pytest.raises(poise.ConfigError, match="size"):
             await pool.resize(size)
         assert await pool.run(Desk.echo, 1) == 1
@@ -255,8 +256,9 @@ async def test_until_ready_waits_for_so_many_workers_or_for_all(open_pool: OpenP
 
 
 @pytest.mark.parametrize("workers", [5, 0, "x"])
-async def test_workers_that_the_pool_never_has_are_not_waited_for(open_pool: OpenPool, workers: Any) -> None:
-    async with open_pool(Desk, size=2) as pool:
+@pytest.mark.asyncio(loop_scope="module")
+async def test_workers_that_the_pool_never_has_are_not_waited_for(share_pool: SharePool, workers: Any) -> None:
+    async with share_pool(Desk, size=2) as pool:
         with pytest.raises(poise.ConfigError, match="workers"):
             await pool.until_ready(workers)
         assert await pool.run(Desk.echo, 1) == 1
@@ -281,7 +283,7 @@ class Flaky(Desk):
         super().__init__()
 
 
-@pytest.mark.parametrize("size", [1, 4])
+@pytest.mark.parametrize("size", [1, 2])
 async def test_a_constructor_that_raises_breaks_the_pool_with_its_traceback(
     open_pool: OpenPool, size: int
 ) -> None:  # G8
@@ -347,7 +349,7 @@ async def test_cancelling_open_leaves_nothing(open_pool: OpenPool, gate: Gate) -
         desk.hold(path)
         return desk
 
-    pool = open_pool(slow, size=2)
+    pool = open_pool(slow, size=1)
     opening = asyncio.ensure_future(pool.open())
     await gate.reached(1)
     opening.cancel()
@@ -429,8 +431,9 @@ async def _collect(results: Any) -> list[Any]:
     return [result async for result in results]
 
 
-async def test_a_bound_method_of_another_instance_is_refused(open_pool: OpenPool) -> None:
-    async with open_pool(Desk) as pool:
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_bound_method_of_another_instance_is_refused(share_pool: SharePool) -> None:
+    async with share_pool(Desk, size=2) as pool:
         with pytest.raises(poise.PayloadError, match=r"bound to an object of this process.*give Desk\.add"):
             await pool.run(Desk().add, 1)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
         assert await pool.run(Desk.add, 1) == 1

@@ -19,12 +19,16 @@ from poise.view import engine_of
 from tests.contract.desk import Desk
 
 if TYPE_CHECKING:
-    from tests.contract.conftest import OpenPool
+    from tests.contract.conftest import OpenPool, SharePool
     from tests.gate import Gate
 
+shared = pytest.mark.asyncio(loop_scope="module")
+"""On the loop of the shared pool."""
 
-async def test_options_make_a_view_and_change_nothing_else(open_pool: OpenPool, gate: Gate) -> None:
-    async with open_pool(Desk, size=1) as pool:
+
+@shared
+async def test_options_make_a_view_and_change_nothing_else(share_pool: SharePool, gate: Gate) -> None:
+    async with share_pool(Desk, size=1) as pool:
         hurried = pool.options(timeout=0.05)
         urgent = hurried.options(priority=3)
         patient = urgent.options(timeout=None)
@@ -140,7 +144,7 @@ async def test_the_repr_of_a_pool_says_what_it_does(open_pool: OpenPool, gate: G
 
 
 async def test_the_repr_of_a_call_says_where_it_stands(open_pool: OpenPool, gate: Gate) -> None:
-    async with open_pool(Desk, size=1) as pool:
+    async with open_pool(Desk, size=1) as pool:  # which does not know `echo` as short
         running, waiting = pool.submit(Desk.hold, gate.path), pool.submit(Desk.echo, 1)
         failing = pool.submit(Desk.fail, ValueError("x"))
         await gate.reached()
@@ -156,15 +160,17 @@ async def test_the_repr_of_a_call_says_where_it_stands(open_pool: OpenPool, gate
         assert re.fullmatch(r"<Call \d+ echo cancelled>", repr(waiting))
 
 
-async def test_the_repr_of_a_worker_says_whether_its_lease_holds(open_pool: OpenPool) -> None:
-    async with open_pool(Desk, size=1) as pool:
+@shared
+async def test_the_repr_of_a_worker_says_whether_its_lease_holds(share_pool: SharePool) -> None:
+    async with share_pool(Desk, size=1) as pool:
         async with pool.lease() as worker:
             assert repr(worker) == f"<Worker {worker.id} leased>"
         assert repr(worker) == f"<Worker {worker.id} lease ended>"
 
 
-async def test_the_repr_of_a_stream_shows_its_call(open_pool: OpenPool) -> None:
-    async with open_pool(Desk, size=1) as pool:
+@shared
+async def test_the_repr_of_a_stream_shows_its_call(share_pool: SharePool) -> None:
+    async with share_pool(Desk, size=1) as pool:
         stream = pool.stream(Desk.count, 2)
         assert repr(stream) == "<Stream not begun>"
         await anext(stream)
@@ -172,8 +178,9 @@ async def test_the_repr_of_a_stream_shows_its_call(open_pool: OpenPool) -> None:
         assert [x async for x in stream] == [1]
 
 
-async def test_a_function_whose_repr_fails_can_be_called_and_shown(open_pool: OpenPool) -> None:
-    async with open_pool(Desk, size=1) as pool:
+@shared
+async def test_a_function_whose_repr_fails_can_be_called_and_shown(share_pool: SharePool) -> None:
+    async with share_pool(Desk, size=1) as pool:
         call = pool.submit(Shy())
         assert "Shy" in repr(call)
         assert await call == "called"
@@ -191,8 +198,9 @@ class Shy:
 # Loops and threads
 
 
-async def test_another_thread_is_refused_at_once(open_pool: OpenPool, gate: Gate) -> None:
-    async with open_pool(Desk, size=1) as pool:
+@shared
+async def test_another_thread_is_refused_at_once(share_pool: SharePool, gate: Gate) -> None:
+    async with share_pool(Desk, size=1) as pool:
         call = pool.submit(Desk.hold, gate.path)
         await gate.reached()
 
@@ -224,8 +232,9 @@ async def test_another_thread_is_refused_at_once(open_pool: OpenPool, gate: Gate
         assert await pool.run(Desk.echo, 1) == 1
 
 
-async def test_a_call_handed_over_from_another_thread_is_served(open_pool: OpenPool) -> None:
-    async with open_pool(Desk, size=1) as pool:
+@shared
+async def test_a_call_handed_over_from_another_thread_is_served(share_pool: SharePool) -> None:
+    async with share_pool(Desk, size=1) as pool:
         loop = asyncio.get_running_loop()
 
         def use() -> Any:

@@ -14,7 +14,7 @@ from tests.gate import leave_mark
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-    from tests.contract.conftest import OpenPool
+    from tests.contract.conftest import OpenPool, SharePool
     from tests.gate import Gate
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -114,22 +114,23 @@ async def test_every_kind_of_call_uses_what_the_constructor_made(open_pool: Open
         assert await pool.run(Shop.count_loops) == 1, "every coroutine runs on the same loop"
 
 
-async def test_many_calls_of_every_kind_take_turns(open_pool: OpenPool) -> None:
+async def test_many_calls_of_every_kind_take_turns(share_pool: SharePool) -> None:
     kinds: list[Any] = [Shop.sell, Shop.sell_async, Shop.sell_in_a_loop_of_its_own]
-    async with open_pool(Shop, size=1) as pool:
+    async with share_pool(Shop, size=1) as pool:
+        before = len([what async for what in pool.stream(Shop.sold_async)])
         calls = [pool.submit(kinds[number % 3], str(number)) for number in range(300)]
         assert set(await asyncio.gather(*calls)) == {0}
-        assert len([what async for what in pool.stream(Shop.sold_async)]) == 300
+        assert len([what async for what in pool.stream(Shop.sold_async)]) == before + 300
 
 
-async def test_what_asyncio_made_in_the_constructor_works_in_coroutines(open_pool: OpenPool) -> None:
-    async with open_pool(Shop, size=1) as pool:
+async def test_what_asyncio_made_in_the_constructor_works_in_coroutines(share_pool: SharePool) -> None:
+    async with share_pool(Shop, size=1) as pool:
         await pool.run(Shop.tell, "news")
         assert await pool.run(Shop.hear) == "news"
 
 
-async def test_a_running_coroutine_is_cancelled_and_the_next_call_runs(open_pool: OpenPool) -> None:
-    async with open_pool(Shop, size=1) as pool:
+async def test_a_running_coroutine_is_cancelled_and_the_next_call_runs(share_pool: SharePool) -> None:
+    async with share_pool(Shop, size=1) as pool:
         call = pool.submit(Shop.hear)
         async with asyncio.timeout(60):
             while not pool.stats().running:
@@ -139,8 +140,8 @@ async def test_a_running_coroutine_is_cancelled_and_the_next_call_runs(open_pool
             assert await pool.run(Shop.sell_async, "b") == 0
 
 
-async def test_tasks_of_the_users_go_on_while_the_worker_waits(open_pool: OpenPool, gate: Gate) -> None:
-    async with open_pool(Shop, size=1) as pool:
+async def test_tasks_of_the_users_go_on_while_the_worker_waits(share_pool: SharePool, gate: Gate) -> None:
+    async with share_pool(Shop, size=1) as pool:
         await pool.run(Shop.open_late, gate.path)
         await gate.reached()  # though no further call is made
 
@@ -166,8 +167,8 @@ async def test_what_stops_loops_does_not_stop_the_worker(open_pool: OpenPool) ->
         assert pool.stats().workers[0].id == 0
 
 
-async def test_streams_that_are_left_free_the_thread(open_pool: OpenPool) -> None:
-    async with open_pool(Shop, size=1) as pool:
+async def test_streams_that_are_left_free_the_thread(share_pool: SharePool) -> None:
+    async with share_pool(Shop, size=1) as pool:
         for number in range(40):
             await pool.run(Shop.sell, f"{number:02}")
         for _ in range(3):

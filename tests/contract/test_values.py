@@ -15,9 +15,12 @@ from tests.contract.desk import is_idle
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.contract.conftest import OpenPool
+    from tests.contract.conftest import SharePool
 
-pytestmark = pytest.mark.usefixtures("shared_ray")  # for the references
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.usefixtures("shared_ray"),  # for the references
+]
 
 BIG = 17 << 20  # bytes; more than express carries
 
@@ -59,8 +62,8 @@ class Ledger:
 
 @pytest.mark.parametrize("size", [70_000, 3 << 20, BIG])
 @pytest.mark.parametrize("kind", [bytes, bytearray, "é".__mul__])
-async def test_a_long_string_comes_back_as_it_was(open_pool: OpenPool, kind: Any, size: int) -> None:
-    async with open_pool(Ledger, size=1) as pool:
+async def test_a_long_string_comes_back_as_it_was(share_pool: SharePool, kind: Any, size: int) -> None:
+    async with share_pool(Ledger, size=1) as pool:
         value = kind(size)
         for sent in (value, [value, 1], {"key": value}, {"deep": [{"er": value}]}):
             came = await pool.run(Ledger.echo, sent)
@@ -70,23 +73,23 @@ async def test_a_long_string_comes_back_as_it_was(open_pool: OpenPool, kind: Any
 
 
 @pytest.mark.parametrize("size", [8, 100_000])
-async def test_a_result_does_not_change_with_the_workers_own_array(open_pool: OpenPool, size: int) -> None:
-    async with open_pool(Ledger, size=1) as pool:
+async def test_a_result_does_not_change_with_the_workers_own_array(share_pool: SharePool, size: int) -> None:
+    async with share_pool(Ledger, size=1) as pool:
         await pool.run(Ledger.resize, size)
         results = await asyncio.gather(*[pool.submit(Ledger.step) for _ in range(200)])
         assert [int(result[0]) for result in results] == list(range(1, 201))
 
 
-async def test_a_big_result_does_not_either(open_pool: OpenPool) -> None:
-    async with open_pool(Ledger, size=1) as pool:
+async def test_a_big_result_does_not_either(share_pool: SharePool) -> None:
+    async with share_pool(Ledger, size=1) as pool:
         await pool.run(Ledger.resize, BIG)
         results = await asyncio.gather(*[pool.submit(Ledger.step) for _ in range(4)])
         assert [int(result[-1]) for result in results] == [1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("size", [8, BIG])
-async def test_items_of_a_stream_do_not_either(open_pool: OpenPool, size: int) -> None:
-    async with open_pool(Ledger, size=1) as pool:
+async def test_items_of_a_stream_do_not_either(share_pool: SharePool, size: int) -> None:
+    async with share_pool(Ledger, size=1) as pool:
         await pool.run(Ledger.resize, size)
         assert [int(item[-1]) async for item in pool.stream(Ledger.steps, 6)] == [1, 2, 3, 4, 5, 6]
 
@@ -101,9 +104,9 @@ SHAPES = {
 
 
 @pytest.mark.parametrize("name", SHAPES)
-async def test_arrays_of_any_shape_travel_both_ways(open_pool: OpenPool, name: str) -> None:
+async def test_arrays_of_any_shape_travel_both_ways(share_pool: SharePool, name: str) -> None:
     given = SHAPES[name]
-    async with open_pool(Ledger, size=1) as pool:
+    async with share_pool(Ledger, size=1) as pool:
         calls = [pool.submit(Ledger.echo, given) for _ in range(3)]
         beside = [pool.submit(Ledger.ignore, number) for number in range(10)]
         for result in await asyncio.gather(*calls):
@@ -113,31 +116,31 @@ async def test_arrays_of_any_shape_travel_both_ways(open_pool: OpenPool, name: s
         assert [item.shape async for item in pool.stream(Ledger.echo, [given, given])] == [given.shape] * 2
 
 
-async def test_values_of_many_buffers_travel_together(open_pool: OpenPool) -> None:
+async def test_values_of_many_buffers_travel_together(share_pool: SharePool) -> None:
     many = [np.full(3, number) for number in range(1500)]
-    async with open_pool(Ledger, size=1, concurrency=4) as pool:
+    async with share_pool(Ledger, size=1, concurrency=4) as pool:
         results = await asyncio.gather(*[pool.submit(Ledger.echo, many) for _ in range(8)])
         for result in results:
             assert [int(array[0]) for array in result] == list(range(1500))
 
 
 @pytest.mark.parametrize("name", ["bad\ud800", "x" * 2000])
-async def test_a_name_that_cannot_be_one_hurts_its_own_call_alone(open_pool: OpenPool, name: str) -> None:
-    async with open_pool(Ledger, size=1) as pool:
+async def test_a_name_that_cannot_be_one_hurts_its_own_call_alone(share_pool: SharePool, name: str) -> None:
+    async with share_pool(Ledger, size=1) as pool:
         wrong, right = pool.submit(name), pool.submit(Ledger.ignore)
         with pytest.raises(poise.PayloadError, match="name"):
             await wrong
         assert await right == 1
 
 
-async def test_items_that_only_ray_can_carry_come_in_order(open_pool: OpenPool) -> None:
-    async with open_pool(Ledger, size=1) as pool:
+async def test_items_that_only_ray_can_carry_come_in_order(share_pool: SharePool) -> None:
+    async with share_pool(Ledger, size=1) as pool:
         assert [item[0] async for item in pool.stream(Ledger.refs, 300)] == list(range(300))
 
 
-async def test_a_stream_goes_on_beside_calls_with_references_that_wait_for_it(open_pool: OpenPool) -> None:
+async def test_a_stream_goes_on_beside_calls_with_references_that_wait_for_it(share_pool: SharePool) -> None:
     reference = ray.put(1)
-    async with asyncio.timeout(60), open_pool(Ledger, size=1) as pool:
+    async with asyncio.timeout(60), share_pool(Ledger, size=1) as pool:
         for _ in range(50):  # a short call, which is sent ahead from now on
             await pool.run(Ledger.ignore, [reference])
 
@@ -155,9 +158,9 @@ async def test_a_stream_goes_on_beside_calls_with_references_that_wait_for_it(op
 
 
 @pytest.mark.parametrize("turns", [0, 1, 3])
-async def test_a_stream_that_is_cancelled_on_its_way_leaves_its_worker_free(open_pool: OpenPool, turns: int) -> None:
+async def test_a_stream_that_is_cancelled_on_its_way_leaves_its_worker_free(share_pool: SharePool, turns: int) -> None:
     reference = ray.put(1)
-    async with open_pool(Ledger, size=1) as pool:
+    async with share_pool(Ledger, size=1) as pool:
         for _ in range(10):
             stream = pool.stream(Ledger.count, 10_000, [reference])
             first = asyncio.ensure_future(anext(stream))

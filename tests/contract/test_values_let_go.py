@@ -17,10 +17,12 @@ from tests.gate import leave_mark, wait_at_async
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
-    from tests.contract.conftest import OpenPool
+    from tests.contract.conftest import SharePool
     from tests.gate import Gate
 
     Way = Callable[[poise.Pool[Desk], str], Awaitable[set[str]]]
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 class Load:
@@ -169,12 +171,12 @@ WAYS: list[Any] = [
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_values_die_with_their_call(open_pool: OpenPool, gate: Gate, way: Way) -> None:
+async def test_values_die_with_their_call(share_pool: SharePool, gate: Gate, way: Way) -> None:
     gc.collect()
     gc.disable()
     expected: set[str] = set()
     try:
-        async with open_pool(Desk, size=1) as pool:
+        async with share_pool(Desk, size=1) as pool:
             await pool.run(no_collector)
             expected = await way(pool, gate.path)
             await is_idle(pool)
