@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 
 import poise
 
@@ -27,9 +28,10 @@ def start() -> Iterator[Start]:
     programs: list[subprocess.Popen[str]] = []
 
     def start_it(*arguments: str, **options: Any) -> subprocess.Popen[str]:
-        environment = {**os.environ, **options.pop("env", {})}
+        environment = {**os.environ, "RAY_ADDRESS": "", **options.pop("env", {})}
         environment["PYTHONPATH"] = os.pathsep.join([str(PACKAGE.parent), str(ROOT), environment.get("PYTHONPATH", "")])
-        environment.pop("RAY_ADDRESS", None)
+        if not environment["RAY_ADDRESS"]:
+            del environment["RAY_ADDRESS"]
         program = subprocess.Popen(
             [sys.executable, *arguments],
             stdin=options.pop("stdin", subprocess.DEVNULL),
@@ -48,3 +50,14 @@ def start() -> Iterator[Start]:
         if program.poll() is None:
             program.kill()
         program.communicate()
+
+
+@pytest.fixture
+def join(start: Start, shared_ray: None) -> Start:
+    """The same for programs that join the Ray of the tests: starting one of their own would be most of their time."""
+    address: Any = ray.get_runtime_context().gcs_address
+
+    def start_it(*arguments: str, **options: Any) -> subprocess.Popen[str]:
+        return start(*arguments, **{**options, "env": {"RAY_ADDRESS": address, **options.get("env", {})}})
+
+    return start_it

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from typing import Any
@@ -28,11 +27,12 @@ class Model:
         return 3 * x
 
 
-def held(x: int) -> int:
+def held(x: tuple[int, str]) -> int:
     """Wait at line 100 until the test opens the gate."""
-    if x == HELD_FROM:
-        wait_at(os.environ["GATE"], x)
-    return x
+    number, gate = x
+    if number == HELD_FROM:
+        wait_at(gate, number)
+    return number
 
 
 def uneven(x: int) -> int:

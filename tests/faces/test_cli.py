@@ -42,6 +42,11 @@ def write_numbers(path: Path, count: int) -> Path:
     return path
 
 
+def write_held(path: Path, count: int, gate: Gate) -> Path:
+    path.write_text("".join(f"{json.dumps([number, gate.path])}\n" for number in range(count)))
+    return path
+
+
 def reached(path: Path, count: int, program: subprocess.Popen[str]) -> None:
     """Wait until the output has so many lines."""
     deadline = time.monotonic() + 60
@@ -63,18 +68,18 @@ def test_lines_of_standard_input_come_out_in_order_and_nothing_else_does(start: 
     assert "3 lines done, 0 of them with an error" in errors
 
 
-def test_results_are_in_order_though_later_lines_are_done_earlier(start: Start, tmp_path: Path) -> None:
+def test_results_are_in_order_though_later_lines_are_done_earlier(join: Start, tmp_path: Path) -> None:
     source, output = write_numbers(tmp_path / "in", 50), tmp_path / "out"
-    status, out, errors = finish(poise_run(start, "tests.faces.lines:uneven", source, "-o", output, "--size", 2))
+    status, out, errors = finish(poise_run(join, "tests.faces.lines:uneven", source, "-o", output, "--size", 2))
     assert (status, out) == (0, ""), errors
     assert lines_of(output) == [str(number) for number in range(50)]
 
 
-def test_an_error_is_recorded_in_the_place_of_its_line(start: Start, tmp_path: Path) -> None:
+def test_an_error_is_recorded_in_the_place_of_its_line(join: Start, tmp_path: Path) -> None:
     source, output = write_numbers(tmp_path / "in", 9), tmp_path / "out"
     source.write_text(source.read_text() + "no JSON\n9\n")
     options = ("-o", output, "--size", 2, "--on-error", "record")
-    status, _, errors = finish(poise_run(start, "tests.faces.lines:picky", source, *options))
+    status, _, errors = finish(poise_run(join, "tests.faces.lines:picky", source, *options))
     assert status == 0, errors
     results = [json.loads(line) for line in lines_of(output)]
     assert results[3] == {"error": "ValueError", "detail": "not three"}
@@ -84,9 +89,9 @@ def test_an_error_is_recorded_in_the_place_of_its_line(start: Start, tmp_path: P
     assert "11 lines done, 3 of them with an error" in errors
 
 
-def test_an_error_stops_the_run_which_says_how_to_go_on(start: Start, tmp_path: Path) -> None:
+def test_an_error_stops_the_run_which_says_how_to_go_on(join: Start, tmp_path: Path) -> None:
     source, output = write_numbers(tmp_path / "in", 6), tmp_path / "out"
-    status, _, errors = finish(poise_run(start, "tests.faces.lines:picky", source, "-o", output, "--size", 1))
+    status, _, errors = finish(poise_run(join, "tests.faces.lines:picky", source, "-o", output, "--size", 1))
     assert status == 1
     assert lines_of(output) == ["0", "1", "2"]
     assert "line 4: ValueError: not three" in errors
@@ -96,11 +101,11 @@ def test_an_error_stops_the_run_which_says_how_to_go_on(start: Start, tmp_path: 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_an_interrupted_run_goes_on_where_it_stopped(
-    start: Start, tmp_path: Path, gate: Gate, stop: signal.Signals
+    start: Start, join: Start, tmp_path: Path, gate: Gate, stop: signal.Signals
 ) -> None:
-    source, output = write_numbers(tmp_path / "in", 150), tmp_path / "out"
+    source, output = write_held(tmp_path / "in", 150, gate), tmp_path / "out"
     command = ("tests.faces.lines:held", source, "-o", output, "--size", 2)
-    first = poise_run(start, *command, env={"GATE": gate.path})
+    first = poise_run(start if stop is signal.SIGINT else join, *command)  # one with a Ray of its own
     reached(output, HELD_FROM, first)
     first.send_signal(stop)
     status, _, errors = finish(first)
@@ -114,19 +119,19 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
         assert "100 lines are done, run the same command again" in errors
         assert "Traceback" not in errors
     gate.open()
-    status, _, errors = finish(poise_run(start, *command, env={"GATE": gate.path}))
+    status, _, errors = finish(poise_run(join, *command))
     assert status == 0, errors
     assert "has 100 lines already" in errors
     assert lines_of(output) == [str(number) for number in range(150)]
 
 
-def test_a_run_that_is_complete_does_nothing_unless_it_is_to_begin_again(start: Start, tmp_path: Path) -> None:
+def test_a_run_that_is_complete_does_nothing_unless_it_is_to_begin_again(join: Start, tmp_path: Path) -> None:
     source, output = write_numbers(tmp_path / "in", 3), tmp_path / "out"
     output.write_text("0\n1\n2\n")
     command = ("tests.faces.lines:Model.triple", source, "-o", output, "--size", 1)
-    assert finish(poise_run(start, *command))[0] == 0
+    assert finish(poise_run(join, *command))[0] == 0
     assert lines_of(output) == ["0", "1", "2"]
-    assert finish(poise_run(start, *command, "--restart"))[0] == 0
+    assert finish(poise_run(join, *command, "--restart"))[0] == 0
     assert lines_of(output) == ["0", "3", "6"]
 
 
@@ -139,12 +144,12 @@ def test_an_output_that_is_longer_than_the_input_is_not_touched(start: Start, tm
     assert lines_of(output) == ["0", "1", "2", "3"]
 
 
-def test_two_runs_do_not_write_one_file(start: Start, tmp_path: Path, gate: Gate) -> None:
-    source, output = write_numbers(tmp_path / "in", HELD_FROM + 1), tmp_path / "out"
+def test_two_runs_do_not_write_one_file(join: Start, tmp_path: Path, gate: Gate) -> None:
+    source, output = write_held(tmp_path / "in", HELD_FROM + 1, gate), tmp_path / "out"
     command = ("tests.faces.lines:held", source, "-o", output, "--size", 1)
-    first = poise_run(start, *command, env={"GATE": gate.path})
+    first = poise_run(join, *command)
     reached(output, HELD_FROM, first)
-    status, _, errors = finish(poise_run(start, *command))
+    status, _, errors = finish(poise_run(join, *command))
     assert (status, "another run is writing" in errors) == (1, True)
     gate.open()
     assert finish(first)[0] == 0

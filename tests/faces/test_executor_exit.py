@@ -180,12 +180,12 @@ def test_a_program_with_real_workers_finishes_its_calls_although_one_dies(start:
 
 
 SLOW = """
-import asyncio, sys, time
+import asyncio, os, sys, time
 import poise
 
 def item(n, log):
     with open(log, "a") as file:
-        file.write(f"{n}\\n")
+        file.write(f"{os.getpid()}\\n")
     time.sleep(600)
 
 log = sys.argv[1]
@@ -220,16 +220,17 @@ executor.shutdown()
 @pytest.mark.timeout(WITHIN + 60)
 @pytest.mark.parametrize("where", INTERRUPTED)
 def test_one_interrupt_of_the_whole_group_ends_the_program_and_its_workers(
-    start: Start, tmp_path: Path, where: str
+    start: Start, join: Start, tmp_path: Path, where: str
 ) -> None:
     log, script = tmp_path / "log", tmp_path / "program.py"
     log.touch()
     script.write_text(SLOW + INTERRUPTED[where])
-    program = start(str(script), str(log))
+    program = (start if where == "in a block" else join)(str(script), str(log))  # one with a Ray in its group
     while len(log.read_text().split()) < 2:
         assert program.poll() is None
         time.sleep(0.05)
     family = psutil.Process(program.pid).children(recursive=True)
+    family += [psutil.Process(int(worker)) for worker in log.read_text().split()]
     os.killpg(program.pid, signal.SIGINT)
     _, errors = program.communicate(timeout=WITHIN)
     assert "KeyboardInterrupt" in errors

@@ -160,7 +160,7 @@ EXECUTOR_WAYS = [
 def test_an_error_of_an_executor_dies_with_its_last_name(
     shared_ray: None, kind: type[poise.Executor[None]], way: Callable[..., None], gate: Gate
 ) -> None:
-    with kind(2, backlog=6) as executor:
+    with kind(1, backlog=6) as executor:
         assert are_gone(suffer(way, executor, gate))
 
 

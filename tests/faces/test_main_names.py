@@ -151,14 +151,14 @@ def lines_of(start: Start, tmp_path: Path, text: str, *arguments: str) -> list[s
 
 @pytest.mark.timeout(WITHIN + 30)
 @pytest.mark.parametrize("lane", ["local", "express", "freight"])
-def test_functions_methods_and_lambdas_share_one_main(start: Start, tmp_path: Path, lane: str) -> None:
-    lines = lines_of(start, tmp_path, NAMES, lane)
+def test_functions_methods_and_lambdas_share_one_main(join: Start, tmp_path: Path, lane: str) -> None:
+    lines = lines_of(join, tmp_path, NAMES, lane)
     assert lines == ["right"] * 16
 
 
 @pytest.mark.timeout(WITHIN + 30)
 @pytest.mark.parametrize("lane", ["express", "freight"])
-def test_what_the_caller_defines_anew_runs_anew(start: Start, tmp_path: Path, lane: str) -> None:
+def test_what_the_caller_defines_anew_runs_anew(join: Start, tmp_path: Path, lane: str) -> None:
     program = """
         import asyncio, sys
         import poise
@@ -194,7 +194,7 @@ def test_what_the_caller_defines_anew_runs_anew(start: Start, tmp_path: Path, la
 
         asyncio.run(main())
     """
-    assert lines_of(start, tmp_path, program, lane) == [
+    assert lines_of(join, tmp_path, program, lane) == [
         "['old', 'old'] [1, 1] [2, 2]",
         "[('new', 2), ('new', 2)] ['new', 'new'] [3, 3]",
         "[0, 1, 2, 3, 4, 5] [4, 4]",
@@ -204,7 +204,7 @@ def test_what_the_caller_defines_anew_runs_anew(start: Start, tmp_path: Path, la
 
 
 @pytest.mark.timeout(WITHIN + 30)
-def test_an_initializer_of_an_executor_sets_what_later_functions_read(start: Start, tmp_path: Path) -> None:
+def test_an_initializer_of_an_executor_sets_what_later_functions_read(join: Start, tmp_path: Path) -> None:
     program = """
         import poise
 
@@ -223,7 +223,7 @@ def test_an_initializer_of_an_executor_sets_what_later_functions_read(start: Sta
                 print(list(executor.map(predict, range(2), chunksize=2)))
                 print(executor.submit(lambda: model).result())
     """
-    assert lines_of(start, tmp_path, program) == [
+    assert lines_of(join, tmp_path, program) == [
         "('model from weights', {'a': 1}, 1)",
         "[('model from weights', {'a': 1}, 0), ('model from weights', {'a': 1}, 1)]",
         "model from weights",
