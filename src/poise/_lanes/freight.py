@@ -168,7 +168,10 @@ class FreightLauncher:
         try:
             await self._start(lane, lambda: self._placing.discard(worker_id))
         except BaseException:
-            await lane.close(self._close_timeout)
+            try:
+                await lane.close(self._close_timeout)
+            finally:
+                await lane.kill()  # waits for that same end, if the start is given up meanwhile
             raise
         finally:
             self._placing.discard(worker_id)
