@@ -136,6 +136,16 @@ class MapOptions:
     on_error: OnError = "raise"
     progress: bool = False
 
+    def __post_init__(self) -> None:
+        """Check every option.
+
+        Raises:
+            ConfigError: an option is outside its range.
+        """
+        if self.buffersize is not None:
+            check_whole("buffersize", self.buffersize, 1)
+        check_one_of("on_error", self.on_error, get_args(OnError))
+
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> MapOptions:
         """The options that were given by name.
@@ -145,12 +155,7 @@ class MapOptions:
             ConfigError: an option is outside its range.
         """
         _check_names(given, cls.__slots__, "a map")
-        options = cls(**given)
-        if options.buffersize is not None:
-            check_whole("buffersize", options.buffersize, 1)
-        if options.on_error not in get_args(OnError):
-            raise ConfigError("on_error", options.on_error, f"one of {', '.join(map(repr, get_args(OnError)))}")
-        return options
+        return cls(**given)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,8 +197,7 @@ class PoolOptions:
         if self.kill_after is not None:
             _seconds("kill_after", self.kill_after, zero=True)
         check_whole("poison_after", self.poison_after, 1)
-        if self.lane not in get_args(LaneName):
-            raise ConfigError("lane", self.lane, f"one of {', '.join(map(repr, get_args(LaneName)))}")
+        check_one_of("lane", self.lane, get_args(LaneName))
         _seconds("link_timeout", self.link_timeout, none=False)
         if self.link_timeout < 1 or self.link_timeout == math.inf:
             raise ConfigError("link_timeout", self.link_timeout, "seconds, at least 1: the kernel counts in whole ones")
@@ -285,6 +289,16 @@ def _seconds(option: str, value: Any, *, zero: bool = False, none: bool = True) 
     if not _is(value, numbers.Real) or math.isnan(value) or value < 0 or (value == 0 and not zero):
         allowed = "seconds, zero or more" if zero else "seconds, more than zero"
         raise ConfigError(option, value, f"{allowed}, or None for no limit" if none else allowed)
+
+
+def check_one_of(option: str, value: object, allowed: tuple[Any, ...]) -> None:
+    """Check a value that is one of a few.
+
+    Raises:
+        ConfigError: it is none of them.
+    """
+    if value not in allowed:
+        raise ConfigError(option, value, f"one of {', '.join(map(repr, allowed))}")
 
 
 def check_whole(option: str, value: Any, least: int | None, most: int | None = None) -> None:

@@ -15,7 +15,7 @@ from poise.executor.driver import Driver
 from poise.executor.duties import log_as_original, run_chunk, run_chunk_on, start
 from poise.executor.results import flat, in_order
 from poise.executor.room import Room
-from poise.options import check_whole
+from poise.options import check_one_of, check_whole
 from poise.pool import Pool, RemoteClass
 
 if TYPE_CHECKING:
@@ -149,8 +149,7 @@ class Executor(futures.Executor, Generic[T]):
         Raises:
             ConfigError: there is no such way, or nothing to wait for.
         """
-        if on_full not in get_args(OnFull):
-            raise ConfigError("on_full", on_full, f"one of {', '.join(map(repr, get_args(OnFull)))}")
+        check_one_of("on_full", on_full, get_args(OnFull))
         if on_full == "refuse":
             return None
         backlog = options.get("backlog")
