@@ -29,6 +29,11 @@ unexport PYTHONDONTWRITEBYTECODE
 # Do not ask a registry whether there is a newer pyright: its version is pinned.
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
+# What failed is run once more by itself, in a new process, as CPython's buildbots do (`regrtest --rerun`): what passes
+# then does not stop a change, and stands in the output, a race to be found.
+again = { test $$? -eq 1 && echo "Once more, what failed only: what passes now has a race, which is to be found." \
+	&& $(1) --last-failed --last-failed-no-failures=none; }
+
 .PHONY: help
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -47,7 +52,8 @@ serve: $(RUNTIME) ## run the digits service until interrupted
 .PHONY: test
 ifeq ($(strip $(ARGS)),)
 test: $(DEV) test-wheel ## run the tests; ARGS='-k name' runs some of them
-	$(BIN)/coverage run -m pytest --ignore tests/faces
+	$(BIN)/coverage run -m pytest --ignore tests/faces || \
+		$(call again,$(BIN)/coverage run --append -m pytest --ignore tests/faces)
 	$(BIN)/coverage report --include='src/poise/_core/*' --fail-under=100
 else # a part of the tests says nothing about coverage, and runs on the source
 test: $(DEV)
@@ -56,7 +62,8 @@ endif
 
 .PHONY: test-wheel
 test-wheel: $(WHEEL) ## build the wheel and run the tests of what users meet against it
-	PYTHONPATH=$(CURDIR)/$(WHEEL) $(BIN)/python -m pytest tests/faces
+	export PYTHONPATH=$(CURDIR)/$(WHEEL); \
+		$(BIN)/python -m pytest tests/faces || $(call again,$(BIN)/python -m pytest tests/faces)
 
 .PHONY: test-uvloop
 test-uvloop: $(DEV) ## run the contract of the express lane on uvloop
