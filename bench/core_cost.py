@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from bench.samples import quantile
 from bench.targets import Finding, at_most
+from poise._core.attempts import Ended, Ending
 from poise._core.calls import CallRecord
 from poise._core.effects import Send, Start
 from poise._core.pace import AHEAD_CALLS
-from poise._core.scheduler import Ended, Ending, Scheduler
+from poise._core.scheduler import Scheduler
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -6,10 +6,11 @@ import math
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
+from poise._core.attempts import Ended, Ending
 from poise._core.calls import CallRecord
 from poise._core.effects import Cancel, Effect, Kill, Lease, Lost, Recall, Reject, Resolve, Send, Start, Withdraw
 from poise._core.pace import AHEAD_CALLS
-from poise._core.scheduler import Ended, Ending, Scheduler
+from poise._core.scheduler import Scheduler
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -167,7 +168,9 @@ class Scene:
         self.answer(self.submit(SHORT), service_time=service_time)
 
     def worker(self, worker_id: int) -> WorkerRecord:
-        return next(worker for worker in self.pool.members() if worker.id == worker_id)
+        worker = self.pool.worker(worker_id)
+        assert worker is not None
+        return worker
 
     # ---------------------------------------------------------------- time and size
 

@@ -174,10 +174,9 @@ def test_answers_for_calls_that_a_worker_does_not_hold_are_ignored() -> None:  #
     call = scene.submit()
     other = scene.submit()
     scene.answer(call)
-    call.worker = other.worker
-    assert call.worker is not None
+    call.attempt = other.attempt
     scene.answer(call)
-    call.worker = None
+    call.attempt = None
     assert list(scene.results) == [call]
     assert scene.pool.finished(99, [], scene.now) == []
     scene.pool.begun(99, [1])

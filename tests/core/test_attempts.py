@@ -2,7 +2,7 @@
 
 import pytest
 
-from poise._core.scheduler import Ending
+from poise._core.attempts import Ending
 from poise._core.states import CallState
 from poise.errors import PoisonCall, WorkerLost
 from tests.core.scene import SHORT, Scene, state

@@ -3,7 +3,7 @@
 import math
 import random
 
-from poise._core.alarms import Deadlines
+from poise._core.alarms import Times
 from poise._core.backlog import Backlog
 from poise._core.calls import CallRecord
 
@@ -100,7 +100,7 @@ def test_returned_calls_that_are_cancelled_leave_nothing_behind() -> None:  # G7
 
 
 def test_deadlines_come_due_earliest_first_and_only_once() -> None:  # G6
-    deadlines = Deadlines()
+    deadlines: Times[CallRecord] = Times()
     calls = [CallRecord(call_id, "f") for call_id in range(4)]
     for call, when in zip(calls, [3.0, 1.0, 2.0, 9.0], strict=True):
         deadlines.add(call, when)
@@ -115,7 +115,7 @@ def test_deadlines_come_due_earliest_first_and_only_once() -> None:  # G6
 
 
 def test_a_call_forgotten_while_others_come_due_does_not() -> None:
-    deadlines = Deadlines()
+    deadlines: Times[CallRecord] = Times()
     calls = [CallRecord(call_id, "f") for call_id in range(2)]
     for call in calls:
         deadlines.add(call, 1.0)
@@ -127,7 +127,7 @@ def test_a_call_forgotten_while_others_come_due_does_not() -> None:
 
 
 def test_forgotten_deadlines_are_cleared_out() -> None:  # G7
-    deadlines = Deadlines()
+    deadlines: Times[CallRecord] = Times()
     kept = CallRecord(0, "f")
     deadlines.add(kept, 1e6)
     for call_id in range(1, 5000):

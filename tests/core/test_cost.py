@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from poise._core.attempts import Ended, Ending
 from poise._core.calls import CallRecord
 from poise._core.pace import AHEAD_CALLS
-from poise._core.scheduler import Ended, Ending, Scheduler
+from poise._core.scheduler import Scheduler
 from tests.core.scene import SHORT, Scene
 
 
@@ -145,7 +146,7 @@ def test_nothing_is_kept_of_a_worker_that_is_gone() -> None:
             for started in scene.started[-2:]:
                 scene.ready(started)
     scene.cancel(lease)
-    placement = scene.pool._placement  # noqa: SLF001
+    placement, alarms = scene.pool._placement, scene.pool._alarms  # noqa: SLF001
     alive = {worker.id for worker in scene.pool.members()}
-    for known in (placement._load, placement._roomy, placement._stuck, placement._recalling):  # noqa: SLF001
+    for known in (placement._load, placement._roomy, alarms.lines):  # noqa: SLF001
         assert set(known) <= alive

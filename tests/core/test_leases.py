@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from poise._core.scheduler import Ending
+from poise._core.attempts import Ending
 from poise._core.states import CallState
 from poise.errors import DeadlineExceeded, LeaseExpired, Overloaded, WorkerLost
 from tests.core.scene import SHORT, Scene, state

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from poise._core.alarms import WARY_SECONDS
+from poise._core.attempts import Ending
 from poise._core.retry import Retry
-from poise._core.scheduler import Ending
 from poise._core.states import CallState
-from poise._core.wary import WARY_FOR
 from poise.errors import DeadlineExceeded, LeaseExpired, Overloaded, PoolBroken, PoolClosed
 from tests.core.scene import SHORT, Scene, state
 
@@ -302,7 +302,7 @@ def test_no_call_avoids_a_free_worker_for_ever() -> None:
     scene = Scene(size=2)
     call, endless = scene.submit(retries=1), scene.submit()
     fail(scene, call)
-    scene.wait(WARY_FOR - 0.1)
+    scene.wait(WARY_SECONDS - 0.1)
     assert state(call) is CallState.WAITING
     scene.wait(0.1)
     assert (state(call), place(call)) == (CallState.RUNNING, 0)

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
+from poise._core.alarms import OVERDUE_SECONDS, PATIENT_SECONDS
 from poise._core.pace import AHEAD_CALLS, Pace
-from poise._core.placement import OVERDUE_SECONDS, PATIENT_SECONDS
 from poise._core.states import CallState
 from tests.core.scene import SHORT, Scene, state
 
@@ -222,7 +222,7 @@ def test_what_a_recall_does_not_bring_back_has_begun() -> None:  # G2
     scene.ready(1)
     assert scene.recalls == [(0, [ahead.id])]
     scene.give_back(0)
-    assert (ahead.state, ahead.is_announced) == (CallState.AHEAD, True)
+    assert (ahead.state, ahead.attempts) == (CallState.AHEAD, 1)
     assert len(scene.recalls) == 1
     scene.lose(0)
     assert set(scene.errors) == {running, ahead}

@@ -4,9 +4,9 @@ import math
 
 import pytest
 
+from poise._core.alarms import ANSWER_SECONDS
+from poise._core.attempts import Ending
 from poise._core.calls import CallRecord
-from poise._core.placement import ANSWER_SECONDS
-from poise._core.scheduler import Ending
 from poise._core.states import CallState
 from poise.errors import DeadlineExceeded, PoolClosed, WorkerLost
 from tests.core.scene import SHORT, Scene, state

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from poise._core.scheduler import Ending
+from poise._core.attempts import Ending
 from poise._core.states import CallState, IllegalTransitionError, WorkerState
 from poise.errors import LeaseExpired, PoisonCall, PoolBroken, PoolClosed, WorkerLost
 from tests.core.scene import SHORT, Scene, state
@@ -516,6 +516,6 @@ def test_planned_ends_are_not_told_as_deaths() -> None:
 
 def test_a_worker_is_known_until_it_is_gone() -> None:
     scene = Scene(size=1)
-    assert scene.pool.knows(0)
+    assert scene.pool.worker(0) is not None
     scene.lose(0, "died")
-    assert not scene.pool.knows(0)
+    assert scene.pool.worker(0) is None

@@ -15,10 +15,11 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from poise._core.attempts import Ended, Ending
 from poise._core.calls import CallRecord
 from poise._core.effects import Cancel, Effect, Kill, Lease, Recall, Reject, Resolve, Send, Start, Withdraw
 from poise._core.pace import AHEAD_CALLS
-from poise._core.scheduler import Ended, Ending, Scheduler
+from poise._core.scheduler import Scheduler
 from poise._core.states import CallState
 from poise.errors import DeadlineExceeded, LeaseExpired, Overloaded, PoiseError, PoolBroken, PoolClosed, WorkerLost
 
@@ -473,7 +474,7 @@ class World:
             if (lease := self.leases.get(actor.id)) is not None and fate.call.lease is lease.call:
                 fate.is_released = True
         ahead = [self.fates[c] for c in actor.inbox if self.fates[c].call.state is CallState.AHEAD and not is_cut_off]
-        unbegun = [fate for fate in ahead if not fate.call.is_announced]
+        unbegun = [fate for fate in ahead if fate.call.attempt and not fate.call.attempt.may_have_begun]
         self._bury(actor.id)
         self.perform(self.pool.worker_lost(actor.id, "it died", self.now, all_in_doubt=is_cut_off))
         assert not any(isinstance(fate.error, WorkerLost) for fate in unbegun), "it had not begun"  # G2

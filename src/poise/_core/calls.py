@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from poise._core.retry import Retry
 from poise._core.states import CALL_TRANSITIONS, CallEvent, CallState, IllegalTransitionError
+from poise.errors import LeaseExpired
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
+    from poise._core.attempts import Attempt
     from poise._core.workers import WorkerId, WorkerRecord
 
 CallId = int
@@ -21,24 +23,23 @@ class CallRecord:
     """One submission, to its outcome."""
 
     __slots__ = (
-        "attempts",
+        "attempt",
         "bound_for",
         "deadline",
         "deaths",
         "function",
         "id",
-        "is_announced",
-        "is_kept",
         "is_lease",
         "lease",
         "name",
+        "past_attempts",
         "priority",
         "retry",
-        "since",
         "state",
+        "submitted_at",
         "tag",
         "timeout",
-        "worker",
+        "waits_since",
     )
 
     def __init__(
@@ -75,21 +76,18 @@ class CallRecord:
         self.tag: Any = tag
         """The engine's own object for this call, which the core hands back and never looks at."""
         self.state: CallState = CallState.WAITING
-        self.worker: WorkerRecord | None = None
+        self.attempt: Attempt | None = None
         """Invariant: set if and only if the state is AHEAD, RUNNING or ABANDONED; an ended lease keeps it, so that a
         late use of the lease can be told which worker it was."""
         self.bound_for: WorkerRecord | None = None
         """The one worker on which it may run: broadcasts and leased calls."""
-        self.is_announced: bool = False
-        """Whether the worker has said that this call, sent ahead, may have begun: in doubt if the worker dies."""
-        self.is_kept: bool = False
-        """Whether the worker was asked to give this call, sent ahead, back and did not: so it has begun."""
-        self.attempts: int = 0
-        """How many times it may have begun."""
+        self.past_attempts: int = 0
+        """Attempts that are over and may have begun."""
         self.deaths: int = 0
         """Workers that died while it was on them and may have begun; for a lease, while it held them."""
-        self.since: float = 0.0
-        """When it was submitted; from its grant on, when it was given its slot."""
+        self.submitted_at: float = 0.0
+        self.waits_since: float = 0.0
+        """When it was submitted or last came back from a worker: from then to its next grant it waits for a slot."""
 
     def step(self, event: CallEvent) -> None:
         """Move to the next state.
@@ -102,12 +100,32 @@ class CallRecord:
         except KeyError:
             raise IllegalTransitionError(f"call {self.id}: {event.name} while {self.state.name}") from None
 
-    def leave_worker(self, now: float) -> None:
-        """No worker holds it any more, and it waits from now on."""
-        self.worker = None
-        self.is_announced = False
-        self.is_kept = False
-        self.since = now
+    def end_attempt(self, *, has_begun: bool) -> None:
+        """No worker holds it any more."""
+        self.past_attempts += has_begun
+        self.attempt = None
+
+    @property
+    def worker(self) -> WorkerRecord | None:
+        """The worker that holds it, or None."""
+        return None if self.attempt is None else self.attempt.worker
+
+    def leased_worker(self) -> WorkerRecord:
+        """The worker that this lease, which was granted, holds.
+
+        Raises:
+            LeaseExpired: it holds none any more.
+        """
+        worker = self.worker
+        assert worker is not None, "a lease is used once it is granted"
+        if worker.lease is not self:
+            raise LeaseExpired(worker.id, "lost" if self.deaths else "released")
+        return worker
+
+    @property
+    def attempts(self) -> int:
+        """How many times it may have begun."""
+        return self.past_attempts + (self.attempt is not None and self.attempt.may_have_begun)
 
     @property
     def retries(self) -> int:
@@ -122,11 +140,6 @@ class CallRecord:
     def precedes(self, other: CallRecord) -> bool:
         """Whether it comes before the other in the order (G5)."""
         return (-self.priority, self.id) < (-other.priority, other.id)
-
-    @property
-    def may_have_begun(self) -> bool:
-        """Whether this attempt may have begun, so that running it again takes the caller's leave (G2)."""
-        return self.is_announced or self.state is CallState.RUNNING
 
     @property
     def needs_whole_worker(self) -> bool:

@@ -1,13 +1,17 @@
-"""What has happened in a pool, and what its snapshot says of a worker."""
+"""What has happened in a pool, and its snapshot."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from poise.stats import WorkerStats
+from poise._core.states import CallState, WorkerState
+from poise.stats import Stats, WorkerStats
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from poise._core.queues import Queues
     from poise._core.workers import WorkerRecord
 
 
@@ -39,7 +43,39 @@ class Counters:
         return {name: getattr(self, name) for name in self.__slots__}
 
 
-def stats_of(worker: WorkerRecord, now: float) -> WorkerStats:
+def snapshot(
+    workers: Iterable[WorkerRecord],
+    queues: Queues,
+    counters: Counters,
+    now: float,
+    *,
+    size: int,
+    service_time: float | None,
+    wait_time: float | None,
+) -> Stats:
+    """Describe a pool as it is now."""
+    records = list(workers)
+    states = [call.state for worker in records for call in worker.held]
+    described = tuple(_describe(worker, now) for worker in records)
+    return Stats(
+        size=size,
+        ready=sum(w.state is WorkerState.READY for w in records),
+        starting=sum(w.state is WorkerState.PENDING or w.state is WorkerState.STARTING for w in records),
+        waiting=queues.count,
+        parked=len(queues.parked),
+        running=states.count(CallState.RUNNING),
+        ahead=states.count(CallState.AHEAD),
+        abandoned=states.count(CallState.ABANDONED),
+        free_slots=sum(w.free_slots for w in records if w.is_open),
+        leased=sum(w.leased for w in described),
+        service_time=service_time,
+        wait_time=wait_time,
+        workers=described,
+        **counters.as_dict(),
+    )
+
+
+def _describe(worker: WorkerRecord, now: float) -> WorkerStats:
     """Describe this worker as it is now."""
     return WorkerStats(
         id=worker.id,

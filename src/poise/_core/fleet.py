@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
-import math
 from typing import TYPE_CHECKING, Final
 
 from poise._core.states import WorkerEvent, WorkerState
@@ -13,6 +11,7 @@ from poise.errors import PoolBroken
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from poise._core.alarms import Alarms
     from poise._core.workers import WorkerId
 
 BACKOFF_FIRST: Final = 0.1
@@ -25,10 +24,10 @@ class Fleet:
     """Adds, starts, replaces and removes the records of workers; which calls they hold is not its concern."""
 
     __slots__ = (
+        "_alarms",
         "_chance",
         "_next_id",
         "_slots",
-        "_starts",
         "broken",
         "failed_starts",
         "heals",
@@ -37,7 +36,7 @@ class Fleet:
         "workers",
     )
 
-    def __init__(self, slots: int, *, heals: bool, chance: Callable[[], float]) -> None:
+    def __init__(self, slots: int, alarms: Alarms, *, heals: bool, chance: Callable[[], float]) -> None:
         self.workers: dict[WorkerId, WorkerRecord] = {}
         """Every worker that is not GONE."""
         self.ready: dict[WorkerId, WorkerRecord] = {}
@@ -51,10 +50,9 @@ class Fleet:
         self.broken: PoolBroken | None = None
         """Why no worker can start. Ends when one does."""
         self._slots = slots
+        self._alarms = alarms
         self._chance = chance
         self._next_id: WorkerId = 0
-        self._starts: list[tuple[float, WorkerId]] = []
-        """A heap of when each PENDING worker is due; those retired meanwhile are skipped."""
 
     def members(self) -> list[WorkerRecord]:
         """The workers that count towards the size: all but those that retire."""
@@ -75,7 +73,7 @@ class Fleet:
         worker = WorkerRecord(self._next_id, self._slots, now + delay, failures)
         self._next_id += 1
         self.workers[worker.id] = worker
-        heapq.heappush(self._starts, (worker.start_at, worker.id))
+        self._alarms.starts.add(worker, worker.start_at)
         return worker
 
     def step(self, worker: WorkerRecord, event: WorkerEvent, now: float) -> None:
@@ -91,22 +89,16 @@ class Fleet:
             self.broken = None
         else:
             self.ready.pop(worker.id, None)
+        if event is not WorkerEvent.START:
+            self._alarms.starts.forget(worker)
         if worker.state is WorkerState.GONE:
             del self.workers[worker.id]
 
-    def next_start(self) -> float:
-        """When the next worker is due to be started, `math.inf` if none waits for that."""
-        while self._starts and self._starts[0][1] not in self.workers:
-            heapq.heappop(self._starts)
-        return self._starts[0][0] if self._starts else math.inf
-
     def start_due(self, now: float) -> list[WorkerRecord]:
         """The workers whose start is due, which have moved to STARTING."""
-        due: list[WorkerRecord] = []
-        while self.next_start() <= now:
-            worker = self.workers[heapq.heappop(self._starts)[1]]
+        due = list(self._alarms.starts.pop_due(now))
+        for worker in due:
             self.step(worker, WorkerEvent.START, now)
-            due.append(worker)
         return due
 
     def lose(self, worker: WorkerRecord, reason: str, now: float) -> WorkerRecord | None:
@@ -151,5 +143,5 @@ class Fleet:
         assert list(self.ready) == [w.id for w in self.ready.values() if w.state is WorkerState.READY]
         assert self.ready.keys() == {w.id for w in self.workers.values() if w.state is WorkerState.READY}
         pending = {w.id for w in self.workers.values() if w.state is WorkerState.PENDING}
-        assert pending == {worker_id for _, worker_id in self._starts if worker_id in self.workers}
+        assert pending == self._alarms.starts.watched.keys()
         assert self.broken is None or not self.ready

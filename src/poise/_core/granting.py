@@ -1,20 +1,23 @@
-"""Which call gets which slot, and which is asked back."""
+"""The decision: which call, which worker, now."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from poise._core.effects import Lease, Withdraw
-from poise._core.pace import Pace
+from poise._core.attempts import Attempt
+from poise._core.effects import Lease
 from poise._core.states import CallEvent, CallState, WorkerState
 from poise.errors import WorkerLost
 
 if TYPE_CHECKING:
+    from poise._core.alarms import Alarms
     from poise._core.calls import CallRecord
     from poise._core.effects import Outbox
     from poise._core.outcomes import Outcomes
+    from poise._core.pace import Pace
     from poise._core.placement import Placement
-    from poise._core.queues import Waiting
+    from poise._core.queues import Queues
+    from poise._core.recalls import Recalls
     from poise._core.workers import WorkerRecord
 
 _WAIT_WEIGHT: Final = 0.05
@@ -24,37 +27,31 @@ _WAIT_WEIGHT: Final = 0.05
 class Granting:
     """Brings waiting calls and workers together. Whoever grants, records, in the same step."""
 
-    __slots__ = (
-        "_backlog",
-        "_outbox",
-        "_outcomes",
-        "_parked",
-        "_placement",
-        "_slots",
-        "_waiting",
-        "_wary",
-        "pace",
-        "wait_time",
-    )
+    __slots__ = ("_alarms", "_outbox", "_outcomes", "_pace", "_placement", "_queues", "_recalls", "_slots", "wait_time")
 
-    def __init__(self, slots: int, waiting: Waiting, placement: Placement, outcomes: Outcomes, outbox: Outbox) -> None:
-        self.pace = Pace()
+    def __init__(
+        self,
+        slots: int,
+        queues: Queues,
+        placement: Placement,
+        alarms: Alarms,
+        pace: Pace,
+        outcomes: Outcomes,
+        recalls: Recalls,
+        outbox: Outbox,
+    ) -> None:
         self.wait_time: float | None = None
         """Moving average of the time that a call waits for its slot, in seconds."""
         self._slots = slots
-        self._waiting = waiting
-        self._backlog = waiting.backlog
-        self._parked = waiting.parked
-        self._wary = waiting.wary
+        self._queues = queues
         self._placement = placement
+        self._alarms = alarms
+        self._pace = pace
         self._outcomes = outcomes
+        self._recalls = recalls
         self._outbox = outbox
 
     # ---------------------------------------------------------------- from the order
-
-    def first(self) -> CallRecord | None:
-        """The call that is next for any worker."""
-        return self._backlog.first() or self._parked.first()
 
     def worker_for(self, call: CallRecord, now: float) -> WorkerRecord | None:
         """The worker that takes this new call at once, or None if it must wait, as others do before it.
@@ -67,9 +64,9 @@ class Granting:
         if (bound := call.bound_for) is not None:
             if bound.state is WorkerState.GONE:
                 raise WorkerLost(bound.id, "it was gone when the call was submitted", started=False)
-            is_its_turn = bound.is_serving and bound.lease is call.lease and not bound.queue
+            is_its_turn = bound.is_serving and bound.lease is call.lease and self._queues.first_for(bound) is None
             return bound if is_its_turn and bound.free_slots > 0 else None
-        if self.first() is not None:
+        if self._queues.first() is not None:
             return None
         return self._placement.empty_worker() if call.is_lease else self._any_worker_for(call, now)
 
@@ -78,20 +75,21 @@ class Granting:
 
         While a wary call before it waits for a free worker none is sent ahead, because the workers would never be free.
         """
-        placement = self._placement
+        placement, queues = self._placement, self._queues
         worker = placement.free_worker()
-        if worker is not None or (self._wary.calls and any(wary.precedes(call) for wary in self._wary.heads())):
+        if worker is not None or (queues.wary.calls and any(wary.precedes(call) for wary in queues.wary.heads())):
             return worker
-        return placement.roomy_worker(call, self.pace, now, len(self._backlog))
+        is_deep = len(queues.backlog) > placement.open_workers * self._slots
+        return placement.roomy_worker(self._pace.ahead_limit(call.function, is_deep=is_deep), now, queues.bound)
 
     def place(self, now: float) -> None:
         """Give waiting calls to workers for as long as the next one in the order can be given to one."""
-        if self._waiting.claims:
+        if self._queues.claims:
             self._move_claims(now)
         while True:
-            if self._wary.calls:
+            if self._queues.wary.calls:
                 self._place_wary(now)
-            if (call := self.first()) is None:
+            if (call := self._queues.first()) is None:
                 break
             if call.deadline <= now:
                 self._outcomes.expire(call)
@@ -104,15 +102,15 @@ class Granting:
                 worker = self._any_worker_for(call, now)
             if worker is None:
                 return
-            self._waiting.take_out(call)
+            self._queues.take_out(call)
             self.grant(call, worker, now)
-        self._recall_for_idle(now)
+        self._recalls.ask_for_idle(now)
 
     def next_wary(self) -> tuple[CallRecord, WorkerRecord] | None:
         """The first wary call whose turn it is and for which there is a worker, and that worker."""
-        head = self.first()
+        head = self._queues.first()
         best: tuple[CallRecord, WorkerRecord] | None = None
-        for call in self._wary.heads():
+        for call in self._queues.wary.heads():
             is_before_others = (head is None or call.precedes(head)) and (best is None or call.precedes(best[0]))
             if is_before_others and (worker := self._placement.other_worker(call)) is not None:
                 best = call, worker
@@ -124,34 +122,34 @@ class Granting:
 
     def grant(self, call: CallRecord, worker: WorkerRecord, now: float) -> None:
         """Record that the worker holds the call, and have it sent."""
-        call.worker = worker
+        attempt = call.attempt = Attempt(worker, now)
         if call.is_lease:
             call.step(CallEvent.GRANT)
             worker.lease = call
-            self._outcomes.deadlines.forget(call)  # its timeout was for getting the worker
+            self._alarms.expiries.forget(call)  # its timeout was for getting the worker
             self._outbox.add(Lease(call, worker.id))
         else:
-            self._give_slot(call, worker, now)
+            self._give_slot(call, attempt, worker, now)
             self._outbox.send(worker.id, call)
-        waited = now - call.since
+        waited = now - call.waits_since
         known = self.wait_time
         self.wait_time = waited if known is None else known + _WAIT_WEIGHT * (waited - known)
-        call.since = now
         self._placement.update(worker)
 
-    def _give_slot(self, call: CallRecord, worker: WorkerRecord, now: float) -> None:
+    def _give_slot(self, call: CallRecord, attempt: Attempt, worker: WorkerRecord, now: float) -> None:
         running = worker.running
         if len(running) == worker.slots:
             call.step(CallEvent.SEND_AHEAD)
             if not worker.ahead:
-                worker.is_patient = self.pace.is_long(call.function)
+                worker.sent_long = self._pace.is_long(call.function)
+            worker.keeps_all = False
             worker.ahead[call.id] = call
             return
         call.step(CallEvent.GRANT)
         if not running:
-            self._placement.progressed(worker, now)
+            worker.progress_at = now
         running[call.id] = call
-        call.attempts += 1
+        attempt.may_have_begun = True
         if call.deaths:
             worker.lease = call
 
@@ -163,13 +161,15 @@ class Granting:
         while ahead and len(running) < worker.slots:
             call = ahead.pop(next(iter(ahead)))
             running[call.id] = call
-            call.attempts += not call.is_announced
+            assert call.attempt is not None
+            call.attempt.may_have_begun = True
             if call.state is CallState.AHEAD:
                 call.step(CallEvent.BEGIN)
             else:
                 self._outcomes.watch_overrun(call, now)
         if worker.is_serving:
-            while len(running) < worker.slots and (bound := worker.queue.first()) is not None:
+            queues = self._queues
+            while queues.bound and len(running) < worker.slots and (bound := queues.first_for(worker)) is not None:
                 self._grant_in_time(bound, worker, now)
             if worker.claim is not None and worker.is_empty:
                 self._grant_in_time(worker.claim, worker, now)
@@ -180,7 +180,7 @@ class Granting:
         if call.deadline <= now:
             self._outcomes.expire(call)
         else:
-            self._outcomes.take_out(call)
+            self._queues.take_out(call)
             self.grant(call, worker, now)
 
     # ---------------------------------------------------------------- claims
@@ -193,52 +193,15 @@ class Granting:
         worker = self._placement.least_loaded()
         if self._slots == 1 or worker is None:
             return False
-        self._waiting.claim(call, worker)
-        self._placement.update(worker)
-        self.recall(worker, now)
+        self._queues.claim(call, worker)
+        self._recalls.ask(worker, now)
         return True
 
     def _move_claims(self, now: float) -> None:
         """Let calls that claimed a worker have another that was empty sooner (G4)."""
-        for claimed in list(self._waiting.claims.values()):
+        for claimed in list(self._queues.claims.values()):
             worker = self._placement.empty_worker()
             if worker is None:
                 return
             assert claimed.claim is not None
             self._grant_in_time(claimed.claim, worker, now)
-
-    # ---------------------------------------------------------------- recalls
-
-    def recall(self, worker: WorkerRecord, now: float, *, half: bool = False) -> None:
-        """Ask for what has not begun as far as is known, or the older half of it; one recall at a time per worker."""
-        if worker.recalled:
-            return
-        wanted = [call.id for call in worker.ahead.values() if call.state is CallState.AHEAD and not call.is_kept]
-        if half:
-            wanted = wanted[: (len(wanted) + 1) // 2]
-        if not wanted:
-            self._placement.not_stuck(worker)
-            return
-        worker.recalled = wanted
-        worker.recalled_at = now
-        worker.has_grace = False
-        self._placement.update(worker)
-        self._outbox.recall(worker.id, wanted)
-
-    def _recall_for_idle(self, now: float) -> None:
-        """Nothing waits: a worker with a free slot takes the older half of what another was sent ahead (G4)."""
-        while self._placement.wants_recall and (worker := self._placement.stuck_worker()) is not None:
-            self.recall(worker, now, half=True)
-
-    def recall_overdue(self, now: float) -> None:
-        """Ask back what was sent ahead to a worker that does not get on, for the others to do."""
-        while (worker := self._placement.overdue_worker(now)) is not None:
-            self.recall(worker, now)
-
-    def withdraw_unanswered(self, now: float) -> None:
-        """Give a worker that does not answer nothing more until it does, and take from it what has not begun (G4)."""
-        while (worker := self._placement.unanswered_worker(now)) is not None:
-            worker.is_silent = True
-            self._waiting.drop_claim(worker)
-            self._placement.update(worker)
-            self._outbox.add(Withdraw(worker.id, [*worker.running, *worker.ahead]))

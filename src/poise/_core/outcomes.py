@@ -5,17 +5,16 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Literal
 
-from poise._core.alarms import Deadlines
 from poise._core.counters import Counters
 from poise._core.effects import Cancel, Reject, Resolve
 from poise._core.states import CallEvent
 from poise.errors import DeadlineExceeded, LeaseExpired
 
 if TYPE_CHECKING:
+    from poise._core.alarms import Alarms
     from poise._core.calls import CallId, CallRecord
     from poise._core.effects import Outbox
-    from poise._core.placement import Placement
-    from poise._core.queues import Waiting
+    from poise._core.queues import Queues
     from poise._core.workers import WorkerRecord
     from poise.errors import PoiseError
 
@@ -23,20 +22,16 @@ if TYPE_CHECKING:
 class Outcomes:
     """Gives each call its one outcome (G1), counts it, and lets go of the call."""
 
-    __slots__ = ("_outbox", "_placement", "_waiting", "counters", "deadlines", "doomed", "kill_after", "overruns")
+    __slots__ = ("_alarms", "_outbox", "_queues", "counters", "doomed", "kill_after")
 
-    def __init__(self, waiting: Waiting, placement: Placement, outbox: Outbox, kill_after: float | None) -> None:
+    def __init__(self, queues: Queues, alarms: Alarms, outbox: Outbox, kill_after: float | None) -> None:
         self.counters = Counters()
-        self.deadlines = Deadlines()
-        """Invariant: the calls with a deadline whose caller waits; not a lease that is granted."""
-        self.overruns = Deadlines()
-        """Abandoned calls that a worker still holds, by when it is to be killed: with a deadline, or doomed."""
         self.doomed: dict[CallId, float] = {}
         """Abandoned calls that their caller wants gone, and the seconds for which their worker may still run them."""
         self.kill_after = kill_after
         """Seconds that a worker may keep an expired call."""
-        self._waiting = waiting
-        self._placement = placement
+        self._queues = queues
+        self._alarms = alarms
         self._outbox = outbox
 
     def resolve(self, call: CallRecord, outcome: Any, *, has_failed: bool) -> None:
@@ -54,7 +49,7 @@ class Outcomes:
 
     def refuse(self, call: CallRecord, error: PoiseError) -> None:
         """End a call that waits."""
-        self.take_out(call)
+        self._queues.take_out(call)
         self.fail(call, error)
 
     def expire(self, call: CallRecord) -> None:
@@ -62,7 +57,7 @@ class Outcomes:
         self.counters.expired += 1
         started = call.worker is not None or call.attempts > 0
         if call.worker is None and self.kill_after is not None:
-            self._placement.blame_silent(call, call.deadline + self.kill_after)
+            self._blame_silent(call, call.deadline + self.kill_after)
         self._leave(call)
         self._outbox.add(Reject(call, DeadlineExceeded(call.timeout, started=started)))
 
@@ -77,34 +72,39 @@ class Outcomes:
         assert worker is not None, "a worker holds an abandoned call"
         self.doomed[call.id] = grace
         if call.id in worker.running:
-            self.overruns.add(call, now + grace)
+            self._alarms.overruns.add(call, now + grace)
 
     def watch_overrun(self, call: CallRecord, now: float) -> None:
         """An abandoned call that was sent ahead has begun after all: the worker has `kill_after`, or less, from now."""
         if call.id in self.doomed:
-            self.overruns.add(call, now + self.doomed[call.id])
-        elif call.deadline != math.inf and self.kill_after is not None and call not in self.overruns:
-            self.overruns.add(call, now + self.kill_after)
+            self._alarms.overruns.add(call, now + self.doomed[call.id])
+        elif call.deadline != math.inf and self.kill_after is not None and call not in self._alarms.overruns:
+            self._alarms.overruns.add(call, now + self.kill_after)
+
+    def overrun(self, call: CallRecord) -> str:
+        """Why a worker is killed that runs this abandoned call for too long."""
+        if call.id in self.doomed:
+            return f"killed, because the caller of {call.name} had given it up"
+        return f"killed: {call.name} still ran {self.kill_after:g} s after its timeout of {call.timeout:g} s"
 
     def end_abandoned(self, call: CallRecord) -> None:
         """A call whose caller is gone has left its worker."""
         self._end(call)
-        self.overruns.forget(call)
+        self._alarms.overruns.forget(call)
         self.doomed.pop(call.id, None)
 
     def end_lease(self, worker: WorkerRecord, lease: CallRecord, cause: Literal["released", "lost"]) -> None:
         """End the lease that holds this worker, and refuse the calls that still wait under it."""
-        for call in [*worker.leased_queue, *self._waiting.paused_under(lease)]:
+        for call in self._queues.under(lease):
             self.refuse(call, LeaseExpired(worker.id, cause))
         worker.lease = None
         lease.step(CallEvent.END)
 
-    def take_out(self, call: CallRecord) -> None:
-        """Take a call out of wherever it waits."""
-        claimed = self._waiting.claims.get(call.id)
-        self._waiting.take_out(call)
-        if claimed is not None:
-            self._placement.update(claimed)
+    def _blame_silent(self, call: CallRecord, until: float) -> None:
+        """A call has expired that waited while workers were silent: those that it could have run on have until then."""
+        for worker in self._alarms.silent.watched.values():
+            if call.bound_for is None or call.bound_for is worker:
+                worker.tolerated_until = min(worker.tolerated_until, until)
 
     def _leave(self, call: CallRecord) -> None:
         """The caller no longer waits: drop a call that waits, abandon one that a worker holds.
@@ -112,18 +112,17 @@ class Outcomes:
         The worker has until `kill_after` past the call's deadline to be done with it, if it has one.
         """
         if call.worker is None:
-            self.take_out(call)
+            self._queues.take_out(call)
             self._end(call)
         else:
             call.step(CallEvent.ABANDON)
-            self.deadlines.forget(call)
+            self._alarms.expiries.forget(call)
             self._outbox.add(Cancel(call.worker.id, call.id))
             if call.deadline != math.inf and self.kill_after is not None:
-                self.overruns.add(call, call.deadline + self.kill_after)
+                self._alarms.overruns.add(call, call.deadline + self.kill_after)
 
     def _end(self, call: CallRecord) -> None:
         """The call is over: keep nothing of it, and let it keep nothing of ours."""
         call.step(CallEvent.END)
-        call.worker = None
         call.bound_for = None
-        self.deadlines.forget(call)
+        self._alarms.expiries.forget(call)

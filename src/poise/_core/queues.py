@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
-from poise._core.alarms import Deadlines
 from poise._core.backlog import Backlog
 from poise._core.states import CallEvent, CallState
 from poise._core.wary import Wary
@@ -13,42 +12,53 @@ from poise._core.wary import Wary
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from poise._core.alarms import Alarms
     from poise._core.calls import CallId, CallRecord
+    from poise._core.placement import Placement
     from poise._core.workers import WorkerRecord
 
+_Owner: TypeAlias = "CallRecord | WorkerRecord"
 
-class Waiting:
+
+class Queues:
     """Admission, and where each waiting call stands.
 
-    A call waits in the backlog for any worker, parked for room in the backlog, in a worker's own queue for that worker
-    alone, or with a claim on a worker until that is empty. One that has failed and is tried again is paused until it is
-    time for that, and then wary: it waits for a worker on which it has not failed.
+    A call waits in the backlog for any worker, parked for room in the backlog, in a queue of its own for one worker or
+    for the worker of its lease, or with a claim on a worker until that is empty. One that has failed and is tried again
+    is paused until it is time for that, and then wary: it waits for a worker on which it has not failed.
     """
 
-    __slots__ = ("aside", "backlog", "claims", "limit", "parked", "paused", "wary")
+    __slots__ = ("_alarms", "_placement", "aside", "backlog", "bound", "claims", "limit", "parked", "wary")
 
-    def __init__(self, limit: int | None) -> None:
+    def __init__(self, limit: int | None, placement: Placement, alarms: Alarms) -> None:
         self.limit = math.inf if limit is None else limit
         self.backlog = Backlog()
         """Invariant: its calls are WAITING and bound for no worker. More than `limit` only by those that came back."""
         self.parked = Backlog()
         """Invariant: its calls are PARKED; empty unless the backlog, and what is aside, are full."""
-        self.paused = Deadlines()
-        """Invariant: its calls are PAUSED."""
-        self.wary = Wary()
+        self.wary = Wary(alarms.wary)
         """Invariant: its calls are WAITING and bound for no worker."""
         self.aside: dict[CallId, CallRecord] = {}
         """Invariant: those that are paused and those that are wary. They count as if they were in the backlog (G7)."""
+        self.bound: dict[_Owner, Backlog] = {}
+        """Calls that wait for a slot of one worker, by the lease that they belong to, or by that worker itself.
+
+        Invariant: they are WAITING and bound for it; no queue is empty, and while the worker serves and it is a
+        queue's turn, none is there unless every slot is held.
+        """
         self.claims: dict[CallId, WorkerRecord] = {}
         """The worker of each claim, the oldest claim first."""
+        self._placement = placement
+        self._alarms = alarms
+
+    # ---------------------------------------------------------------- in
 
     def admit(self, call: CallRecord, *, may_park: bool) -> bool:
         """Let a new call wait, if there is room for it or it may wait for that too."""
         if call.bound_for is not None:
-            queue = call.bound_for.pinned_queue if call.lease is None else call.bound_for.leased_queue
-            if len(queue) >= self.limit and not may_park:
+            if not may_park and len(self.bound.get(_owner(call), ())) >= self.limit:
                 return False
-            queue.add(call)
+            self._bind(call)
         elif self.depth < self.limit:
             self.backlog.add(call)
         elif may_park:
@@ -58,34 +68,26 @@ class Waiting:
             return False
         return True
 
-    @property
-    def depth(self) -> int:
-        """Calls that wait for any worker, or for the time of their next attempt."""
-        return len(self.backlog) + len(self.aside)
-
     def put_back(self, call: CallRecord) -> None:
         """Put a call that waits again at its place in the order, whether there is room or not."""
-        if call.bound_for is None:
-            if call.avoids:
-                self.aside[call.id] = call
-                self.wary.add(call)
-            else:
-                self.backlog.add(call)
-        elif call.lease is None:
-            call.bound_for.pinned_queue.add(call)
+        if call.bound_for is not None:
+            self._bind(call)
+        elif call.avoids:
+            self.aside[call.id] = call
+            self.wary.add(call)
         else:
-            call.bound_for.leased_queue.add(call)
+            self.backlog.add(call)
 
     def pause(self, call: CallRecord, until: float) -> None:
         """Let a call wait for the time of its next attempt."""
         self.aside[call.id] = call
-        self.paused.add(call, until)
+        self._alarms.pauses.add(call, until)
 
     def resume(self, call: CallRecord, now: float) -> None:
         """The time of this call's next attempt has come."""
         del self.aside[call.id]
         call.step(CallEvent.RESUME)
-        call.since = now
+        call.waits_since = now
         self.put_back(call)
 
     def calm(self, now: float) -> None:
@@ -96,9 +98,27 @@ class Waiting:
             call.retry.avoids = frozenset()
             self.backlog.add(call)
 
-    def paused_under(self, lease: CallRecord) -> list[CallRecord]:
-        """The calls of this lease that are paused."""
-        return [call for call in self.aside.values() if call.lease is lease]
+    def claim(self, call: CallRecord, worker: WorkerRecord) -> None:
+        """Let a call wait for this worker to be empty."""
+        self.take_out(call)
+        worker.claim = call
+        self.claims[call.id] = worker
+        self._placement.update(worker)
+
+    def drop_claim(self, worker: WorkerRecord) -> None:
+        """Let the call that claimed this worker, if there is one, wait for any worker again."""
+        if (call := worker.claim) is not None:
+            self.take_out(call)
+            self.backlog.add(call)
+
+    def inherit(self, worker: WorkerRecord, heir: WorkerRecord) -> None:
+        """Let the calls that wait for this worker alone wait for another one."""
+        for call in self.bound_for(worker):
+            self.take_out(call)
+            call.bound_for = heir
+            self._bind(call)
+
+    # ---------------------------------------------------------------- out
 
     def take_out(self, call: CallRecord) -> None:
         """Take a call out of wherever it waits, and admit who was waiting for its room."""
@@ -108,9 +128,11 @@ class Waiting:
         elif self.aside and call.id in self.aside:
             self._take_from_aside(call)
         elif call.bound_for is not None:
-            (call.bound_for.pinned_queue if call.lease is None else call.bound_for.leased_queue).discard(call)
+            self._unbind(call)
         elif self.claims and call.id in self.claims:
-            self.claims.pop(call.id).claim = None
+            worker = self.claims.pop(call.id)
+            worker.claim = None
+            self._placement.update(worker)
         else:
             self.backlog.discard(call)
             self._admit_parked()
@@ -118,7 +140,7 @@ class Waiting:
     def _take_from_aside(self, call: CallRecord) -> None:
         del self.aside[call.id]
         if call.state is CallState.PAUSED:
-            self.paused.forget(call)
+            self._alarms.pauses.forget(call)
             call.step(CallEvent.RESUME)
         else:
             self.wary.discard(call)
@@ -132,24 +154,56 @@ class Waiting:
             call.step(CallEvent.ADMIT)
             self.backlog.add(call)
 
-    def claim(self, call: CallRecord, worker: WorkerRecord) -> None:
-        """Let a call wait for this worker to be empty."""
-        self.take_out(call)
-        worker.claim = call
-        self.claims[call.id] = worker
+    def _bind(self, call: CallRecord) -> None:
+        owner = _owner(call)
+        queue = self.bound.get(owner)
+        if queue is None:
+            queue = self.bound[owner] = Backlog()
+        queue.add(call)
 
-    def drop_claim(self, worker: WorkerRecord) -> None:
-        """Let the call that claimed this worker, if there is one, wait for any worker again."""
-        if worker.claim is not None:
-            self.backlog.add(worker.claim)
-            del self.claims[worker.claim.id]
-            worker.claim = None
+    def _unbind(self, call: CallRecord) -> None:
+        owner = _owner(call)
+        queue = self.bound[owner]
+        queue.discard(call)
+        if not queue:
+            del self.bound[owner]
+
+    # ---------------------------------------------------------------- looking
+
+    @property
+    def depth(self) -> int:
+        """Calls that wait for any worker, or for the time of their next attempt."""
+        return len(self.backlog) + len(self.aside)
+
+    @property
+    def count(self) -> int:
+        """Calls that wait and are not parked."""
+        return self.depth + len(self.claims) + sum(map(len, self.bound.values()))
+
+    def first(self) -> CallRecord | None:
+        """The call that is next for any worker."""
+        return self.backlog.first() or self.parked.first()
+
+    def first_for(self, worker: WorkerRecord) -> CallRecord | None:
+        """The call that is next for this worker alone: of whoever holds it, else one that is bound for it."""
+        queue = self.bound.get(worker.lease or worker)
+        return None if queue is None else queue.first()
+
+    def bound_for(self, owner: _Owner) -> list[CallRecord]:
+        """The calls that wait for this worker alone, or under this lease for its slots."""
+        return list(self.bound.get(owner, ()))
+
+    def under(self, lease: CallRecord) -> list[CallRecord]:
+        """The calls of this lease that wait, the paused ones too."""
+        return [*self.bound_for(lease), *(call for call in self.aside.values() if call.lease is lease)]
 
     def calls(self, workers: Iterable[WorkerRecord]) -> list[CallRecord]:
         """Every call that waits for any worker, or for one of these."""
         waiting = [*self.backlog, *self.parked, *self.aside.values()]
         for worker in workers:
-            waiting += [*worker.pinned_queue, *worker.leased_queue]
+            waiting += self.bound_for(worker)
+            if worker.lease is not None:
+                waiting += self.bound_for(worker.lease)
             if worker.claim is not None:
                 waiting.append(worker.claim)
         return waiting
@@ -161,8 +215,8 @@ class Waiting:
         self.wary.check_invariants()
         assert not self.parked or self.depth >= self.limit
         paused = [call for call in self.aside.values() if call.state is CallState.PAUSED]
-        assert len(paused) == len(self.paused), paused
-        assert all(call in self.paused and call.worker is None for call in paused), paused
+        assert len(paused) == len(self._alarms.pauses), paused
+        assert all(call in self._alarms.pauses and call.worker is None for call in paused), paused
         assert len(self.aside) == len(paused) + len(self.wary.calls)
         assert all(call.state is CallState.PARKED for call in self.parked)
         claims = [worker.claim for worker in self.claims.values() if worker.claim is not None]
@@ -171,3 +225,25 @@ class Waiting:
             assert call.state is CallState.WAITING, call
             assert call.worker is None, call
             assert call.bound_for is None, call
+        for owner, queue in self.bound.items():
+            queue.check_invariants()
+            assert queue
+            for call in queue:
+                assert call.state is CallState.WAITING, call
+                assert _owner(call) is owner, call
+                _check_turn(call, owner)
+
+
+def _check_turn(call: CallRecord, owner: _Owner) -> None:
+    worker = call.bound_for
+    assert worker is not None, call
+    holder = worker.lease or worker
+    assert owner in (worker, holder), call
+    assert owner is not holder or not worker.is_serving or not worker.free_slots, call
+
+
+def _owner(call: CallRecord) -> _Owner:
+    """By whom the queue of a call that is bound for a worker is known."""
+    owner = call.lease or call.bound_for
+    assert owner is not None, call
+    return owner

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from poise._core.backlog import Backlog
 from poise._core.states import WORKER_TRANSITIONS, CallState, IllegalTransitionError, WorkerEvent, WorkerState
 
 if TYPE_CHECKING:
@@ -29,16 +28,15 @@ class WorkerRecord:
         "has_grace",
         "id",
         "is_killed",
-        "is_patient",
         "is_silent",
+        "keeps_all",
         "lease",
-        "leased_queue",
         "most_ahead",
-        "pinned_queue",
         "progress_at",
         "recalled",
         "recalled_at",
         "running",
+        "sent_long",
         "since",
         "slots",
         "start_at",
@@ -62,17 +60,14 @@ class WorkerRecord:
         """Holds a slot each, and may have begun. Invariant: never more than `slots` (G3)."""
         self.ahead: dict[CallId, CallRecord] = {}
         """Sent beyond the slots, oldest first. Invariant: empty unless every slot is held."""
-        self.is_patient: bool = False
-        """Whether what was sent ahead is one long call. Invariant: only if there is something, and then one call."""
+        self.sent_long: bool = False
+        """Whether the first call that it was sent ahead was a long one: if it still has that, it has no other."""
+        self.keeps_all: bool = False
+        """Whether nothing that it was sent ahead could be asked back: it has begun, or nobody waits for it."""
         self.claim: CallRecord | None = None
         """A call that waits for this worker to be empty. Nothing is granted from the backlog meanwhile."""
         self.lease: CallRecord | None = None
         """Its exclusive holder: a lease, or a suspect that runs alone."""
-        self.leased_queue: Backlog = Backlog()
-        """Calls of the holder of the lease that wait for a slot."""
-        self.pinned_queue: Backlog = Backlog()
-        """Calls of a broadcast that wait for a slot."""
-        """Invariant: while the worker serves and is not leased, empty unless every slot is held."""
         self.recalled: Sequence[CallId] = ()
         """What it was asked to give back and has not answered for yet."""
         self.recalled_at: float = start_at
@@ -131,23 +126,39 @@ class WorkerRecord:
         return is_there and not self.is_killed and not self.is_silent
 
     @property
-    def queue(self) -> Backlog:
-        """The calls bound for it whose turn it is."""
-        return self.pinned_queue if self.lease is None else self.leased_queue
+    def is_patient(self) -> bool:
+        """Whether what it was sent ahead is one long call."""
+        return self.sent_long and bool(self.ahead)
 
     @property
-    def waiting(self) -> int:
-        """Calls that wait for it alone."""
-        return len(self.pinned_queue) + len(self.leased_queue)
+    def is_useless(self) -> bool:
+        """Whether it is silent and holds nothing for which it could be waited."""
+        return self.is_silent and self.is_empty and not self.is_killed
+
+    @property
+    def held(self) -> list[CallRecord]:
+        """Every call that it holds, in the order in which they were sent."""
+        return [*self.running.values(), *self.ahead.values()]
 
     def begun_functions(self) -> list[str]:
         """The names of the functions that it may have begun and not ended, one for each call."""
-        announced = (call for call in self.ahead.values() if call.is_announced)
-        return [call.name for call in (*self.running.values(), *announced)]
+        return [call.name for call in self.held if call.attempt is not None and call.attempt.may_have_begun]
+
+    def ask_back(self, call_ids: Sequence[CallId], now: float) -> None:
+        """It is asked to give these calls back."""
+        self.recalled = call_ids
+        self.recalled_at = now
+        self.has_grace = False
+
+    def end_recall(self) -> None:
+        """It has no recall to answer any more."""
+        self.recalled = ()
+        self.is_silent = False
+        self.tolerated_until = math.inf
 
     def take_calls(self) -> list[CallRecord]:
-        """Take away every call that it holds, in the order in which they were sent."""
-        held = [*self.running.values(), *self.ahead.values()]
+        """Take away every call that it holds."""
+        held = self.held
         self.running.clear()
         self.ahead.clear()
         return held
@@ -169,20 +180,13 @@ class WorkerRecord:
             for call in calls.values():
                 assert call.worker is self, call
                 assert call.state in (state, CallState.ABANDONED), call
-        for queue in (self.pinned_queue, self.leased_queue):
-            queue.check_invariants()
-            for call in queue:
-                assert call.state is CallState.WAITING, call
-                assert call.bound_for is self, call
-        held = [*self.running.values(), *self.ahead.values()]
         if self.lease is None:
-            assert not self.leased_queue, self
-            assert not self.pinned_queue or not self.is_serving or not self.free_slots, self
+            pass
         elif self.lease.is_lease:
             assert self.lease.state is CallState.RUNNING, self.lease
             assert self.lease.worker is self, self.lease
-            assert all(call.lease is self.lease for call in held), self
+            assert all(call.lease is self.lease for call in self.held), self
         else:
-            assert held == [self.lease], self
+            assert self.held == [self.lease], self
         assert self.claim is None or (self.state is WorkerState.READY and self.lease is None), self
         assert self.claim is None or self.is_killed or not self.is_empty, self

@@ -14,8 +14,8 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from poise._core.attempts import Ended, Ending
 from poise._core.effects import Cancel, Effect, Kill, Lease, Lost, Recall, Reject, Resolve, Send, Start, Withdraw
-from poise._core.scheduler import Ended, Ending, Scheduler
 from poise._core.states import CallState
 from poise._engine.call import is_plain
 from poise._engine.journal import Journal
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from poise._core.calls import CallRecord
+    from poise._core.scheduler import Scheduler
     from poise._engine.call import Call
     from poise._engine.clock import Clock, Timer
 
@@ -206,7 +207,7 @@ class Dispatcher:
     ) -> None:
         """A worker is dead, or could not start."""
         self.lanes.pop(worker_id, None)
-        if not self.scheduler.knows(worker_id):
+        if self.scheduler.worker(worker_id) is None:
             self.journal.ended(worker_id)
         now = self.clock.time()
         self._take(self.scheduler.worker_lost, worker_id, reason, now, cause=cause, all_in_doubt=all_in_doubt)
