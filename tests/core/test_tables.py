@@ -7,9 +7,12 @@ import pytest
 from poise._core.calls import CallRecord
 from poise._core.states import (
     CALL_TRANSITIONS,
+    JOINT,
     WORKER_TRANSITIONS,
     CallEvent,
     CallState,
+    Duty,
+    Hold,
     IllegalTransitionError,
     WorkerEvent,
     WorkerState,
@@ -78,3 +81,14 @@ def test_records_say_what_they_are() -> None:
     assert repr(call) == "<call 3 Model.predict waiting>"
     assert repr(worker) == "<worker 0 pending running=1/2 ahead=0>"
     assert CallRecord(4, len).name == "<built-in function len>"
+
+
+def test_a_worker_is_claimed_only_while_it_is_ready_and_answers() -> None:
+    claimed = {(state, duty) for state, hold, duty in JOINT if hold is Hold.CLAIMED}
+    assert claimed == {(W.READY, Duty.NONE), (W.READY, Duty.RECALLED)}
+
+
+def test_nobody_has_a_worker_that_has_not_started_and_it_owes_no_answer() -> None:
+    starting = {(hold, duty) for state, hold, duty in JOINT if state in (W.PENDING, W.STARTING)}
+    assert starting == {(Hold.FREE, Duty.NONE)}
+    assert not [state for state, _, _ in JOINT if state is W.GONE]

@@ -100,3 +100,42 @@ WORKER_TRANSITIONS: dict[tuple[WorkerState, WorkerEvent], WorkerState] = {
     (WorkerState.RETIRING, WorkerEvent.LOST): WorkerState.GONE,
     (WorkerState.RETIRING, WorkerEvent.STOP): WorkerState.GONE,
 }
+
+
+class Hold(enum.IntEnum):
+    """Who has a worker for himself."""
+
+    FREE = enum.auto()
+    CLAIMED = enum.auto()
+    """A call that needs all of it waits until it is empty; nothing is granted from the backlog meanwhile."""
+    LEASED = enum.auto()
+    """A caller: it is given the calls of that lease and no others."""
+    ALONE = enum.auto()
+    """A suspect, which runs alone: it is given nothing else."""
+
+
+class Duty(enum.IntEnum):
+    """What a worker has to answer."""
+
+    NONE = enum.auto()
+    RECALLED = enum.auto()
+    """It was asked to give calls back, and has time left for that; it is given others meanwhile, but none ahead."""
+    SILENT = enum.auto()
+    """It has not answered in time: it is given nothing, not even for a free slot, until it does."""
+
+
+_SERVING = (WorkerState.READY, WorkerState.RETIRING)
+JOINT: frozenset[tuple[WorkerState, Hold, Duty]] = frozenset(
+    {
+        # What has not started holds nothing, so nobody has it and there is nothing to ask back.
+        (WorkerState.PENDING, Hold.FREE, Duty.NONE),
+        (WorkerState.STARTING, Hold.FREE, Duty.NONE),
+        # A claim is for a worker that will be empty soon: it is dropped when the worker retires or falls silent.
+        (WorkerState.READY, Hold.CLAIMED, Duty.NONE),
+        (WorkerState.READY, Hold.CLAIMED, Duty.RECALLED),
+        # Otherwise state, hold and duty have nothing to do with each other: who retires keeps its lease, and an empty
+        # worker may be leased, or run a suspect, before it has answered the recall that has made it empty.
+        *((s, h, d) for s in _SERVING for h in (Hold.FREE, Hold.LEASED, Hold.ALONE) for d in Duty),
+    }
+)
+"""What a worker can be at once: claim, lease, suspect and recall are machines of their own beside its state."""

@@ -5,7 +5,16 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from poise._core.states import WORKER_TRANSITIONS, CallState, IllegalTransitionError, WorkerEvent, WorkerState
+from poise._core.states import (
+    JOINT,
+    WORKER_TRANSITIONS,
+    CallState,
+    Duty,
+    Hold,
+    IllegalTransitionError,
+    WorkerEvent,
+    WorkerState,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -114,6 +123,20 @@ class WorkerRecord:
         return not self.running and not self.ahead
 
     @property
+    def hold(self) -> Hold:
+        """Who has it for himself."""
+        if self.lease is not None:
+            return Hold.LEASED if self.lease.is_lease else Hold.ALONE
+        return Hold.FREE if self.claim is None else Hold.CLAIMED
+
+    @property
+    def duty(self) -> Duty:
+        """What it has to answer."""
+        if self.recalled:
+            return Duty.SILENT if self.is_silent else Duty.RECALLED
+        return Duty.NONE
+
+    @property
     def is_open(self) -> bool:
         """Whether a call from the backlog may be given to it."""
         is_free = self.claim is None and self.lease is None
@@ -170,7 +193,8 @@ class WorkerRecord:
 
     def check_invariants(self) -> None:
         """Check what is stated at the fields; for tests."""
-        assert self.state is not WorkerState.GONE, self
+        assert (self.state, self.hold, self.duty) in JOINT, self
+        assert self.claim is None or self.lease is None, self
         assert len(self.running) <= self.slots, self  # G3
         assert not self.ahead or len(self.running) == self.slots, self
         assert not self.is_patient or len(self.ahead) == 1, self
@@ -180,13 +204,12 @@ class WorkerRecord:
             for call in calls.values():
                 assert call.worker is self, call
                 assert call.state in (state, CallState.ABANDONED), call
+        assert self.claim is None or self.is_killed or not self.is_empty, self
         if self.lease is None:
-            pass
-        elif self.lease.is_lease:
+            return
+        if self.lease.is_lease:
             assert self.lease.state is CallState.RUNNING, self.lease
             assert self.lease.worker is self, self.lease
             assert all(call.lease is self.lease for call in self.held), self
         else:
             assert self.held == [self.lease], self
-        assert self.claim is None or (self.state is WorkerState.READY and self.lease is None), self
-        assert self.claim is None or self.is_killed or not self.is_empty, self
