@@ -20,7 +20,8 @@ import pytest_asyncio
 
 import poise
 from poise._engine.runtime import Runtime, living_in
-from poise._lanes.express import ExpressLauncher
+from poise._lanes.launcher import HostLauncher
+from poise._lanes.sockets import Sockets
 from poise.testing import LocalPool
 from tests.contract.desk import Desk, is_idle
 
@@ -42,11 +43,9 @@ class TlsRuntime(Runtime):
 
     def launcher(self, factory: Any, settings: PoolOptions) -> Launcher:
         """Reach them by TLS."""
-        return ExpressLauncher(
+        return HostLauncher(
             factory,
-            is_required=True,
-            link_timeout=settings.link_timeout,
-            always_tls=True,
+            sockets=Sockets(is_required=True, link_timeout=settings.link_timeout, always_tls=True),
             concurrency=settings.concurrency,
             close_timeout=settings.close_timeout,
             writable=settings.writable,

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from poise._lanes import creation, freight
+from poise._lanes import actor, creation
 from poise._lanes.creation import Creation, kill_actor
-from poise._lanes.freight import FreightLauncher
+from poise._lanes.launcher import HostLauncher
 from tests.lanes.ear import Ear
 
 
@@ -75,8 +75,8 @@ async def test_an_actor_that_is_given_up_is_not_killed_before_it_has_arrived(mon
         were_there.append(state.actors(host._actor_id.hex())["Pid"] != 0)  # noqa: SLF001 - Ray has no public one
         kill_actor(host)
 
-    monkeypatch.setattr(freight, "kill_actor", kill)
-    launcher = FreightLauncher(object, ray_options={"num_cpus": 0})
+    monkeypatch.setattr(actor, "kill_actor", kill)
+    launcher = HostLauncher(object, ray_options={"num_cpus": 0})
     await launcher.open(Ear())
     launch = asyncio.create_task(launcher.launch(1))
     await asyncio.sleep(0)  # it has begun
@@ -89,8 +89,8 @@ async def test_an_actor_that_is_given_up_is_not_killed_before_it_has_arrived(mon
 
 @pytest.mark.usefixtures("shared_ray")
 async def test_an_actor_that_waits_for_room_is_killed_where_it_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(freight, "PLACED_WITHIN", 0.5)
-    launcher = FreightLauncher(object, ray_options={"resources": {"room": 1000}})
+    monkeypatch.setattr(actor, "PLACED_WITHIN", 0.5)
+    launcher = HostLauncher(object, ray_options={"resources": {"room": 1000}})
     await launcher.open(Ear())
     launch = asyncio.create_task(launcher.launch(1))
     await asyncio.sleep(0)

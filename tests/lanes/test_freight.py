@@ -19,8 +19,9 @@ import pytest
 import pytest_asyncio
 import ray
 
-from poise._lanes.freight import FreightLane, FreightLauncher
+from poise._lanes.host_lane import HostLane
 from poise._lanes.lane import StartFailed, Verdict
+from poise._lanes.launcher import HostLauncher
 from poise.errors import PayloadError, RemoteError
 from tests.gate import Gate, leave_mark, wait_at, wait_at_async
 from tests.lanes.ear import PATIENCE, Ear, Line
@@ -105,11 +106,11 @@ def gone() -> None:
     os._exit(1)
 
 
-async def launch(ear: Ear, factory: Any = Shop, **options: Any) -> tuple[FreightLauncher, FreightLane]:
-    launcher = FreightLauncher(factory, **options)
+async def launch(ear: Ear, factory: Any = Shop, **options: Any) -> tuple[HostLauncher, HostLane]:
+    launcher = HostLauncher(factory, **options)
     await launcher.open(ear)
     lane = await launcher.launch(1)
-    assert isinstance(lane, FreightLane)
+    assert isinstance(lane, HostLane)
     return launcher, lane
 
 
@@ -425,7 +426,7 @@ def construct(how: str) -> NoReturn:
     ],
 )
 async def test_a_start_that_fails_says_why(how: str, says: str) -> None:  # G8
-    launcher = FreightLauncher(functools.partial(construct, how))
+    launcher = HostLauncher(functools.partial(construct, how))
     await launcher.open(Ear())
     with pytest.raises(StartFailed, match=says) as caught:
         await launcher.launch(1)
@@ -461,14 +462,14 @@ async def test_a_failed_start_that_is_given_up_while_its_worker_is_ended_waits_f
 
 async def test_a_factory_that_cannot_be_pickled_is_named() -> None:
     lock = threading.Lock()
-    launcher = FreightLauncher(lambda: lock)
+    launcher = HostLauncher(lambda: lock)
     with pytest.raises(PayloadError, match="the factory"):
         await launcher.open(Ear())
 
 
 async def test_a_factory_that_cannot_be_unpickled_is_named() -> None:
     odd = CannotUnpickle(SystemExit)
-    launcher = FreightLauncher(lambda: odd)
+    launcher = HostLauncher(lambda: odd)
     await launcher.open(Ear())
     with pytest.raises(StartFailed, match="the factory"):
         await launcher.launch(1)
@@ -489,7 +490,7 @@ async def test_a_cancelled_start_leaves_nothing(gate: Gate) -> None:  # G12
     def construct_slowly(path: str = gate.path) -> None:
         wait_at(path, os.getpid())
 
-    launcher = FreightLauncher(construct_slowly)
+    launcher = HostLauncher(construct_slowly)
     await launcher.open(Ear())
     start = asyncio.create_task(launcher.launch(1))
     (pid,) = await gate.reached()
@@ -503,7 +504,7 @@ async def test_a_cancelled_start_leaves_nothing(gate: Gate) -> None:  # G12
 
 
 async def test_a_start_that_waits_for_room_can_be_cancelled_and_names_the_resource() -> None:
-    launcher = FreightLauncher(Shop, ray_options={"resources": {"room": 1000}})
+    launcher = HostLauncher(Shop, ray_options={"resources": {"room": 1000}})
     await launcher.open(Ear())
     assert await launcher.shortage() is None
     start = asyncio.create_task(launcher.launch(1))

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import msgpack  # type: ignore[import-untyped] # pyright: ignore[reportMissingTypeStubs]
 
+from poise._lanes.actor import Actor
 from poise._lanes.caller_link import CallerLink
-from poise._lanes.express import ExpressLane
+from poise._lanes.host_lane import HostLane
 from poise._protocol.codec import pack_exception
 from poise._protocol.frames import MAGIC, pack_frames
 from poise._protocol.messages import unload
@@ -42,8 +43,9 @@ STRANGE: list[Any] = [
     msgpack.ExtType(5, b"x"), msgpack.Timestamp(1), pickle.dumps(("a", "b", "c", None, "d")), "x" * 1000,
 ]  # fmt: skip
 FROM_CALLER: list[list[Any]] = [
-    [0, 1, "method", pickle.dumps(((1,), {})), None, False],
-    [0, 2, b"digest", pickle.dumps((1,)), 16, True],
+    [0, 1, "method", pickle.dumps(((1,), {})), None, None, None],
+    [0, 3, "method", pickle.dumps(((1,), {})), None, 1, {"key": b"k"}],
+    [0, 2, b"digest", pickle.dumps((1,)), 16, 2, None],
     [1, b"digest", pickle.dumps(len)],
     [2, [1, 2, 3]],
     [3, 2],
@@ -188,18 +190,20 @@ class Wire:
 
 
 async def test_a_caller_lives_through_whatever_comes_from_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:  # G1
-    monkeypatch.setattr(ExpressLane, "_may_call", lambda _lane: False)
+    monkeypatch.setattr(Actor, "may_call", lambda _actor: False)
     escaped: list[Any] = []
     asyncio.get_running_loop().set_exception_handler(lambda _loop, context: escaped.append(context))
 
     def hear(data: bytes) -> None:
         ear = Ear()
-        lane = ExpressLane(1, ear, Refs(), Refs())
-        lane._forgotten.detach()  # noqa: SLF001
-        link = CallerLink(lane)
+        lane = HostLane(1, ear, Refs(), Refs())
+        lane.actor._forgotten.detach()  # noqa: SLF001
+        express = lane.new_express()
+        link = CallerLink(express)
         wire = Wire()
         link.connection_made(cast("asyncio.BaseTransport", wire))
-        lane._use(link)  # noqa: SLF001
+        express.use(link)
+        lane.use(express)
         while data and not wire.is_aborted:
             room = link.get_buffer(-1)
             count = min(len(room), len(data))

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 import poise
-from poise._lanes.express import ExpressLane
+from poise._lanes.host_lane import HostLane
 from poise._protocol.certificates import Authority, tls_context
 from poise._protocol.peer import CALLER, LOOKS, PROBES, LinkWatch, Standing, keep_alive
 from poise._worker.connections import TlsConnection
@@ -61,6 +61,13 @@ def pair() -> Iterator[Pair]:
     """Two ends of a TCP connection."""
     with connected() as ends:
         yield ends
+
+
+def socket_of(lane: Any) -> socket.socket:
+    assert isinstance(lane, HostLane)
+    assert lane._express is not None  # noqa: SLF001
+    assert lane._express._link is not None  # noqa: SLF001
+    return lane._express._link.endpoint  # type: ignore[no-any-return] # noqa: SLF001
 
 
 def cut(end: Any) -> None:
@@ -247,9 +254,7 @@ async def test_calls_on_a_worker_whose_link_is_cut_are_lost_and_it_is_replaced(g
         waiting = pool.submit(Desk.echo, "next")
         await gate.reached()
         (lane,) = engine_of(pool)._opened.lanes.values()  # noqa: SLF001
-        assert isinstance(lane, ExpressLane)
-        assert lane._link is not None  # noqa: SLF001
-        cut(lane._link.endpoint)  # noqa: SLF001
+        cut(socket_of(lane))
         with pytest.raises(poise.WorkerLost, match="the connection to it was lost"):
             await asyncio.wait_for(begun, 30)
         assert await waiting == "next"
@@ -290,12 +295,10 @@ async def test_a_link_that_is_cut_while_the_worker_does_not_read_is_noticed() ->
         (worker,) = pool.stats().workers
         assert worker.pid is not None
         (lane,) = engine_of(pool)._opened.lanes.values()  # noqa: SLF001
-        assert isinstance(lane, ExpressLane)
-        assert lane._link is not None  # noqa: SLF001
         os.kill(worker.pid, signal.SIGSTOP)
         call = pool.submit(Desk.echo, bytes(10 << 20))
         await asyncio.sleep(1)
-        cut(lane._link.endpoint)  # noqa: SLF001
+        cut(socket_of(lane))
         with pytest.raises(poise.WorkerLost, match="the worker's host is silent"):
             await asyncio.wait_for(call, 60)
         assert await pool.run(Desk.echo, 1) == 1

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import poise
-from poise._lanes import express
+from poise._lanes import host_lane
 from tests.contract.conftest import tls_pool
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def echo(value: Any) -> Any:
 @pytest.fixture
 def children(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """Who is to be ended after the test. Nobody waits for an end of file that a child may withhold."""
-    monkeypatch.setattr(express, "LAST_WORDS", NEVER)
+    monkeypatch.setattr(host_lane, "LAST_WORDS", NEVER)
     pids: list[int] = []
     yield pids
     for pid in pids:

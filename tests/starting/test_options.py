@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from poise._lanes.freight import FreightLauncher
+from poise._lanes.launcher import HostLauncher
 from poise._ray.options import label_of, needs_of, room_for, shortage_of
 from poise.errors import ConfigError
 
@@ -17,18 +17,18 @@ from poise.errors import ConfigError
 )
 def test_options_that_are_the_pools_own_are_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=name):
-        FreightLauncher(object, ray_options={name: 1})
+        HostLauncher(object, ray_options={name: 1})
 
 
 @pytest.mark.parametrize("options", [{"num_cpu": 1}, {"num_cpus": -1}, {"resources": {"CPU": 1}}, {"runtime_env": 3}])
 def test_options_that_ray_does_not_know_are_refused_at_once(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="ray_options"):
-        FreightLauncher(object, ray_options=options)
+        HostLauncher(object, ray_options=options)
 
 
 def test_a_factory_must_be_callable() -> None:
     with pytest.raises(ConfigError, match="factory"):
-        FreightLauncher(3)
+        HostLauncher(3)
 
 
 def test_needs_are_what_placing_one_worker_takes() -> None:

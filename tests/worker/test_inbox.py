@@ -6,6 +6,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from poise._protocol.marks import MARKS, MARKS_SIZE, UNMARKED, Marks
+from poise._protocol.messages import CALL, CallMessage
 from poise._worker.inbox import ANNOUNCED_AT_ONCE, Arrival, Inbox
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def arrivals(*call_ids: int) -> list[Arrival]:
-    return [Arrival(call_id, "method", b"") for call_id in call_ids]
+    return [Arrival(CallMessage(CALL, call_id, "method", b"")) for call_id in call_ids]
 
 
 def taken(inbox: Inbox) -> int:
@@ -182,7 +183,7 @@ class Shared:
         self.inbox.give_back = self.given_back.append
 
     def put(self, call_id: int, mark: int | None) -> None:
-        call = Arrival(call_id, "method", b"")
+        call = Arrival(CallMessage(CALL, call_id, "method", b""))
         call.mark = mark
         self.inbox.put((call,))
 

@@ -15,6 +15,7 @@ import pytest
 from poise._lanes.book import FunctionBook
 from poise._protocol.codec import RAISED, RETURNED, Packed, Reply, pack_arguments, unpack, unpack_exception
 from poise._protocol.functions import type_names
+from poise._protocol.messages import CALL, CallMessage
 from poise._worker.inbox import Arrival, Inbox
 from poise._worker.runner import Runner
 from poise._worker.shelf import FunctionShelf
@@ -166,7 +167,9 @@ class Counter:
 
     def send(self, function: Callable[..., Any] | str, *args: Any, credit: int | None = None) -> int:
         call_id = next(self.ids)
-        self.inbox.put([Arrival(call_id, self.book.target(function), pack_arguments(args, {}), credit)])
+        self.inbox.put(
+            [Arrival(CallMessage(CALL, call_id, self.book.target(function), pack_arguments(args, {}), credit))]
+        )
         return call_id
 
     def until(self, predicate: Callable[[], Any]) -> None:

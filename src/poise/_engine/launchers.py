@@ -38,13 +38,12 @@ def _launcher(factory: Callable[[], Any] | Any | None, options: PoolOptions) -> 
         "ray_options": options.ray_options,
         "ray_init": options.ray_init,
     }
-    if options.lane == "freight":
-        from poise._lanes.freight import FreightLauncher
+    from poise._lanes.launcher import HostLauncher
+    from poise._lanes.sockets import Sockets
 
-        return FreightLauncher(factory, **own)
-    from poise._lanes.express import ExpressLauncher
-
-    return ExpressLauncher(factory, is_required=options.lane == "express", link_timeout=options.link_timeout, **own)
+    if options.lane != "freight":
+        own["sockets"] = Sockets(is_required=options.lane == "express", link_timeout=options.link_timeout)
+    return HostLauncher(factory, **own)
 
 
 def _is_on_a_loop() -> bool:

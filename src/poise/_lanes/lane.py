@@ -17,6 +17,8 @@ from poise._core.pace import UNFENCED_CALLS as UNFENCED_CALLS
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from poise._protocol.messages import Headers
+
 
 class Kind(enum.Enum):
     """What a call gives back."""
@@ -38,6 +40,8 @@ class Parcel:
     """Whether it was sent beyond the worker's slots, so that the worker must announce it before it begins."""
     credit: int = 0
     """Stream items that the worker may send before it is granted more."""
+    headers: Headers | None = None
+    """What else the worker is told."""
 
 
 class Verdict(enum.Enum):

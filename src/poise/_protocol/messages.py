@@ -2,7 +2,7 @@
 
 | operation | fields | from |
 |---|---|---|
-| CALL | call id, method name or digest, arguments, stream credit or None, mark if it was sent ahead or None | caller |
+| CALL | those of `CallMessage` | caller |
 | DEFINE | digest, pickled function | caller |
 | RECALL | call ids | caller |
 | CANCEL | call id | caller |
@@ -21,13 +21,16 @@ frame, in order. A large pickle is the first of the buffers itself, and None in 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Final, cast
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, cast
 
 from poise._protocol.codec import NOT_BEGUN, RAISED, RETURNED, Packed, Payload, nbytes
 from poise._protocol.frames import DIRECT, MOST_BUFFERS, FrameError, Unloaded
+from poise._protocol.functions import PickledFunction, Target
+from poise._protocol.marks import MARKS, UNMARKED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 CALL: Final = 0
 DEFINE: Final = 1
@@ -43,6 +46,31 @@ COLLECT_ITEM: Final = 10
 
 DEPOSIT: Final = 16 << 20
 """Bytes above which a value goes through Ray's object store: there it is not copied on arrival (see docs/design.md)."""
+
+Headers: TypeAlias = dict[str, bytes]
+"""What travels with a call beside what it is to run."""
+
+
+class CallMessage(NamedTuple):
+    """What a worker is told of a call, over the socket as by Ray."""
+
+    operation: int
+    """`CALL`: as it is, this is a message of the express lane."""
+    call_id: int
+    target: Any
+    """A `Target`, what to run; in a frame, bytes are the digest of a function that the worker knows."""
+    arguments: Packed
+    credit: int | None = None
+    """For a stream, how many items it may send at first; None for a call with one result."""
+    mark: int | None = None
+    """Where the worker shows that it has begun. None if it holds a slot, so that it counts as begun anyway."""
+    headers: Headers | None = None
+
+
+new_call: Callable[[tuple[int, int, Target | bytes, Packed, int | None, int | None, Headers | None]], CallMessage]
+"""`CallMessage` from its fields as a tuple: takes 0.3 us less, of the 3.5 us that it takes to send a call."""
+new_call = partial(cast("Any", tuple.__new__), CallMessage)
+
 
 VERDICTS: Final = (RETURNED, RAISED, NOT_BEGUN)
 
@@ -75,6 +103,44 @@ def unload(message: Sequence[Any]) -> Unloaded:
         own = [data, *own]
         data = None
     return [*message[:position], [data, len(own)], *message[position + 1 :]], own
+
+
+def load_call(message: list[Any], buffers: Iterator[bytes | bytearray]) -> CallMessage:
+    """Read a CALL.
+
+    Raises:
+        FrameError: it is not one.
+        ValueError: it has too many fields or too few.
+    """
+    _, call_id, target, arguments, credit, mark, headers = message
+    if type(target) is not str:
+        target = load_function(target, b"")
+    if type(arguments) is not bytes:
+        arguments = load(arguments, buffers)
+    if credit is not None:
+        whole(credit)
+    if mark is not None and (type(mark) is not int or not UNMARKED <= mark < MARKS):
+        raise FrameError(f"a mark is a number from {UNMARKED} to {MARKS - 1}, and this is {mark!r}")
+    if headers is not None:
+        _check_headers(headers)
+    return new_call((CALL, whole(call_id), target, arguments, credit, mark, headers))
+
+
+def load_function(digest: Any, packed: Packed) -> PickledFunction:
+    """A function, or what names one.
+
+    Raises:
+        FrameError: this is no digest.
+    """
+    if type(digest) is not bytes:
+        raise FrameError(f"a digest is bytes, and this is {type(digest).__name__}")
+    return PickledFunction(digest, packed)
+
+
+def _check_headers(value: Any) -> None:
+    headers: dict[Any, Any] = value
+    if type(value) is not dict or not all(type(k) is str and type(v) is bytes for k, v in headers.items()):
+        raise FrameError("headers are bytes by name, and these are none")
 
 
 def whole(value: Any) -> int:

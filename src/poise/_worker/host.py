@@ -9,30 +9,28 @@ from __future__ import annotations
 import atexit
 import logging
 import os
-import pickle
 import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import ray
 
 from poise._protocol.codec import (
     NOT_BEGUN,
-    PROTOCOL,
     RAISED,
     Packed,
     Payload,
     Reply,
     detach,
-    for_ray,
     pack_exception,
     unpack,
 )
-from poise._protocol.functions import PickledFunction, Target, TypeNames, type_names
+from poise._protocol.crates import Crate, crate_item, crate_reply, crate_stream, uncrate_call
+from poise._protocol.functions import TypeNames, type_names
 from poise._protocol.main_names import become_worker
 from poise._protocol.marks import Marks
 from poise._protocol.memory import join_memory, journal_of, marks_of, memory_beside
@@ -55,25 +53,6 @@ if TYPE_CHECKING:
 _ray: Any = ray  # its own types leave out some of what it takes and gives
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-Crate: TypeAlias = bytes | tuple[Any, ...]
-"""A tuple on its way through Ray: as bytes if that is all it holds, which Ray carries fastest."""
-
-CallCrate: TypeAlias = tuple[int, str | tuple[bytes, Packed], Packed, int | None]
-"""Call id, target, arguments, a stream's first credit."""
-
-StreamCrate: TypeAlias = tuple[list[Packed], Reply | None]
-"""The next items of a stream, and its end if it has come."""
-
-
-def crate(*contents: Any, plain: bool) -> Crate:
-    """Make a crate; `plain` says that there are no payloads, buffers or Ray objects inside."""
-    return pickle.dumps(contents, PROTOCOL) if plain else contents
-
-
-def uncrate(crated: Crate) -> Any:
-    """Open a crate."""
-    return pickle.loads(crated) if type(crated) is bytes else crated
 
 
 def _in_group(name: str) -> Callable[[F], F]:
@@ -232,30 +211,30 @@ class Host:
     def collect(self, call_id: int) -> Crate:
         """Return a reply that the express lane cannot carry."""
         assert self._link is not None
-        return _crate_reply(self._link.kept.pop(call_id))
+        return crate_reply(self._link.kept.pop(call_id))
 
     @_in_group("collect")
     def collect_item(self, number: int) -> Crate:
         """Return a stream item that the express lane cannot carry."""
         assert self._link is not None
-        return crate(for_ray(self._link.kept_items.pop(number)), plain=False)
+        return crate_item(self._link.kept_items.pop(number))
 
     @_in_group("freight")
     def perform(self, crated: Crate) -> Crate:
         """Run a call and wait for its end, or for the first items of a stream."""
-        contents: CallCrate = uncrate(crated)
-        call_id, target, arguments, credit = contents
+        message = uncrate_call(crated)
+        call_id, arguments, credit = message.call_id, message.arguments, message.credit
         awaited: list[Any] = []
         if not isinstance(arguments, bytes) and arguments.awaited:
             refusal = self._fetch(call_id, arguments, awaited)
             if refusal is not None:
-                return _crate_reply(refusal) if credit is None else _crate_stream([], refusal)
-        call = Arrival(call_id, _target(target), arguments, credit, awaited)
+                return crate_reply(refusal) if credit is None else crate_stream([], refusal)
+        call = Arrival(message, awaited)
         call.announced = self._link is None  # the freight lane takes every call that it sent to have begun
         if credit is None:
             replies = self._values[call_id] = SimpleQueue()
             self._enter(call)
-            return _crate_reply(replies.get())
+            return crate_reply(replies.get())
         self._streams[call_id] = _Outgoing()
         self._enter(call)
         return self._next_items(call_id)
@@ -314,11 +293,11 @@ class Host:
     def _next_items(self, call_id: int) -> Crate:
         outgoing = self._streams.get(call_id)
         if outgoing is None:  # it has ended and its end has been sent
-            return _crate_stream([], None)
+            return crate_stream([], None)
         items, end = outgoing.take()
         if end is not None:
             self._streams.pop(call_id, None)
-        return _crate_stream(items, end)
+        return crate_stream(items, end)
 
     def _fetch(self, call_id: int, arguments: Payload, awaited: list[Any]) -> Reply | None:
         """Get the values of ObjectRef arguments; return the call's end if it cannot begin.
@@ -358,7 +337,7 @@ class _Outgoing:
             self._end = reply
             self._changed.notify_all()
 
-    def take(self) -> StreamCrate:
+    def take(self) -> tuple[list[Packed], Reply | None]:
         """Wait until there is something."""
         with self._changed:
             while not self._items and self._end is None:
@@ -382,24 +361,3 @@ def _unpack_factory(factory: Packed, *, writable: bool) -> Any:
         return unpack(factory, writable=writable)
     except BaseException as error:
         raise PayloadError("the factory", describe(error), started=False) from error
-
-
-def _target(target: str | tuple[bytes, Packed]) -> Target:
-    return target if isinstance(target, str) else PickledFunction(*target)
-
-
-def _crate_reply(reply: Reply) -> Crate:
-    reply = _for_ray(reply)
-    return crate(*reply, plain=type(reply[2]) is not Payload)
-
-
-def _crate_stream(items: list[Packed], end: Reply | None) -> Crate:
-    items = [for_ray(item) for item in items]
-    end = None if end is None else _for_ray(end)
-    packed = [*items, end[2]] if end is not None else items
-    return crate(items, end, plain=not any(type(each) is Payload for each in packed))
-
-
-def _for_ray(reply: Reply) -> Reply:
-    call_id, code, packed, service_time = reply
-    return call_id, code, None if packed is None else for_ray(packed), service_time

@@ -20,9 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from typing import Any
 
-    from poise._protocol.codec import Packed
-    from poise._protocol.functions import Target
     from poise._protocol.marks import Marks
+    from poise._protocol.messages import CallMessage
 
 MISSED: Final = 4096
 """Recalls and cancellations of unknown calls that are remembered."""
@@ -40,39 +39,26 @@ class Arrival:
         "call_id",
         "cancelled",
         "flow",
+        "headers",
         "is_dropped",
         "mark",
         "stop",
         "target",
     )
 
-    def __init__(
-        self,
-        call_id: int,
-        target: Target,
-        arguments: Packed,
-        credit: int | None = None,
-        awaited: Sequence[Any] = (),
-    ) -> None:
+    def __init__(self, message: CallMessage, awaited: Sequence[Any] = ()) -> None:
         """Hold a call.
 
         Args:
-            call_id: the caller's number for it.
-            target: what to run.
-            arguments: its packed arguments.
-            credit: for a stream, how many items it may send at first; None for a call with one result.
+            message: what the caller says of it.
             awaited: the values of `arguments.awaited`.
         """
-        self.call_id = call_id
-        self.target = target
-        self.arguments = arguments
+        _, self.call_id, self.target, self.arguments, credit, self.mark, self.headers = message
         self.awaited = awaited
         self.flow = None if credit is None else Flow(credit)
         self.cancelled = False
         self.stop: Callable[[], object] | None = None
         self.announced = False
-        self.mark: int | None = None
-        """Where the caller can see that it has begun. None if it holds a slot, so that it counts as begun anyway."""
         self.is_dropped = False
 
 

@@ -18,9 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from poise._protocol.codec import NOT_BEGUN, Packed, Reply, detach
 from poise._protocol.frames import Frame, FrameError, FrameReader, pack_frames
-from poise._protocol.functions import PickledFunction
 from poise._protocol.journal import JOURNAL_SIZE, Journal
-from poise._protocol.marks import MARKS, UNMARKED
 from poise._protocol.messages import (
     BEGUN,
     CALL,
@@ -35,6 +33,8 @@ from poise._protocol.messages import (
     REPLY,
     is_express,
     load,
+    load_call,
+    load_function,
     unload,
     whole,
     wholes,
@@ -202,9 +202,10 @@ class Link:
         try:
             for message in messages:
                 if message[0] == CALL:
-                    arrivals.append(_arrival(message, buffers))
+                    arrivals.append(call := Arrival(load_call(message, buffers)))
+                    call.announced = call.mark is None  # the caller takes what it gave a slot to have begun
                 elif message[0] == DEFINE:
-                    self._shelf.define(_function(message[1], load(message[2], buffers)))
+                    self._shelf.define(load_function(message[1], load(message[2], buffers)))
                 else:
                     self._inbox.put(arrivals)  # first: a recall may ask for them
                     arrivals = []
@@ -232,24 +233,3 @@ class Link:
     def _give_back(self, call_ids: Sequence[int]) -> None:
         for call_id in call_ids:
             self._settle((call_id, NOT_BEGUN, None, 0.0))
-
-
-def _arrival(message: list[Any], buffers: Iterator[bytes | bytearray]) -> Arrival:
-    _, call_id, target, arguments, credit, mark = message
-    function = target if type(target) is str else _function(target, b"")
-    call = Arrival(whole(call_id), function, load(arguments, buffers), None if credit is None else whole(credit))
-    call.announced = mark is None  # the caller takes what it gave a slot to have begun
-    call.mark = None if mark is None else _mark(mark)
-    return call
-
-
-def _mark(mark: Any) -> int:
-    if type(mark) is not int or not UNMARKED <= mark < MARKS:
-        raise FrameError(f"a mark is a number from {UNMARKED} to {MARKS - 1}, and this is {mark!r}")
-    return mark
-
-
-def _function(digest: Any, packed: Packed) -> PickledFunction:
-    if type(digest) is not bytes:
-        raise FrameError(f"a digest is bytes, and this is {type(digest).__name__}")
-    return PickledFunction(digest, packed)

@@ -28,6 +28,7 @@ from poise._protocol.codec import (
 )
 from poise._protocol.functions import Target, type_names
 from poise._protocol.marks import MARKS_SIZE, Marks
+from poise._protocol.messages import CALL, CallMessage
 from poise._protocol.words import describe
 from poise._worker.inbox import Arrival, Inbox
 from poise._worker.keeper import Keeper
@@ -133,9 +134,8 @@ class LocalLane:
             except PayloadError as error:
                 self.reply((parcel.call_id, RAISED, pack_exception(error), 0.0))
                 continue
-            call = Arrival(parcel.call_id, target, arguments, credit)
-            if parcel.is_ahead:
-                call.mark = self._ahead.mark(parcel.call_id)
+            mark = self._ahead.mark(parcel.call_id) if parcel.is_ahead else None
+            call = Arrival(CallMessage(CALL, parcel.call_id, target, arguments, credit, mark, parcel.headers))
             if isinstance(arguments, Payload) and arguments.awaited:
                 threading.Thread(target=self._fetch, args=(call, arguments), name=self._name, daemon=True).start()
             else:

@@ -1,0 +1,63 @@
+"""Crates: what goes through Ray, as tuples; as bytes if that is all that they hold, which Ray carries fastest."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any, TypeAlias
+
+from poise._protocol.codec import PROTOCOL, Packed, Payload, Reply, for_ray
+from poise._protocol.functions import PickledFunction
+from poise._protocol.messages import CallMessage
+
+Crate: TypeAlias = bytes | tuple[Any, ...]
+
+
+def uncrate(crated: Crate) -> Any:
+    """Open a crate of a reply, of an item, or of a stream's items and the reply that ends it, if that has come."""
+    return pickle.loads(crated) if type(crated) is bytes else crated
+
+
+def crate_call(call: CallMessage) -> Crate:
+    """Crate a call."""
+    operation, call_id, target, arguments, *rest = call
+    arguments = for_ray(arguments)
+    plain = type(arguments) is bytes
+    if isinstance(target, PickledFunction):
+        plain = plain and type(target.packed) is bytes
+        return _crate(operation, call_id, tuple(target), arguments, *rest, plain=plain)
+    return _crate(operation, call_id, target, arguments, *rest, plain=plain)
+
+
+def uncrate_call(crated: Crate) -> CallMessage:
+    """Open a crate that holds a call."""
+    call = CallMessage._make(uncrate(crated))
+    return call if isinstance(call.target, str) else call._replace(target=PickledFunction(*call.target))
+
+
+def crate_item(item: Packed) -> Crate:
+    """Crate one item of a stream."""
+    return _crate(for_ray(item), plain=False)
+
+
+def crate_reply(reply: Reply) -> Crate:
+    """Crate the end of an attempt."""
+    reply = _for_ray(reply)
+    return _crate(*reply, plain=type(reply[2]) is not Payload)
+
+
+def crate_stream(items: list[Packed], end: Reply | None) -> Crate:
+    """Crate a stream's next items, and its end if it has come."""
+    items = [for_ray(item) for item in items]
+    end = None if end is None else _for_ray(end)
+    packed = [*items, end[2]] if end is not None else items
+    return _crate(items, end, plain=not any(type(each) is Payload for each in packed))
+
+
+def _for_ray(reply: Reply) -> Reply:
+    call_id, code, packed, service_time = reply
+    return call_id, code, None if packed is None else for_ray(packed), service_time
+
+
+def _crate(*contents: Any, plain: bool) -> Crate:
+    """`plain` says that there are no payloads, buffers or Ray objects inside."""
+    return pickle.dumps(contents, PROTOCOL) if plain else contents
