@@ -9,9 +9,10 @@ import types
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import trio
 
 import poise
-from poise.testing import LocalPool
+from poise.testing import LocalPool, local_pools
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -175,12 +176,14 @@ def test_without_an_event_loop_the_pool_says_what_it_needs() -> None:
         opening.send(None)
 
 
-def test_under_trio_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    trio = types.SimpleNamespace(lowlevel=types.SimpleNamespace(current_task=object))
-    monkeypatch.setitem(sys.modules, "trio", trio)  # as it looks from inside a task of trio's
-    opening = LocalPool(Model).open()
-    with pytest.raises(poise.WrongLoop, match=r"here runs trio: .*trio\.to_thread\.run_sync"):
-        opening.send(None)
+def test_under_trio_it_says_what_to_do_and_that_works() -> None:
+    async def main() -> int:
+        with pytest.raises(poise.WrongLoop, match=r"here runs trio: .*trio\.to_thread\.run_sync"):
+            await LocalPool(Model).open()
+        with local_pools(), poise.Executor(1) as executor:
+            return await trio.to_thread.run_sync(executor.submit(pow, 2, 5).result)
+
+    assert trio.run(main) == 32
 
 
 async def test_a_method_of_a_class_that_was_defined_anew_is_warned_of_once(

@@ -10,10 +10,15 @@ import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "several-server-processes.md"
 
@@ -25,10 +30,66 @@ def shown(pattern: str) -> str:
     return found[1]
 
 
-def ask(port: int) -> dict[str, float]:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/predict?x=21", timeout=10) as response:
-        answer: dict[str, float] = json.load(response)
-        return answer
+class Service:
+    """The page's service, served by one of the page's commands, with whatever Ray is shared in this directory."""
+
+    def __init__(self, directory: Path, command: str, *arguments: str) -> None:
+        (directory / "service.py").write_text(shown(r"^```python\n(.*?)^```"))
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self._port: int = free.getsockname()[1]
+        program, *rest = command.split()
+        address = ["--port", str(self._port)] if program == "uvicorn" else ["--bind", f"127.0.0.1:{self._port}"]
+        self._errors = directory / "errors"
+        with self._errors.open("w") as errors:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", program, *rest, *address, *arguments],
+                env=environment(directory),
+                cwd=directory,
+                stderr=errors,
+            )
+
+    @property
+    def errors(self) -> str:
+        """What it has said so far."""
+        return self._errors.read_text()
+
+    def servers(self, count: int, but: frozenset[float] = frozenset()) -> frozenset[float]:
+        """Ask until so many server processes have answered, beside those."""
+        found: set[float] = set()
+        while len(found) < count:
+            assert self.process.poll() is None, self.errors
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/predict?x=21", timeout=10) as response:
+                    answer: dict[str, float] = json.load(response)
+            except OSError:  # not yet, or the one of them that is being started
+                time.sleep(0.1)
+                continue
+            assert answer["result"] == 42
+            found |= {answer["server"]} - but
+        return frozenset(found)
+
+    def end(self) -> None:
+        """End it politely."""
+        self.process.terminate()
+        self.process.wait()
+
+
+def environment(directory: Path) -> dict[str, str]:
+    """The page's environment, where this directory is for the sockets of whoever shares a Ray."""
+    name, _, value = shown(r"^(POISE_RAY=\S+) uvicorn").partition("=")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "XDG_", "POISE_"))}
+    return {**kept, name: value, "XDG_RUNTIME_DIR": str(directory), "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+
+
+@contextmanager
+def serving(directory: Path, command: str, *arguments: str) -> Iterator[Service]:
+    """Serve until the block is left."""
+    service = Service(directory, command, *arguments)
+    try:
+        yield service
+    finally:
+        service.end()
 
 
 def keepers(directory: Path) -> list[psutil.Process]:
@@ -46,36 +107,33 @@ def keepers(directory: Path) -> list[psutil.Process]:
 
 
 @pytest.mark.timeout(240)
-def test_uvicorn_with_two_workers_has_one_ray_that_ends_with_it(tmp_path: Path) -> None:  # G12
-    (tmp_path / "service.py").write_text(shown(r"^```python\n(.*?)^```"))
-    setting, program, *arguments = shown(r"^(POISE_RAY=\S+ [^\n]*)$").split()
-    name, _, value = setting.partition("=")
-    assert program == "uvicorn"
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "XDG_", "POISE_"))}
-    server = subprocess.Popen(
-        [sys.executable, "-m", "uvicorn", *arguments, "--port", str(port)],
-        env={**kept, name: value, "XDG_RUNTIME_DIR": str(tmp_path), "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"},
-        cwd=tmp_path,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    with server:
-        servers: set[float] = set()
-        while len(servers) < 2:
-            assert server.poll() is None
-            try:
-                answer = ask(port)
-            except OSError:  # not yet, or the one of them that is being started
-                time.sleep(0.1)
-                continue
-            assert answer["result"] == 42
-            servers.add(answer["server"])
+@pytest.mark.parametrize("command", ["uvicorn", "gunicorn"])
+def test_two_server_processes_have_one_ray_that_ends_with_them(tmp_path: Path, command: str) -> None:  # G12
+    line = shown(rf"^POISE_RAY=\S+ ({command} [^\n]*)$")
+    patience = () if command == "uvicorn" else ("--timeout", "240")  # this machine may be slower than a server's
+    with serving(tmp_path, line, *patience) as service:
+        service.servers(2)
         assert len(keepers(tmp_path)) == 1
-        server.terminate()
-        errors = server.communicate()[1]
-    assert errors.count("Started server process") == 2, errors  # none was taken for hung and replaced
+    assert service.errors.count("Started server process") == 2, service.errors  # none was taken for hung and replaced
+    while keepers(tmp_path):
+        time.sleep(0.05)
+
+
+@pytest.mark.timeout(240)
+def test_a_ray_that_another_program_holds_outlives_reloads(tmp_path: Path) -> None:
+    holding = shown(r"^## A Ray that outlives.*?^```python\n(.*?)^```").replace("())", "(), flush=True)")
+    with subprocess.Popen(
+        [sys.executable, "-c", holding], env=environment(tmp_path), stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline().strip()  # the address
+        (keeper,) = keepers(tmp_path)
+        with serving(tmp_path, "uvicorn service:app --reload") as service:
+            before = service.servers(1)
+            source = tmp_path / "service.py"
+            source.write_text(source.read_text() + "# changed\n")
+            service.servers(1, but=before)
+        assert keepers(tmp_path) == [keeper]
+        holder.terminate()
     while keepers(tmp_path):
         time.sleep(0.05)
