@@ -439,21 +439,21 @@ async def test_a_start_that_fails_says_why(how: str, says: str) -> None:  # G8
 async def test_a_failed_start_that_is_given_up_while_its_worker_is_ended_waits_for_that(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # G12
-    close, is_closing, may_close = FreightLane._close, asyncio.Event(), asyncio.Event()  # noqa: SLF001
+    kill, is_ending, may_end = HostLane._kill, asyncio.Event(), asyncio.Event()  # noqa: SLF001
 
-    async def close_late(lane: FreightLane, timeout: float) -> None:
-        is_closing.set()
-        await may_close.wait()
-        await close(lane, timeout)
+    async def kill_late(lane: HostLane, timeout: float) -> None:
+        is_ending.set()
+        await may_end.wait()
+        await kill(lane, timeout)
 
-    monkeypatch.setattr(FreightLane, "_close", close_late)
+    monkeypatch.setattr(HostLane, "_kill", kill_late)
     before = asyncio.all_tasks()
-    launcher = FreightLauncher(functools.partial(construct, "raise"))
+    launcher = HostLauncher(functools.partial(construct, "raise"))
     await launcher.open(Ear())
     start = asyncio.ensure_future(launcher.launch(1))
-    await is_closing.wait()
+    await is_ending.wait()
     start.cancel()
-    asyncio.get_running_loop().call_later(0.05, may_close.set)
+    asyncio.get_running_loop().call_later(0.05, may_end.set)
     await asyncio.wait({start})
     assert start.cancelled()
     assert asyncio.all_tasks() <= before

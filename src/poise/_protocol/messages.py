@@ -69,7 +69,7 @@ class CallMessage(NamedTuple):
 
 new_call: Callable[[tuple[int, int, Target | bytes, Packed, int | None, int | None, Headers | None]], CallMessage]
 """`CallMessage` from its fields as a tuple: takes 0.3 us less, of the 3.5 us that it takes to send a call."""
-new_call = partial(cast("Any", tuple.__new__), CallMessage)
+new_call = partial(cast("Any", tuple).__new__, CallMessage)
 
 
 VERDICTS: Final = (RETURNED, RAISED, NOT_BEGUN)
