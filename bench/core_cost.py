@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from bench.samples import quantile
 from bench.targets import Finding, at_most
-from poise._core.attempts import Ended, Ending
+from poise._answers import RETURNED, Answer
 from poise._core.calls import CallRecord
 from poise._core.effects import Send, Start
 from poise._core.pace import AHEAD_CALLS
@@ -66,7 +66,7 @@ class Model:
         """The call that has been on its worker for longest ends."""
         worker_id, call_id = self._held.popleft()
         self.now += self._step
-        ended = Ended(call_id, Ending.ANSWERED, SERVICE, None)
+        ended = Answer(call_id, RETURNED, None, SERVICE)
         self._take(self.scheduler.finished(worker_id, (ended,), self.now))
 
     def fill(self, waiting: int) -> None:

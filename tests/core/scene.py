@@ -6,7 +6,7 @@ import math
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
-from poise._core.attempts import Ended, Ending
+from poise._answers import NOT_BEGUN, RETURNED, Answer, Ending
 from poise._core.calls import CallRecord
 from poise._core.effects import Cancel, Effect, Kill, Lease, Lost, Recall, Reject, Resolve, Send, Start, Withdraw
 from poise._core.pace import AHEAD_CALLS
@@ -79,10 +79,10 @@ class Scene:
             match effect:
                 case Send(worker_id, calls):
                     self.sent[worker_id] += calls
-                case Resolve(call, outcome):
+                case Resolve(call, answer):
                     assert call not in self.results
                     assert call not in self.errors
-                    self.results[call] = outcome
+                    self.results[call] = answer.value
                 case Reject(call, error):
                     assert call not in self.results
                     assert call not in self.errors
@@ -143,13 +143,13 @@ class Scene:
         self.act(self.pool.worker_lost(worker_id, reason, self.now, cause=cause))
 
     def answer(
-        self, *calls: CallRecord, ending: Ending = Ending.ANSWERED, service_time: float = 0.1, outcome: Any = "result"
+        self, *calls: CallRecord, ending: Ending = RETURNED, service_time: float = 0.1, outcome: Any = "result"
     ) -> None:
         """The worker that holds these calls answers all of them at once."""
         assert calls[0].worker is not None
         worker_id = calls[0].worker.id
-        endings = [Ended(call.id, ending, service_time, outcome) for call in calls]
-        self.act(self.pool.finished(worker_id, endings, self.now))
+        answers = [Answer(call.id, ending, outcome, service_time) for call in calls]
+        self.act(self.pool.finished(worker_id, answers, self.now))
 
     def begun(self, *calls: CallRecord) -> None:
         for call in calls:
@@ -160,7 +160,7 @@ class Scene:
     def give_back(self, worker_id: int, *calls: CallRecord) -> None:
         """The worker answers a recall with these calls."""
         if calls:
-            self.answer(*calls, ending=Ending.NOT_BEGUN)
+            self.answer(*calls, ending=NOT_BEGUN)
         self.act(self.pool.recall_done(worker_id, self.now))
 
     def learn_pace(self, service_time: float = 0.00001) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from poise._core.attempts import Ending
+from poise._answers import NOT_BEGUN, RAISED, RETRYABLE
 from poise._core.states import CallState
 from poise.errors import PoisonCall, WorkerLost
 from tests.core.scene import SHORT, Scene, state
@@ -81,7 +81,7 @@ def test_a_retryable_failure_is_tried_again_as_often_as_allowed() -> None:  # G2
     scene = Scene(size=1)
     call = scene.submit(retries=2)
     for _ in range(3):
-        scene.answer(call, ending=Ending.RETRYABLE, outcome="an exception")
+        scene.answer(call, ending=RETRYABLE, outcome="an exception")
     assert scene.results == {call: "an exception"}
     assert (call.attempts, len(scene.sent[0])) == (3, 3)
     assert (scene.pool.counters.retried, scene.pool.counters.failed) == (2, 1)
@@ -90,7 +90,7 @@ def test_a_retryable_failure_is_tried_again_as_often_as_allowed() -> None:  # G2
 def test_a_plain_failure_is_not_tried_again() -> None:  # G2
     scene = Scene(size=1)
     call = scene.submit(retries=2)
-    scene.answer(call, ending=Ending.FAILED)
+    scene.answer(call, ending=RAISED)
     assert call.attempts == 1
     assert (scene.pool.counters.completed, scene.pool.counters.failed) == (1, 1)
 
@@ -100,7 +100,7 @@ def test_a_retried_call_keeps_its_place_in_the_order() -> None:  # G5
     call = scene.submit(retries=1)
     scene.submit("behind")
     scene.submit("urgent", priority=1)
-    scene.answer(call, ending=Ending.RETRYABLE)
+    scene.answer(call, ending=RETRYABLE)
     scene.answer(scene.sent[0][-1])
     assert scene.functions(0) == ["f", "urgent", "f"]
 
@@ -118,7 +118,7 @@ def test_a_call_that_was_recalled_uses_up_no_retry() -> None:  # G2
     scene.learn_pace()
     first, second = scene.submit(), scene.submit(SHORT)
     scene.answer(first)
-    scene.answer(second, ending=Ending.NOT_BEGUN)
+    scene.answer(second, ending=NOT_BEGUN)
     assert (second.attempts, second.state, scene.sent[0][-1]) == (1, CallState.RUNNING, second)
     scene.answer(second)
     assert second in scene.results
@@ -129,7 +129,7 @@ def test_a_call_that_began_and_ended_between_two_answers_has_had_its_attempt() -
     scene.learn_pace()
     first, second = scene.submit(), scene.submit(SHORT, retries=1)
     assert state(second) is CallState.AHEAD
-    scene.answer(second, ending=Ending.RETRYABLE)
+    scene.answer(second, ending=RETRYABLE)
     assert (second.attempts, second.retries) == (1, 0)
     scene.answer(first)
     assert scene.sent[0].count(second) == 2
@@ -212,7 +212,7 @@ def test_a_suspect_that_fails_retryably_stays_a_suspect() -> None:  # G9
     scene.lose(0)
     scene.wait(1.0)
     scene.ready(1)
-    scene.answer(call, ending=Ending.RETRYABLE)
+    scene.answer(call, ending=RETRYABLE)
     scene.submit()
     assert scene.counts == {"waiting": 1, "running": 1}
     scene.answer(call)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from poise._core.attempts import Ended, Ending
+from poise._answers import NOT_BEGUN, RETURNED, Answer
 from poise._core.calls import CallRecord
 from poise._core.pace import AHEAD_CALLS
 from poise._core.scheduler import Scheduler
@@ -58,7 +58,7 @@ def test_a_decision_costs_the_same_however_many_wait_and_work(*, sends_ahead: bo
             count_calls(
                 lambda: (
                     pool.submit(CallRecord(10**6, "f"), 0.0),  # noqa: B023 (called at once)
-                    pool.finished(0, [Ended(0, Ending.ANSWERED, 0.5, None)], 0.0),  # noqa: B023
+                    pool.finished(0, [Answer(0, RETURNED, None, 0.5)], 0.0),  # noqa: B023
                     pool.tick(0.0),  # noqa: B023
                     pool.next_tick(),  # noqa: B023
                 )
@@ -73,7 +73,7 @@ class Payload:
 
 Step = Callable[[Scene, CallRecord], None]
 ANSWER: Step = lambda scene, call: scene.answer(call)  # noqa: E731 (a table of steps)
-GIVE_BACK: Step = lambda scene, call: scene.answer(call, ending=Ending.NOT_BEGUN)  # noqa: E731
+GIVE_BACK: Step = lambda scene, call: scene.answer(call, ending=NOT_BEGUN)  # noqa: E731
 CANCEL: Step = lambda scene, call: scene.cancel(call)  # noqa: E731
 EXPIRE: Step = lambda scene, _: scene.wait(2.0)  # noqa: E731
 LOSE: Step = lambda scene, _: scene.lose(0)  # noqa: E731

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from poise._core.attempts import Ending
+from poise._answers import NOT_BEGUN, RETRYABLE
 from poise._core.states import CallState
 from poise.errors import DeadlineExceeded, LeaseExpired, Overloaded, WorkerLost
 from tests.core.scene import SHORT, Scene, state
@@ -201,7 +201,7 @@ def test_a_retry_within_a_lease_stays_on_its_worker() -> None:  # G2
     scene = Scene(size=2)
     lease = scene.lease()
     call = scene.submit(lease=lease, retries=1)
-    scene.answer(call, ending=Ending.RETRYABLE)
+    scene.answer(call, ending=RETRYABLE)
     assert scene.sent[0] == [call, call]
 
 
@@ -210,7 +210,7 @@ def test_no_retry_follows_the_end_of_the_lease() -> None:  # G2
     lease = scene.lease()
     call = scene.submit(lease=lease, retries=1)
     scene.release(lease)
-    scene.answer(call, ending=Ending.RETRYABLE, outcome="an exception")
+    scene.answer(call, ending=RETRYABLE, outcome="an exception")
     assert scene.results == {call: "an exception"}
 
 
@@ -219,7 +219,7 @@ def test_a_leased_call_that_did_not_begin_before_the_lease_ended_is_refused() ->
     lease = scene.lease()
     call = scene.submit(lease=lease)
     scene.release(lease)
-    scene.answer(call, ending=Ending.NOT_BEGUN)
+    scene.answer(call, ending=NOT_BEGUN)
     assert cause(scene.errors[call]) == "released"
 
 
@@ -321,7 +321,7 @@ def test_a_broadcast_that_waited_for_a_worker_without_an_heir_has_not_run() -> N
 def test_a_retried_broadcast_stays_on_its_worker() -> None:
     scene = Scene(size=2)
     broadcast(scene, retries=1)
-    scene.answer(scene.sent[1][0], ending=Ending.RETRYABLE)
+    scene.answer(scene.sent[1][0], ending=RETRYABLE)
     assert scene.functions(1) == ["reload", "reload"]
     assert scene.functions(0) == ["reload"]
 
@@ -358,7 +358,7 @@ def test_a_bound_call_may_be_refused_for_want_of_room() -> None:  # G7
 def test_a_bound_call_that_did_not_begin_stays_on_its_worker() -> None:
     scene = Scene(size=2)
     broadcast(scene)
-    scene.answer(scene.sent[1][0], ending=Ending.NOT_BEGUN)
+    scene.answer(scene.sent[1][0], ending=NOT_BEGUN)
     assert scene.functions(1) == ["reload", "reload"]
 
 

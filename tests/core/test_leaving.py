@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from poise._core.attempts import Ending
+from poise._answers import NOT_BEGUN, RETRYABLE
 from poise._core.states import CallState
 from poise.errors import DeadlineExceeded, PoiseError
 from tests.core.scene import SHORT, Scene, state
@@ -58,7 +58,7 @@ def test_a_call_sent_ahead_expires_as_one_that_may_have_run() -> None:  # G6
     assert scene.counts == {"running": 1, "ahead": 1}
     scene.wait(2.0)
     assert started(scene.errors[call])
-    scene.answer(call, ending=Ending.NOT_BEGUN)
+    scene.answer(call, ending=NOT_BEGUN)
     assert scene.counts == {"running": 1}
     assert state(running) is CallState.RUNNING
 
@@ -67,7 +67,7 @@ def test_a_call_that_waits_for_its_second_attempt_expires_as_one_that_has_run() 
     scene = Scene(size=1)
     call = scene.submit(timeout=2.0, retries=1)
     other = scene.submit(priority=1)
-    scene.answer(call, ending=Ending.RETRYABLE)
+    scene.answer(call, ending=RETRYABLE)
     assert state(other) is CallState.RUNNING
     scene.wait(2.0)
     assert started(scene.errors[call])
@@ -160,7 +160,7 @@ def test_a_call_cancelled_while_ahead_is_taken_out_of_the_inbox() -> None:  # G3
     scene.cancel(call)
     assert scene.cancels == [(0, call.id)]
     assert scene.counts == {"running": 1, "abandoned": 1}
-    scene.answer(call, ending=Ending.NOT_BEGUN)
+    scene.answer(call, ending=NOT_BEGUN)
     assert scene.counts == {"running": 1}
 
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from poise._answers import RAISED, RETRYABLE
 from poise._core.alarms import WARY_SECONDS
-from poise._core.attempts import Ending
 from poise._core.retry import Retry
 from poise._core.states import CallState
 from poise.errors import DeadlineExceeded, LeaseExpired, Overloaded, PoolBroken, PoolClosed
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def fail(scene: Scene, *calls: CallRecord) -> None:
     """The worker of each of these calls answers with an exception after which it may be tried again."""
     for call in calls:
-        scene.answer(call, ending=Ending.RETRYABLE, service_time=0.00001, outcome="an exception")
+        scene.answer(call, ending=RETRYABLE, service_time=0.00001, outcome="an exception")
 
 
 def place(call: CallRecord) -> int | None:
@@ -220,14 +220,14 @@ def test_a_call_of_a_broadcast_does_not_pause() -> None:
 
 def test_a_worker_that_has_failed_comes_last_among_equals() -> None:
     scene = Scene(size=3)
-    scene.answer(scene.submit(), ending=Ending.FAILED)
+    scene.answer(scene.submit(), ending=RAISED)
     calls = [scene.submit() for _ in range(3)]
     assert [place(call) for call in calls] == [1, 2, 0], "the others first, but it is not left idle"  # G4
 
 
 def test_a_worker_that_answers_again_is_as_good_as_the_others() -> None:
     scene = Scene(size=2)
-    scene.answer(scene.submit(), ending=Ending.FAILED)
+    scene.answer(scene.submit(), ending=RAISED)
     busy, cured = scene.submit(), scene.submit()
     scene.answer(busy)
     scene.answer(cured)
@@ -238,13 +238,13 @@ def test_a_worker_is_not_blamed_for_a_call_that_was_given_up() -> None:
     scene = Scene(size=2)
     call = scene.submit()
     scene.cancel(call)
-    scene.answer(call, ending=Ending.FAILED)
+    scene.answer(call, ending=RAISED)
     assert [place(scene.submit()), place(scene.submit())] == [1, 0]
 
 
 def test_the_least_loaded_worker_is_taken_though_it_has_failed() -> None:
     scene = Scene(size=2, slots=2)
-    scene.answer(scene.submit(), ending=Ending.FAILED)
+    scene.answer(scene.submit(), ending=RAISED)
     assert [place(scene.submit()) for _ in range(3)] == [1, 0, 1]
 
 

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
+from poise._answers import NOT_BEGUN
 from poise._core.alarms import ANSWER_SECONDS
-from poise._core.attempts import Ending
 from poise._core.calls import CallRecord
 from poise._core.states import CallState
 from poise.errors import DeadlineExceeded, PoolClosed, WorkerLost
@@ -25,7 +25,7 @@ def stuck_scene(kill_after: float | None = None) -> Scene:
 
 def take_back(scene: Scene, *calls: CallRecord) -> None:
     """The lane reports these calls of the first worker as withdrawn."""
-    scene.answer(*calls, ending=Ending.NOT_BEGUN)
+    scene.answer(*calls, ending=NOT_BEGUN)
 
 
 def test_a_worker_that_does_not_answer_a_recall_in_time_has_its_calls_withdrawn() -> None:  # G4

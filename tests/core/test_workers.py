@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from poise._core.attempts import Ending
+from poise._answers import RETRYABLE
 from poise._core.states import CallState, IllegalTransitionError, WorkerState
 from poise.errors import LeaseExpired, PoisonCall, PoolBroken, PoolClosed, WorkerLost
 from tests.core.scene import SHORT, Scene, state
@@ -373,7 +373,7 @@ def test_in_a_broken_pool_a_worker_that_retires_finishes_what_has_begun() -> Non
     assert str(scene.pool.broken) == str(scene.pool.broken_error())
     scene.give_back(retiring, ahead)
     assert isinstance(scene.errors[ahead], PoolBroken)
-    scene.answer(running[1], ending=Ending.RETRYABLE, outcome="an exception")
+    scene.answer(running[1], ending=RETRYABLE, outcome="an exception")
     assert scene.results[running[1]] == "an exception"
 
 
@@ -418,7 +418,7 @@ def test_closing_takes_back_and_refuses_what_was_sent_ahead() -> None:  # G1
     assert scene.recalls == [(0, [ahead.id])]
     scene.give_back(0, ahead)
     assert isinstance(scene.errors[ahead], PoolClosed)
-    scene.answer(running, ending=Ending.RETRYABLE)
+    scene.answer(running, ending=RETRYABLE)
     assert list(scene.results)[-1] is running
     assert scene.pool.is_idle
 

@@ -15,7 +15,7 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from poise._core.attempts import Ended, Ending
+from poise._answers import NOT_BEGUN, RAISED, RETRYABLE, RETURNED, Answer, Ending
 from poise._core.calls import CallRecord
 from poise._core.effects import Cancel, Effect, Kill, Lease, Recall, Reject, Resolve, Send, Start, Withdraw
 from poise._core.pace import AHEAD_CALLS
@@ -41,7 +41,7 @@ class Actor:
     to_pool: deque[tuple[str, Any]] = field(default_factory=deque[tuple[str, Any]])
     inbox: list[int] = field(default_factory=list[int])
     begun: list[int] = field(default_factory=list[int])
-    unflushed: list[Ended] = field(default_factory=list[Ended])
+    unflushed: list[Answer] = field(default_factory=list[Answer])
     outstanding: set[int] = field(default_factory=set[int])
     """Sent by the pool and not yet answered, as the pool knows it."""
     marked: set[int] = field(default_factory=set[int])
@@ -61,7 +61,7 @@ class Actor:
         given_back = [call_id for call_id in content if call_id in self.inbox]
         for call_id in given_back:
             self.inbox.remove(call_id)
-            self.unflushed.append(Ended(call_id, Ending.NOT_BEGUN, 0.0, None))
+            self.unflushed.append(Answer(call_id, NOT_BEGUN, None, 0.0))
         if kind == "recall":
             self.flush()
             self.to_pool.append(("recalled", None))
@@ -208,7 +208,7 @@ class World:
         if gone:
             actor.to_actor.append(("recall", []))
             actor.recalls += 1
-            actor.to_pool.appendleft(("answers", [Ended(call_id, Ending.NOT_BEGUN, 0.0, None) for call_id in gone]))
+            actor.to_pool.appendleft(("answers", [Answer(call_id, NOT_BEGUN, None, 0.0) for call_id in gone]))
             self.deliver(actor)
             self.seen["withdrawn"] += len(gone)
         if self.has_marks:
@@ -423,8 +423,8 @@ class World:
             return
         call_id = actor.begun.pop(index % len(actor.begun))
         fate = self.fates[call_id]
-        fate.reruns += ending is Ending.RETRYABLE
-        actor.unflushed.append(Ended(call_id, ending, SERVICE_TIMES[fate.call.function], "outcome"))  # type: ignore[index]
+        fate.reruns += ending == RETRYABLE
+        actor.unflushed.append(Answer(call_id, ending, "outcome", SERVICE_TIMES[fate.call.function]))  # type: ignore[index]
         if flush:
             actor.flush()
 
@@ -436,7 +436,7 @@ class World:
                 self._left(actor, ended.call_id)
                 actor.outstanding.remove(ended.call_id)
                 actor.marked.discard(ended.call_id)
-                if ended.ending is Ending.RETRYABLE:
+                if ended.ending == RETRYABLE:
                     self._failed(actor, self.fates[ended.call_id])
             self.perform(self.pool.finished(actor.id, content, self.now))
         elif kind == "begun":
@@ -469,7 +469,7 @@ class World:
         for call_id in actor.begun:
             self.fates[call_id].reruns += 1
         for ended in actor.unflushed:
-            self.fates[ended.call_id].reruns += ended.ending in (Ending.ANSWERED, Ending.FAILED)
+            self.fates[ended.call_id].reruns += ended.ending in (RETURNED, RAISED)
         for fate in self.fates.values():
             if (lease := self.leases.get(actor.id)) is not None and fate.call.lease is lease.call:
                 fate.is_released = True
@@ -547,7 +547,7 @@ class World:
                 while actor.to_actor:
                     actor.receive()
                 self.begin(actor, announced=1)
-                self.end(actor, 0, Ending.ANSWERED, flush=True)
+                self.end(actor, 0, RETURNED, flush=True)
                 actor.flush()
                 while actor.to_pool and actor.id in self.actors:
                     self.deliver(actor)
@@ -651,7 +651,7 @@ def move_an_actor(world: World, step: str, dice: Dice) -> None:
         case "begin":
             world.begin(actor, announced=pick((0, 0, 1, 1, 3)))
         case "end":
-            ending = pick((Ending.ANSWERED, Ending.ANSWERED, Ending.FAILED, *(Ending.RETRYABLE,) * 2))
+            ending = pick((RETURNED, RETURNED, RAISED, *(RETRYABLE,) * 2))
             world.end(actor, pick(range(4)), ending, flush=pick((True, True, False)))
         case "deliver":
             if actor.to_pool:

@@ -6,7 +6,8 @@ import asyncio
 import itertools
 from typing import TYPE_CHECKING, Any
 
-from poise._lanes.lane import Answer, Kind, Lane, Parcel, Verdict
+from poise._answers import RAISED, RETURNED, Answer
+from poise._lanes.lane import Lane, Parcel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -81,15 +82,15 @@ class Line:
 
     def stream(self, function: Callable[..., Any] | str, *args: Any, credit: int) -> int:
         call_id = next(_call_ids)
-        self.lane.send([Parcel(call_id, function, args, {}, kind=Kind.STREAM, credit=credit)])
+        self.lane.send([Parcel(call_id, function, args, {}, credit=credit)])
         return call_id
 
     async def run(self, function: Callable[..., Any] | str, *args: Any, **kwargs: Any) -> Any:
         answer = await self.ear.answer(self.send(function, *args, **kwargs))
-        assert answer.verdict is Verdict.RETURNED, answer
+        assert answer.ending == RETURNED, answer
         return answer.value
 
     async def error(self, function: Callable[..., Any] | str, *args: Any, **kwargs: Any) -> Any:
         answer = await self.ear.answer(self.send(function, *args, **kwargs))
-        assert answer.verdict is Verdict.RAISED, answer
+        assert answer.ending == RAISED, answer
         return answer.value

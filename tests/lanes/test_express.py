@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from poise._answers import RAISED, RETURNED, Answer
 from poise._lanes.caller_link import CallerLink
 from poise._lanes.express import Express
 from poise._lanes.in_turn import InTurn
-from poise._lanes.lane import Answer, Verdict
-from poise._protocol.codec import RETURNED, pack
+from poise._protocol.codec import pack
 from poise._protocol.marks import MARKS
 from poise._protocol.memory import SIZE
 from poise._protocol.messages import COLLECT, COLLECT_ITEM, ITEM, REPLY
@@ -18,7 +18,7 @@ from tests.lanes.ear import Ear
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-LOST = Answer(1, Verdict.RAISED, PayloadError("the result", "Ray has lost it", started=True))
+LOST = Answer(1, RAISED, PayloadError("the result", "Ray has lost it", started=True))
 
 
 class Owner:
@@ -60,7 +60,7 @@ async def test_a_stream_ends_after_the_items_that_ray_brings() -> None:
     assert not ear.heard
     owner.arrive["collect_item", 5]((pack("a"),))
     assert ear.items == {1: ["a", "b"]}
-    assert ear.answers[1].verdict is Verdict.RETURNED
+    assert ear.answers[1].ending == RETURNED
     assert [what for what, _ in ear.heard] == ["items", "items", "answer"]
 
 
@@ -70,7 +70,7 @@ async def test_a_stream_whose_item_is_lost_fails_though_its_end_was_heard_before
     express.hear([([[COLLECT_ITEM, 1, 5], [REPLY, 1, RETURNED, None, 0.5]], [])])
     owner.arrive["collect_item", 5](LOST)
     assert not ear.items
-    assert ear.answers[1].verdict is Verdict.RAISED
+    assert ear.answers[1].ending == RAISED
     assert ear.answers[1].value is LOST.value
 
 

@@ -11,8 +11,9 @@ import pytest
 import pytest_asyncio
 import ray
 
+from poise._answers import RETURNED
 from poise._lanes.foreign import ForeignLauncher
-from poise._lanes.lane import StartFailed, Verdict
+from poise._lanes.lane import StartFailed
 from poise.errors import ConfigError, PayloadError, RemoteError
 from tests.gate import Gate, leave_mark
 from tests.lanes.ear import Ear, Line
@@ -121,7 +122,7 @@ async def test_a_stream_comes_as_its_credit_allows(line: Line, gate: Gate) -> No
     call = line.stream(Shop.count, 10, gate.path, credit=3)
     await line.ear.until(lambda: line.ear.items.get(call) == [0, 1, 2])
     line.lane.grant(call, 100)
-    assert (await line.ear.answer(call)).verdict is Verdict.RETURNED
+    assert (await line.ear.answer(call)).ending == RETURNED
     assert line.ear.items[call] == list(range(10))
 
 

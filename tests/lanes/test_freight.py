@@ -19,8 +19,9 @@ import pytest
 import pytest_asyncio
 import ray
 
+from poise._answers import NOT_BEGUN, RETURNED
 from poise._lanes.host_lane import HostLane
-from poise._lanes.lane import StartFailed, Verdict
+from poise._lanes.lane import StartFailed
 from poise._lanes.launcher import HostLauncher
 from poise.errors import PayloadError, RemoteError
 from tests.gate import Gate, leave_mark, wait_at, wait_at_async
@@ -281,7 +282,7 @@ async def test_a_call_that_waits_for_its_argument_can_be_cancelled_and_holds_up_
     assert await line.run(Shop.echo, 1) == 1
     assert waiting not in ear.answers
     lane.cancel(waiting)
-    assert (await ear.answer(waiting)).verdict is Verdict.NOT_BEGUN
+    assert (await ear.answer(waiting)).ending == NOT_BEGUN
     await lane.kill()
     await launcher.aclose()
 
@@ -322,7 +323,7 @@ async def test_a_stream_comes_as_its_credit_allows(line: Line) -> None:
     line.lane.grant(call, 4)
     await line.ear.until(lambda: len(line.ear.items[call]) == 7)
     line.lane.grant(call, 100)
-    assert (await line.ear.answer(call)).verdict is Verdict.RETURNED
+    assert (await line.ear.answer(call)).ending == RETURNED
     assert line.ear.items[call] == list(range(10))
 
 
@@ -356,7 +357,7 @@ async def test_a_running_synchronous_call_is_left_alone(line: Line, gate: Gate) 
     await asyncio.sleep(0.05)
     assert call not in line.ear.answers
     gate.open()
-    assert (await line.ear.answer(call)).verdict is Verdict.RETURNED
+    assert (await line.ear.answer(call)).ending == RETURNED
 
 
 # ---------------------------------------------------------------------------------------------------------------------

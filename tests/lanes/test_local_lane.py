@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
-from poise._lanes.lane import Parcel, StartFailed, Verdict
+from poise._answers import NOT_BEGUN, RAISED, RETURNED
+from poise._lanes.lane import Parcel, StartFailed
 from poise.testing.lane import LocalLane
 from poise.testing.launcher import LocalLauncher
 from tests.lanes.ear import Ear, Line
@@ -81,10 +82,10 @@ async def test_recall_gives_back_what_has_not_begun_and_then_says_so(line: Line,
     line.lane.recall([running, *waiting[1:]])
     await line.ear.until(lambda: ("recalled", 1) in line.ear.heard)
     assert line.ear.heard[-3:] == [("answer", waiting[1]), ("answer", waiting[2]), ("recalled", 1)]
-    assert line.ear.answers[waiting[1]].verdict is Verdict.NOT_BEGUN
+    assert line.ear.answers[waiting[1]].ending == NOT_BEGUN
     shop.gate.set()
     assert (await line.ear.answer(waiting[0])).value == 0
-    assert (await line.ear.answer(running)).verdict is Verdict.RETURNED
+    assert (await line.ear.answer(running)).ending == RETURNED
 
 
 async def test_what_has_not_begun_can_be_withdrawn_from_a_worker_that_says_nothing(
@@ -98,9 +99,7 @@ async def test_what_has_not_begun_can_be_withdrawn_from_a_worker_that_says_nothi
     line.lane.send([Parcel(call_id, Shop.echo, (call_id,), {}, is_ahead=True) for call_id in ahead])
     line.lane.recall(ahead[:2])
     line.lane.withdraw([running, *ahead])
-    assert {call_id: answer.verdict for call_id, answer in line.ear.answers.items()} == dict.fromkeys(
-        ahead, Verdict.NOT_BEGUN
-    )
+    assert {call_id: answer.ending for call_id, answer in line.ear.answers.items()} == dict.fromkeys(ahead, NOT_BEGUN)
     assert "recalled" not in dict(line.ear.heard)
     shop.gate.set()
     line.lane.let_go()
@@ -173,5 +172,5 @@ async def test_a_launch_can_be_refused_and_held(launcher: LocalLauncher) -> None
 async def test_an_item_that_cannot_be_unpickled_ends_the_stream(line: Line) -> None:
     call = line.stream(Shop.odd_items, credit=10)
     answer = await line.ear.answer(call)
-    assert answer.verdict is Verdict.RAISED
+    assert answer.ending == RAISED
     assert line.ear.items[call] == [1]

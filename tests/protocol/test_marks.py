@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from poise._answers import NOT_BEGUN, RETURNED, Answer
 from poise._lanes.ahead import SentAhead
-from poise._lanes.lane import Answer, Verdict
 from poise._protocol.frames import FrameReader
 from poise._protocol.journal import JOURNAL_SIZE, Journal, JournalReader
 from poise._protocol.marks import MARKS, MARKS_SIZE, UNMARKED, Marks
@@ -37,11 +37,11 @@ def marks() -> Marks:
 
 
 def returned(*call_ids: int) -> list[Answer]:
-    return [Answer(call_id, Verdict.RETURNED) for call_id in call_ids]
+    return [Answer(call_id, RETURNED, None) for call_id in call_ids]
 
 
 def not_begun(*call_ids: int) -> list[Answer]:
-    return [Answer(call_id, Verdict.NOT_BEGUN) for call_id in call_ids]
+    return [Answer(call_id, NOT_BEGUN, None) for call_id in call_ids]
 
 
 # ---------------------------------------------------------------- marks

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
+from poise._answers import RAISED, RETURNED, Answer
 from poise._lanes.book import FunctionBook
-from poise._protocol.codec import RAISED, RETURNED, Packed, Reply, pack_arguments, unpack, unpack_exception
+from poise._protocol.codec import Packed, pack_arguments, unpack, unpack_exception
 from poise._protocol.functions import type_names
 from poise._protocol.messages import CALL, CallMessage
 from poise._worker.inbox import Arrival, Inbox
@@ -144,7 +145,7 @@ class Counter:
 
     def __init__(self, concurrency: int) -> None:
         self.shop = Shop()
-        self.replies: dict[int, Reply] = {}
+        self.replies: dict[int, Answer] = {}
         self.items: dict[int, list[Any]] = {}
         self.news = threading.Condition()
         self.inbox = Inbox()
@@ -154,7 +155,7 @@ class Counter:
         self.serving = threading.Thread(target=self.runner.run, name="poise-test-serve")
         self.serving.start()
 
-    def reply(self, reply: Reply) -> None:
+    def reply(self, reply: Answer) -> None:
         with self.news:
             assert reply[0] not in self.replies, "answered twice"
             self.replies[reply[0]] = reply

@@ -1,12 +1,10 @@
-"""An attempt: one time that a call is given to a worker, and how that ends."""
+"""An attempt: one time that a call is given to a worker."""
 
 from __future__ import annotations
 
-import enum
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from poise._core.calls import CallId
     from poise._core.workers import WorkerRecord
 
 
@@ -24,23 +22,3 @@ class Attempt:
         dies, and running the call again takes the caller's leave (G2)."""
         self.is_kept: bool = False
         """Whether the worker was asked to give this call, sent ahead, back and did not: so it has begun."""
-
-
-class Ending(enum.IntEnum):
-    """How an attempt ended."""
-
-    ANSWERED = enum.auto()
-    FAILED = enum.auto()
-    """With the user's exception."""
-    RETRYABLE = enum.auto()
-    """With an exception after which the caller wants another attempt, if it has one left."""
-    NOT_BEGUN = enum.auto()
-
-
-class Ended(NamedTuple):
-    """One attempt that the worker has answered."""
-
-    call_id: CallId
-    ending: Ending
-    service_time: float
-    outcome: Any

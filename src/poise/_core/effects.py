@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from poise._answers import Answer
     from poise._core.calls import CallId, CallRecord
     from poise._core.workers import WorkerId
     from poise.errors import PoiseError
@@ -47,10 +48,10 @@ class Cancel:
 
 @dataclass(slots=True, eq=False)
 class Resolve:
-    """Give the caller what its attempt ended with; `outcome` is what the engine passed in, untouched."""
+    """Give the caller what its attempt ended with; `answer` is what the engine passed in, untouched."""
 
     call: CallRecord
-    outcome: Any
+    answer: Answer
 
 
 @dataclass(slots=True, eq=False)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from poise._core.attempts import Ending
+from poise._answers import NOT_BEGUN, RETRYABLE, RETURNED, Answer
 from poise._core.states import CallEvent, CallState
 from poise.errors import LeaseExpired, PoisonCall, PoolClosed, WorkerLost
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from poise._core.attempts import Ended
+    from poise._answers import Answer
     from poise._core.calls import CallId, CallRecord
     from poise._core.fleet import Fleet
     from poise._core.outcomes import Outcomes
@@ -51,30 +51,29 @@ class Endings:
                 call.attempt.may_have_begun = True
                 call.attempt.is_kept |= is_kept
 
-    def answered(self, call: CallRecord, worker: WorkerRecord, ended: Ended, now: float) -> None:
+    def answered(self, call: CallRecord, worker: WorkerRecord, answer: Answer, now: float) -> None:
         """An attempt has ended by the worker's own word."""
         if worker.lease is call:
             worker.lease = None  # a suspect that ran alone
-        ending = ended.ending
-        has_begun = ending is not Ending.NOT_BEGUN
+        has_begun = answer.ending != NOT_BEGUN
         call.end_attempt(has_begun=has_begun)
         if has_begun:
             worker.finished += 1
-            worker.busy += ended.service_time
-            self._pace.record(call.function, ended.service_time)
+            worker.busy += answer.service_time
+            self._pace.record(call.function, answer.service_time)
         if call.state is CallState.ABANDONED:
             self._outcomes.end_abandoned(call)
             return
         if not has_begun:
             self._put_back(call, worker, now)
             return
-        worker.has_failed = ending is not Ending.ANSWERED
-        if ending is Ending.RETRYABLE and (retry := self._retry_of(call)) is not None:
+        worker.has_failed = answer.ending != RETURNED
+        if answer.ending == RETRYABLE and (retry := self._retry_of(call)) is not None:
             if call.bound_for is None:
                 retry.avoid(worker.id)
             self._try_again(call, retry, worker, now)
         else:
-            self._outcomes.resolve(call, ended.outcome, has_failed=worker.has_failed)
+            self._outcomes.resolve(call, answer)
 
     def lost(self, call: CallRecord, worker: WorkerRecord, reason: str, now: float) -> None:
         """An attempt has ended with its worker."""

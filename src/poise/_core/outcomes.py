@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
+from poise._answers import RETURNED, Answer
 from poise._core.counters import Counters
 from poise._core.effects import Cancel, Reject, Resolve
 from poise._core.states import CallEvent
@@ -34,12 +35,12 @@ class Outcomes:
         self._alarms = alarms
         self._outbox = outbox
 
-    def resolve(self, call: CallRecord, outcome: Any, *, has_failed: bool) -> None:
+    def resolve(self, call: CallRecord, answer: Answer) -> None:
         """End a call with what its worker has answered."""
         self._end(call)
         self.counters.completed += 1
-        self.counters.failed += has_failed
-        self._outbox.add(Resolve(call, outcome))
+        self.counters.failed += answer.ending != RETURNED
+        self._outbox.add(Resolve(call, answer))
 
     def fail(self, call: CallRecord, error: PoiseError) -> None:
         """End a call with an error of the pool's own."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from poise._answers import NOT_BEGUN, Answer
 from poise._core.alarms import Alarms
-from poise._core.attempts import Ending
 from poise._core.counters import snapshot
 from poise._core.effects import Outbox, Start
 from poise._core.endings import Endings
@@ -28,7 +28,6 @@ from poise.errors import Overloaded, PoolBroken, PoolClosed
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from poise._core.attempts import Ended
     from poise._core.calls import CallId, CallRecord
     from poise._core.counters import Counters
     from poise._core.effects import Effect
@@ -156,17 +155,17 @@ class Scheduler:
 
     # ---------------------------------------------------------------- workers
 
-    def finished(self, worker_id: WorkerId, endings: Iterable[Ended], now: float) -> list[Effect]:
+    def finished(self, worker_id: WorkerId, answers: Iterable[Answer], now: float) -> list[Effect]:
         """The worker has answered. Answers for calls that it does not hold are ignored."""
         worker = self._workers.get(worker_id)
         if worker is None:
             return []
         has_progressed = False
-        for ended in endings:
-            has_progressed |= ended.ending is not Ending.NOT_BEGUN
-            call = worker.running.pop(ended.call_id, None) or worker.ahead.pop(ended.call_id, None)
+        for answer in answers:
+            has_progressed |= answer.ending != NOT_BEGUN
+            call = worker.running.pop(answer.call_id, None) or worker.ahead.pop(answer.call_id, None)
             if call is not None:
-                self._endings.answered(call, worker, ended, now)
+                self._endings.answered(call, worker, answer, now)
         if has_progressed:
             worker.progress_at = now
         return self._changed(worker, now)

@@ -9,7 +9,6 @@ from types import BuiltinFunctionType, FunctionType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from poise._core.states import CallState
-from poise._lanes.lane import Kind
 from poise._protocol.words import callable_name, is_text
 
 if TYPE_CHECKING:
@@ -93,11 +92,6 @@ class Call(asyncio.Future[R]):
         super().cancel()  # does nothing to one that was answered before
         dispatcher.kill(self, 0.0)
         return True
-
-    @property
-    def kind(self) -> Kind:
-        """Whether the call gives a value or a stream."""
-        return Kind.VALUE if self.stream is None else Kind.STREAM
 
     def grant(self, items: int) -> None:
         """Let the stream's producer send so many more items."""

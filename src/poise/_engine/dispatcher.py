@@ -14,7 +14,7 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from poise._core.attempts import Ended, Ending
+from poise._answers import NOT_BEGUN, RAISED, RETRYABLE, RETURNED, Answer
 from poise._core.effects import Cancel, Effect, Kill, Lease, Lost, Recall, Reject, Resolve, Send, Start, Withdraw
 from poise._core.states import CallState
 from poise._engine.call import is_plain
@@ -22,7 +22,7 @@ from poise._engine.journal import Journal
 from poise._engine.loops import trio_here
 from poise._engine.supervisor import Supervisor
 from poise._engine.watchers import Watchers
-from poise._lanes.lane import Answer, Lane, Launcher, Parcel, Verdict
+from poise._lanes.lane import Lane, Launcher, Parcel
 from poise._protocol.words import describe
 from poise._ray.forks import forked_error
 from poise.errors import ConfigError, PoolClosed, WrongLoop
@@ -216,8 +216,8 @@ class Dispatcher:
 
     def on_answers(self, worker_id: int, answers: Sequence[Answer]) -> None:
         """Attempts have ended."""
-        endings = [Ended(a.call_id, self._ending(a), a.service_time, a) for a in answers]
-        self._take(self.scheduler.finished, worker_id, endings, self.clock.time())
+        judged = [answer if answer.ending != RAISED else self._judged(answer) for answer in answers]
+        self._take(self.scheduler.finished, worker_id, judged, self.clock.time())
 
     def on_begun(self, worker_id: int, call_ids: Sequence[int]) -> None:
         """Calls sent ahead may have begun."""
@@ -245,20 +245,17 @@ class Dispatcher:
             self.supervisor.bury(lane)
         self.worker_lost(worker_id, reason, all_in_doubt=all_in_doubt)
 
-    def _ending(self, answer: Answer) -> Ending:
-        verdict = answer.verdict
-        if verdict is Verdict.RETURNED:
-            return Ending.ANSWERED
-        if verdict is Verdict.NOT_BEGUN:
-            return Ending.NOT_BEGUN
+    def _judged(self, answer: Answer) -> Answer:
+        """Whether the caller wants another attempt after this exception."""
         call = self._calls.get(answer.call_id)
         if call is None or not call.options.retry_on:
-            return Ending.FAILED
+            return answer
         try:
-            return Ending.RETRYABLE if isinstance(answer.value, call.options.retry_on) else Ending.FAILED
+            is_retryable = isinstance(answer.value, call.options.retry_on)
         except Exception:  # `__instancecheck__` is the user's own code, and others are answered in this step too
             logger.exception("retry_on of %s cannot be asked about an exception, so it is not tried again", call.name)
-            return Ending.FAILED
+            return answer
+        return answer._replace(ending=RETRYABLE) if is_retryable else answer
 
     # ---------------------------------------------------------------- effects
 
@@ -286,7 +283,7 @@ class Dispatcher:
             while pending:
                 effect = pending.popleft()
                 if type(effect) is Resolve:
-                    self._resolve(effect.call.tag, effect.outcome)
+                    self._resolve(effect.call.tag, effect.answer)
                 else:
                     self._perform_one(effect)
         finally:
@@ -331,11 +328,11 @@ class Dispatcher:
                 call = None
             if call is None:
                 # The caller left between the grant and now: nothing to send, and the slot is given back.
-                self.on_answers(effect.worker_id, [Answer(record.id, Verdict.NOT_BEGUN)])
+                self.on_answers(effect.worker_id, [Answer(record.id, NOT_BEGUN, None)])
                 continue
-            credit = 0 if call.stream is None else call.stream.window
+            credit = None if call.stream is None else call.stream.window
             is_ahead = record.state is CallState.AHEAD
-            parcels.append(Parcel(record.id, call.function, call.args, call.kwargs, call.kind, is_ahead, credit))
+            parcels.append(Parcel(record.id, call.function, call.args, call.kwargs, is_ahead, credit))
         if not parcels:
             return
         try:
@@ -349,10 +346,10 @@ class Dispatcher:
     def _resolve(self, call: Call[Any] | None, answer: Answer) -> None:
         if call is None:
             return
-        if answer.verdict is Verdict.RAISED:
-            self._fail(call, answer.value)
-        else:
+        if answer.ending == RETURNED:
             self._finish(call, answer.value)
+        else:
+            self._fail(call, answer.value)
 
     def _finish(self, call: Call[Any] | None, value: Any) -> None:
         if call is not None and not call.done():

@@ -9,7 +9,7 @@ from poise._protocol.marks import MARKS, UNMARKED
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from poise._lanes.lane import Answer
+    from poise._answers import Answer
     from poise._protocol.marks import Marks
 
 

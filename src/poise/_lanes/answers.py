@@ -4,25 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
-from poise._lanes.lane import Answer, StartFailed, Verdict
-from poise._protocol.codec import NOT_BEGUN, RETURNED, Packed, Reply, unpack_exception, unpack_result
+from poise._answers import NOT_BEGUN, RAISED, RETURNED, Answer
+from poise._lanes.lane import StartFailed
+from poise._protocol.codec import Packed, unpack_exception, unpack_result
 from poise._protocol.words import describe
 from poise.errors import PayloadError, RemoteError
 
 
-def answer_of(reply: Reply, *, writable: bool = False) -> Answer:
-    """Unpack a reply. Never raises: a result that cannot be unpickled is answered with the error."""
-    call_id, code, packed, service_time = reply
-    if code == NOT_BEGUN:
-        return Answer(call_id, Verdict.NOT_BEGUN)
-    if packed is None:
-        return Answer(call_id, Verdict.RETURNED, None, service_time)
-    if code == RETURNED:
+def unpack_answer(answer: Answer, *, writable: bool = False) -> Answer:
+    """Unpack the value. Never raises: a result that cannot be unpickled is answered with the error."""
+    call_id, ending, packed, service_time = answer
+    if packed is None or ending == NOT_BEGUN:
+        return Answer(call_id, ending, None, service_time)
+    if ending == RETURNED:
         try:
-            return Answer(call_id, Verdict.RETURNED, unpack_result(packed, writable=writable), service_time)
+            return Answer(call_id, RETURNED, unpack_result(packed, writable=writable), service_time)
         except PayloadError as error:
-            return Answer(call_id, Verdict.RAISED, error, service_time)
-    return Answer(call_id, Verdict.RAISED, unpack_exception(packed), service_time)
+            return Answer(call_id, RAISED, error, service_time)
+    return Answer(call_id, RAISED, unpack_exception(packed), service_time)
 
 
 def unpack_items(packed: list[Packed], *, writable: bool = False) -> tuple[list[Any], PayloadError | None]:

@@ -7,11 +7,11 @@ import contextlib
 import logging
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from poise._answers import NOT_BEGUN, RAISED, Answer
 from poise._lanes.ahead import SentAhead
-from poise._lanes.answers import answer_of, unpack_items
+from poise._lanes.answers import unpack_answer, unpack_items
 from poise._lanes.in_turn import InTurn
-from poise._lanes.lane import AHEAD_CALLS, UNFENCED_CALLS, Answer, Listener, Verdict
-from poise._protocol.codec import RAISED, Packed
+from poise._lanes.lane import AHEAD_CALLS, UNFENCED_CALLS, Listener
 from poise._protocol.frames import FrameError, Unloaded, pack_frames
 from poise._protocol.journal import JournalReader
 from poise._protocol.marks import Marks
@@ -22,12 +22,12 @@ from poise._protocol.messages import (
     COLLECT,
     COLLECT_ITEM,
     DEFINE,
+    ENDINGS,
     GRANT,
     ITEM,
     RECALL,
     RECALL_DONE,
     REPLY,
-    VERDICTS,
     is_express,
     load,
     seconds,
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from poise._lanes.caller_link import CallerLink
+    from poise._protocol.codec import Packed
     from poise._protocol.functions import PickledFunction
     from poise._protocol.messages import CallMessage
 
@@ -141,7 +142,7 @@ class Express:
         taken = self._ahead.withdraw(call_ids)
         if taken:
             self.recall(taken)  # so that the worker lets go of them even while a call runs
-            self._listener.on_answers(self._worker_id, [Answer(call_id, Verdict.NOT_BEGUN) for call_id in taken])
+            self._listener.on_answers(self._worker_id, [Answer(call_id, NOT_BEGUN, None) for call_id in taken])
         self._hear_unwritten()
 
     def cancel(self, call_id: int) -> None:
@@ -244,11 +245,12 @@ class Express:
             self._listener.on_recall_done(self._worker_id)
 
     def _answer(self, message: list[Any], buffers: Iterator[Any]) -> Answer:
-        _, call_id, code, packed, service_time = message
-        if code not in VERDICTS or (code == RAISED and packed is None):
-            raise FrameError(f"verdict {code!r}")
+        _, call_id, ending, packed, service_time = message
+        if ending not in ENDINGS or (ending == RAISED and packed is None):
+            raise FrameError(f"ending {ending!r}")
         packed = None if packed is None else load(packed, buffers)
-        return answer_of((whole(call_id), code, packed, seconds(service_time)), writable=self._writable)
+        answer = Answer(whole(call_id), ending, packed, seconds(service_time))
+        return unpack_answer(answer, writable=self._writable)
 
     def _hear_other(self, message: list[Any], buffers: Iterator[Any]) -> None:
         operation = message[0]
@@ -271,15 +273,15 @@ class Express:
     def _collect(self, call_id: int) -> None:
         fill = self._in_turn.expect(call_id)
 
-        def arrived(reply: Any) -> None:
-            fill(reply if isinstance(reply, Answer) else answer_of(reply, writable=self._writable))
+        def arrived(reply: Answer | tuple[Any, ...]) -> None:
+            fill(reply if isinstance(reply, Answer) else unpack_answer(Answer._make(reply), writable=self._writable))
 
         self._owner.fetch(call_id, "collect", call_id, arrived)
 
     def _collect_item(self, call_id: int, number: int) -> None:
         fill = self._in_turn.expect(call_id)
 
-        def arrived(contents: Any) -> None:
+        def arrived(contents: Answer | tuple[Any, ...]) -> None:
             if isinstance(contents, Answer):
                 self._end_stream(call_id, contents.value)
                 contents = (b"",)  # never looked at: the stream has failed
@@ -305,7 +307,7 @@ class Express:
     def _failed(self, answer: Answer) -> Answer | None:
         """The end of a stream of which an item was lost, or None if it is none."""
         failure = self._failures.pop(answer.call_id, None)
-        return None if failure is None else Answer(answer.call_id, Verdict.RAISED, failure, answer.service_time)
+        return None if failure is None else Answer(answer.call_id, RAISED, failure, answer.service_time)
 
     # -----------------------------------------------------------------------------------------------------------------
     # The end

@@ -6,7 +6,7 @@ from typing import Final
 
 from ray.exceptions import ObjectLostError, OutOfDiskError, RayTaskError
 
-from poise._lanes.lane import Answer, Verdict
+from poise._answers import RAISED, Answer
 from poise._protocol.words import describe, type_name
 from poise._ray.errors import own_error, remote_text
 from poise.errors import PayloadError, RemoteError
@@ -19,7 +19,7 @@ def answer_of_failure(call_id: int, error: BaseException) -> Answer | None:
     if isinstance(error, RayTaskError):  # the host itself failed, for example to store a result
         cause = own_error(error)
         why = "raised in the worker while the answer was on its way"
-        return Answer(call_id, Verdict.RAISED, RemoteError(type_name(cause), describe(cause), remote_text(error), why))
+        return Answer(call_id, RAISED, RemoteError(type_name(cause), describe(cause), remote_text(error), why))
     if isinstance(error, _UNREACHABLE_RESULT):
-        return Answer(call_id, Verdict.RAISED, PayloadError("the result", describe(error), started=True))
+        return Answer(call_id, RAISED, PayloadError("the result", describe(error), started=True))
     return None

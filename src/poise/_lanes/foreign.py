@@ -16,8 +16,9 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayError, RayTaskError, UnserializableException
 
+from poise._answers import RAISED, RETURNED, Answer
 from poise._lanes.door import Door
-from poise._lanes.lane import Answer, Kind, Lane, Listener, Origin, Parcel, StartFailed, Verdict
+from poise._lanes.lane import Lane, Listener, Origin, Parcel, StartFailed
 from poise._protocol.codec import pack_arguments
 from poise._protocol.functions import method_name, names_like
 from poise._protocol.words import callable_name, describe, text_of, type_name
@@ -128,8 +129,8 @@ class ForeignLane:
         for parcel in parcels:
             try:
                 method = self._method(parcel.function)
-                if parcel.kind is Kind.STREAM:
-                    self._start_stream(parcel, method)
+                if parcel.credit is not None:
+                    self._start_stream(parcel, method, parcel.credit)
                 else:
                     self._start(parcel, method)
             except RayActorError as error:
@@ -214,11 +215,11 @@ class ForeignLane:
             self._refs.pop(call_id, None)
             error = outcome.exception()
             if error is None:
-                answers.append(Answer(call_id, Verdict.RETURNED, outcome.result(), service_time))
+                answers.append(Answer(call_id, RETURNED, outcome.result(), service_time))
             elif self._is_loss(error):
                 reason = last_words(error)
             else:
-                answers.append(Answer(call_id, Verdict.RAISED, _own_error(error), service_time))
+                answers.append(Answer(call_id, RAISED, _own_error(error), service_time))
         if answers:
             self._listener.on_answers(self._worker_id, answers)
         if reason is not None:
@@ -240,9 +241,9 @@ class ForeignLane:
     # -----------------------------------------------------------------------------------------------------------------
     # Streams
 
-    def _start_stream(self, parcel: Parcel, method: Any) -> None:
+    def _start_stream(self, parcel: Parcel, method: Any, credit: int) -> None:
         items = method.options(num_returns="streaming").remote(*parcel.args, **parcel.kwargs)
-        self._read_stream(parcel.call_id, _Stream(items, parcel.credit))
+        self._read_stream(parcel.call_id, _Stream(items, credit))
 
     def _read_stream(self, call_id: int, stream: _Stream, failure: PayloadError | None = None) -> None:
         self._streams[call_id] = stream
@@ -250,7 +251,7 @@ class ForeignLane:
 
     async def _read(self, call_id: int, stream: _Stream, failure: PayloadError | None) -> None:
         began = perf_counter()
-        answer = Answer(call_id, Verdict.RETURNED)
+        ending, value = RETURNED, None
         try:
             async for ref in stream.items:
                 if not await stream.may_pass():
@@ -260,11 +261,11 @@ class ForeignLane:
             if self._is_loss(error):
                 self._lose(last_words(error))
                 return
-            answer = Answer(call_id, Verdict.RAISED, _own_error(error))
+            ending, value = RAISED, _own_error(error)
         self._streams.pop(call_id, None)
         if failure is not None:
-            answer = Answer(call_id, Verdict.RAISED, failure)
-        answer.service_time = perf_counter() - began
+            ending, value = RAISED, failure
+        answer = Answer(call_id, ending, value, perf_counter() - began)
         if not self._is_lost:
             self._listener.on_answers(self._worker_id, [answer])
 

@@ -9,10 +9,10 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from poise._lanes.answers import answer_of, unpack_items
+from poise._answers import RAISED, Answer
+from poise._lanes.answers import unpack_answer, unpack_items
 from poise._lanes.door import Door
 from poise._lanes.failures import answer_of_failure
-from poise._lanes.lane import Answer, Listener, Verdict
 from poise._protocol.crates import crate_call, uncrate
 from poise._protocol.words import describe
 from poise.errors import PayloadError
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from poise._lanes.actor import Actor
+    from poise._lanes.lane import Listener
     from poise._protocol.messages import CallMessage
 
 
@@ -157,7 +158,7 @@ class Freight:
         elif what in self._streams:
             self._take_items(what, contents, answers)
         else:
-            answers.append(answer_of(contents, writable=self._writable))
+            answers.append(unpack_answer(contents, writable=self._writable))
 
     def _take_items(self, call_id: int, contents: Any, answers: list[Answer]) -> None:
         """Pass a stream's items on, then its end or the next question."""
@@ -174,9 +175,9 @@ class Freight:
                 self.cancel(call_id)
         if end is not None:
             self._streams.pop(call_id, None)
-            answer = answer_of(end)
+            answer = unpack_answer(end)
             if stream.failure is not None:
-                answer = Answer(call_id, Verdict.RAISED, stream.failure, answer.service_time)
+                answer = Answer(call_id, RAISED, stream.failure, answer.service_time)
             answers.append(answer)
         elif stream.owed > 0 or stream.is_cancelled:
             self._pull(call_id, stream)

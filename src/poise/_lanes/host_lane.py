@@ -7,12 +7,13 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+from poise._answers import RAISED, Answer
 from poise._lanes.actor import Actor
 from poise._lanes.book import FunctionBook
 from poise._lanes.door import Door
 from poise._lanes.express import Express
 from poise._lanes.freight import Freight
-from poise._lanes.lane import Answer, Kind, Listener, Origin, Parcel, Verdict
+from poise._lanes.lane import Listener, Origin, Parcel
 from poise._protocol.codec import pack_arguments
 from poise._protocol.messages import CALL, CallMessage, is_express, new_call
 from poise._protocol.words import describe
@@ -108,12 +109,11 @@ class HostLane:
                 continue
             if express is not None and is_express(arguments):
                 name = target if isinstance(target, str) else express.define(target)
-            credit = parcel.credit if parcel.kind is Kind.STREAM else None
             if express is None or name is None:
-                self._freight.send(CallMessage(CALL, call_id, target, arguments, credit, None, parcel.headers))
+                self._freight.send(CallMessage(CALL, call_id, target, arguments, parcel.credit, None, parcel.headers))
             else:
                 mark = express.mark(call_id) if parcel.is_ahead else None
-                express.send(new_call((CALL, call_id, name, arguments, credit, mark, parcel.headers)))
+                express.send(new_call((CALL, call_id, name, arguments, parcel.credit, mark, parcel.headers)))
         if express is not None:
             if parcels[0].is_ahead:
                 express.flush_soon()
@@ -149,7 +149,7 @@ class HostLane:
 
     def _refuse(self, call_id: int, error: PayloadError) -> None:
         """Answer for a call that could not be sent."""
-        self._refusals.put(Answer(call_id, Verdict.RAISED, error))
+        self._refusals.put(Answer(call_id, RAISED, error))
 
     # -----------------------------------------------------------------------------------------------------------------
     # Death

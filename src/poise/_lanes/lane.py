@@ -7,7 +7,6 @@ hears something on another thread brings it over with `loop.call_soon_threadsafe
 
 from __future__ import annotations
 
-import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,14 +16,8 @@ from poise._core.pace import UNFENCED_CALLS as UNFENCED_CALLS
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from poise._answers import Answer
     from poise._protocol.messages import Headers
-
-
-class Kind(enum.Enum):
-    """What a call gives back."""
-
-    VALUE = "value"
-    STREAM = "stream"
 
 
 @dataclass(slots=True, eq=False)
@@ -35,34 +28,12 @@ class Parcel:
     function: Callable[..., Any] | str
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
-    kind: Kind = Kind.VALUE
     is_ahead: bool = False
     """Whether it was sent beyond the worker's slots, so that the worker must announce it before it begins."""
-    credit: int = 0
-    """Stream items that the worker may send before it is granted more."""
+    credit: int | None = None
+    """For a stream, how many items the worker may send before it is granted more; None for a call with one result."""
     headers: Headers | None = None
     """What else the worker is told."""
-
-
-class Verdict(enum.Enum):
-    """How an attempt ended, as the worker (or the lane, for what never left) says."""
-
-    RETURNED = "returned"
-    RAISED = "raised"
-    NOT_BEGUN = "not begun"
-    """It was recalled or cancelled before it began and will not run."""
-
-
-@dataclass(slots=True, eq=False)
-class Answer:
-    """The end of one attempt."""
-
-    call_id: int
-    verdict: Verdict
-    value: Any = None
-    """The result, or the exception for `RAISED`. None for a stream that ended by itself."""
-    service_time: float = 0.0
-    """Seconds of the worker's time, from its beginning to its end there."""
 
 
 class Listener(Protocol):

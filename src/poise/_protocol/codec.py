@@ -50,14 +50,6 @@ class Payload(NamedTuple):
 
 Packed: TypeAlias = bytes | Payload
 
-RETURNED: Final = 0
-RAISED: Final = 1
-NOT_BEGUN: Final = 2
-"""`Verdict`, as the integers that travel: `tuple(Verdict)[code]`."""
-
-Reply: TypeAlias = tuple[int, int, Packed | None, float]
-"""The end of an attempt on the wire: call id, verdict, packed value or exception, seconds of service."""
-
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Values

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import pickle
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from poise._protocol.codec import PROTOCOL, Packed, Payload, Reply, for_ray
+from poise._protocol.codec import PROTOCOL, Packed, Payload, for_ray
 from poise._protocol.functions import PickledFunction
 from poise._protocol.messages import CallMessage
+
+if TYPE_CHECKING:
+    from poise._answers import Answer, Ending
 
 Crate: TypeAlias = bytes | tuple[Any, ...]
 
@@ -39,23 +42,23 @@ def crate_item(item: Packed) -> Crate:
     return _crate(for_ray(item), plain=False)
 
 
-def crate_reply(reply: Reply) -> Crate:
+def crate_answer(answer: Answer) -> Crate:
     """Crate the end of an attempt."""
-    reply = _for_ray(reply)
-    return _crate(*reply, plain=type(reply[2]) is not Payload)
+    contents = _for_ray(answer)
+    return _crate(*contents, plain=type(contents[2]) is not Payload)
 
 
-def crate_stream(items: list[Packed], end: Reply | None) -> Crate:
+def crate_stream(items: list[Packed], end: Answer | None) -> Crate:
     """Crate a stream's next items, and its end if it has come."""
     items = [for_ray(item) for item in items]
-    end = None if end is None else _for_ray(end)
-    packed = [*items, end[2]] if end is not None else items
-    return _crate(items, end, plain=not any(type(each) is Payload for each in packed))
+    contents = None if end is None else _for_ray(end)
+    packed = [*items, contents[2]] if contents is not None else items
+    return _crate(items, contents, plain=not any(type(each) is Payload for each in packed))
 
 
-def _for_ray(reply: Reply) -> Reply:
-    call_id, code, packed, service_time = reply
-    return call_id, code, None if packed is None else for_ray(packed), service_time
+def _for_ray(answer: Answer) -> tuple[int, Ending, Packed | None, float]:
+    call_id, ending, packed, service_time = answer
+    return call_id, ending, None if packed is None else for_ray(packed), service_time
 
 
 def _crate(*contents: Any, plain: bool) -> Crate:

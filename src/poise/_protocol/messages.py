@@ -24,7 +24,8 @@ import math
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, cast
 
-from poise._protocol.codec import NOT_BEGUN, RAISED, RETURNED, Packed, Payload, nbytes
+from poise._answers import NOT_BEGUN, RAISED, RETURNED
+from poise._protocol.codec import Packed, Payload, nbytes
 from poise._protocol.frames import DIRECT, MOST_BUFFERS, FrameError, Unloaded
 from poise._protocol.functions import PickledFunction, Target
 from poise._protocol.marks import MARKS, UNMARKED
@@ -72,7 +73,8 @@ new_call: Callable[[tuple[int, int, Target | bytes, Packed, int | None, int | No
 new_call = partial(cast("Any", tuple).__new__, CallMessage)
 
 
-VERDICTS: Final = (RETURNED, RAISED, NOT_BEGUN)
+ENDINGS: Final = (RETURNED, RAISED, NOT_BEGUN)
+"""What a worker says of an attempt's end."""
 
 _PACKED_AT: Final = {CALL: 3, DEFINE: 2, REPLY: 3, ITEM: 2}
 """Where the packed value of a message stands."""

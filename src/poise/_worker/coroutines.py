@@ -6,7 +6,8 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from poise._protocol.codec import RAISED, RETURNED, Packed, pack_exception
+from poise._answers import RAISED, RETURNED, Ending
+from poise._protocol.codec import Packed, pack_exception
 from poise._worker.current import enter_task
 from poise._worker.outlet import Outlet, check_iterable, is_async_iterable, is_coroutine, pack_item, pack_result
 
@@ -22,7 +23,7 @@ class Coroutines:
     """The asynchronous half of a runner."""
 
     def __init__(
-        self, outlet: Outlet, end: Callable[[Arrival, int, Packed | None, float], None], loop: CallsLoop
+        self, outlet: Outlet, end: Callable[[Arrival, Ending, Packed | None, float], None], loop: CallsLoop
     ) -> None:
         """Start nothing yet.
 
@@ -78,9 +79,9 @@ class Coroutines:
         else:
             self._finish(call, RETURNED, packed, began)
 
-    def _finish(self, call: Arrival, code: int, packed: Packed | None, began: float) -> None:
+    def _finish(self, call: Arrival, ending: Ending, packed: Packed | None, began: float) -> None:
         self._open.remove(call.call_id)
-        self._end(call, code, packed, began)
+        self._end(call, ending, packed, began)
 
     def _sweep(self, call: Arrival, source: Any, began: float, task: asyncio.Task[None]) -> None:
         """The task is over: answer for one that was cancelled by others before its first step, which never took it."""
@@ -108,7 +109,7 @@ class _Stream:
         self._flow = flow
         self._send = send
         self._loop = loop
-        self._producing = False  # whether the user's own code is being awaited, which alone is cancelled
+        self._producing = False  # whether the user's own ending is being awaited, which alone is cancelled
 
     async def run(self, source: Any) -> None:
         """Send the items until they end or nobody wants more."""

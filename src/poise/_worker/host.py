@@ -19,17 +19,15 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import ray
 
+from poise._answers import NOT_BEGUN, RAISED, Answer
 from poise._protocol.codec import (
-    NOT_BEGUN,
-    RAISED,
     Packed,
     Payload,
-    Reply,
     detach,
     pack_exception,
     unpack,
 )
-from poise._protocol.crates import Crate, crate_item, crate_reply, crate_stream, uncrate_call
+from poise._protocol.crates import Crate, crate_answer, crate_item, crate_stream, uncrate_call
 from poise._protocol.functions import TypeNames, type_names
 from poise._protocol.main_names import become_worker
 from poise._protocol.marks import Marks
@@ -79,7 +77,7 @@ class Host:
         self._shelf: FunctionShelf | None = None
         self._link: Link | None = None
         """The express lane, once the caller has connected."""
-        self._values: dict[int, SimpleQueue[Reply]] = {}
+        self._values: dict[int, SimpleQueue[Answer]] = {}
         self._streams: dict[int, _Outgoing] = {}
         self._fetching: set[int] = set()
         self._keeper: Keeper | None = None
@@ -202,7 +200,7 @@ class Host:
         assert self._shelf is not None
         if memory is not None:
             self._inbox.marks = Marks(marks_of(memory))
-            self._inbox.give_back = lambda call_id: self.reply((call_id, NOT_BEGUN, None, 0.0))
+            self._inbox.give_back = lambda call_id: self.reply(Answer(call_id, NOT_BEGUN, None))
         journal = None if memory is None else journal_of(memory)
         self._link = Link(connection, self._inbox, self._shelf, self.reply, journal)
         self._link.run()
@@ -211,7 +209,7 @@ class Host:
     def collect(self, call_id: int) -> Crate:
         """Return a reply that the express lane cannot carry."""
         assert self._link is not None
-        return crate_reply(self._link.kept.pop(call_id))
+        return crate_answer(self._link.kept.pop(call_id))
 
     @_in_group("collect")
     def collect_item(self, number: int) -> Crate:
@@ -228,13 +226,13 @@ class Host:
         if not isinstance(arguments, bytes) and arguments.awaited:
             refusal = self._fetch(call_id, arguments, awaited)
             if refusal is not None:
-                return crate_reply(refusal) if credit is None else crate_stream([], refusal)
+                return crate_answer(refusal) if credit is None else crate_stream([], refusal)
         call = Arrival(message, awaited)
         call.announced = self._link is None  # the freight lane takes every call that it sent to have begun
         if credit is None:
             replies = self._values[call_id] = SimpleQueue()
             self._enter(call)
-            return crate_reply(replies.get())
+            return crate_answer(replies.get())
         self._streams[call_id] = _Outgoing()
         self._enter(call)
         return self._next_items(call_id)
@@ -257,22 +255,22 @@ class Host:
         if call_id in self._fetching:
             self._fetching.discard(call_id)
         elif self._inbox.cancel(call_id):
-            self.reply((call_id, NOT_BEGUN, None, 0.0))
+            self.reply(Answer(call_id, NOT_BEGUN, None))
 
     # The runner's outlet: runs on its threads.
 
-    def reply(self, reply: Reply) -> None:
+    def reply(self, answer: Answer) -> None:
         """Hand the end of a call to the `perform` or `pull` that waits for it, or to the express lane."""
-        call_id, code, packed, service_time = reply
+        call_id, ending, packed, service_time = answer
         if (replies := self._values.get(call_id)) is not None:
             if packed is not None and self._link is not None:  # the next call may be here already, and change it
                 packed = detach(packed)
             del self._values[call_id]  # only now: if there was no memory for a copy, that is the reply
-            replies.put((call_id, code, packed, service_time))
+            replies.put(Answer(call_id, ending, packed, service_time))
         elif (stream := self._streams.get(call_id)) is not None:
-            stream.end(reply)
+            stream.end(answer)
         elif self._link is not None:
-            self._link.reply(reply)
+            self._link.reply(answer)
 
     def item(self, call_id: int, item: Packed) -> None:
         """Hand an item to the `perform` or `pull` that waits for it, or to the express lane."""
@@ -299,7 +297,7 @@ class Host:
             self._streams.pop(call_id, None)
         return crate_stream(items, end)
 
-    def _fetch(self, call_id: int, arguments: Payload, awaited: list[Any]) -> Reply | None:
+    def _fetch(self, call_id: int, arguments: Payload, awaited: list[Any]) -> Answer | None:
         """Get the values of ObjectRef arguments; return the call's end if it cannot begin.
 
         Ray would do it too, but it would hold up every later call to this actor meanwhile, and the failure of another
@@ -310,9 +308,9 @@ class Host:
             awaited.extend(ray.get(ref) for ref in arguments.awaited)
         except BaseException as error:  # noqa: BLE001 - the error of the user's own task may be anything
             self._fetching.discard(call_id)
-            return call_id, RAISED, pack_exception(own_error(error), skip_frames=1), 0.0
+            return Answer(call_id, RAISED, pack_exception(own_error(error), skip_frames=1))
         if call_id not in self._fetching:
-            return call_id, NOT_BEGUN, None, 0.0
+            return Answer(call_id, NOT_BEGUN, None)
         self._fetching.discard(call_id)
         return None
 
@@ -325,19 +323,19 @@ class _Outgoing:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._items: list[Packed] = []
-        self._end: Reply | None = None
+        self._end: Answer | None = None
 
     def add(self, item: Packed) -> None:
         with self._changed:
             self._items.append(item)
             self._changed.notify()
 
-    def end(self, reply: Reply) -> None:
+    def end(self, answer: Answer) -> None:
         with self._changed:
-            self._end = reply
+            self._end = answer
             self._changed.notify_all()
 
-    def take(self) -> tuple[list[Packed], Reply | None]:
+    def take(self) -> tuple[list[Packed], Answer | None]:
         """Wait until there is something."""
         with self._changed:
             while not self._items and self._end is None:

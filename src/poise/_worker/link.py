@@ -16,7 +16,8 @@ from itertools import count
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
 
-from poise._protocol.codec import NOT_BEGUN, Packed, Reply, detach
+from poise._answers import NOT_BEGUN, Answer
+from poise._protocol.codec import Packed, detach
 from poise._protocol.frames import Frame, FrameError, FrameReader, pack_frames
 from poise._protocol.journal import JOURNAL_SIZE, Journal
 from poise._protocol.messages import (
@@ -63,7 +64,7 @@ class Link:
         connection: Connection,
         inbox: Inbox,
         shelf: FunctionShelf,
-        settle: Callable[[Reply], None],
+        settle: Callable[[Answer], None],
         journal: memoryview | None = None,
     ) -> None:
         """Serve this connection.
@@ -78,8 +79,8 @@ class Link:
         self._connection = connection
         self._inbox = inbox
         self._settle = settle
-        self.kept: dict[int, Reply] = {}
-        """Replies that only Ray can carry, until the caller collects them."""
+        self.kept: dict[int, Answer] = {}
+        """Answers that only Ray can carry, until the caller collects them."""
         self.kept_items: dict[int, Packed] = {}
         """Stream items, likewise, each under a number of its own."""
         self._item_numbers = count()
@@ -95,13 +96,13 @@ class Link:
 
     # Runner threads
 
-    def reply(self, reply: Reply) -> None:
+    def reply(self, answer: Answer) -> None:
         """An attempt has ended."""
-        call_id, code, packed, service_time = reply
-        message: tuple[Any, ...] = (REPLY, call_id, code, packed, service_time)
+        call_id, ending, packed, service_time = answer
+        message: tuple[Any, ...] = (REPLY, *answer)
         if packed is not None and not is_express(packed):
             # The buffers are the user's own memory, which the next call may change.
-            self.kept[call_id] = (call_id, code, detach(packed), service_time)
+            self.kept[call_id] = Answer(call_id, ending, detach(packed), service_time)
             message = (COLLECT, call_id)
         inbox = self._inbox
         is_awaited = not len(inbox) or (service_time > SHORT and not inbox.is_to_announce())
@@ -232,4 +233,4 @@ class Link:
 
     def _give_back(self, call_ids: Sequence[int]) -> None:
         for call_id in call_ids:
-            self._settle((call_id, NOT_BEGUN, None, 0.0))
+            self._settle(Answer(call_id, NOT_BEGUN, None))

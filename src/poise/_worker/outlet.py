@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterable, Coroutine, Iterable
 from types import AsyncGeneratorType, GeneratorType
-from typing import Any, Protocol, TypeGuard
+from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
 
-from poise._protocol.codec import Packed, Reply, pack
+from poise._protocol.codec import Packed, pack
 from poise._protocol.words import type_name
 from poise.errors import PayloadError
+
+if TYPE_CHECKING:
+    from poise._answers import Answer
 
 
 class Outlet(Protocol):
@@ -18,7 +21,7 @@ class Outlet(Protocol):
     It may raise for a value that it cannot pass on, and has then done nothing.
     """
 
-    def reply(self, reply: Reply) -> None:
+    def reply(self, answer: Answer) -> None:
         """An attempt has ended. Never raises for one with plain bytes or nothing."""
 
     def item(self, call_id: int, item: Packed) -> None:

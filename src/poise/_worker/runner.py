@@ -15,7 +15,8 @@ from queue import SimpleQueue
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
-from poise._protocol.codec import RAISED, RETURNED, Packed, pack_exception, unpack_arguments
+from poise._answers import RAISED, RETURNED, Answer, Ending
+from poise._protocol.codec import Packed, pack_exception, unpack_arguments
 from poise._worker.advice import advise
 from poise._worker.coroutines import Coroutines
 from poise._worker.current import take_seat
@@ -192,17 +193,17 @@ class Runner:
             self._end(call, RETURNED, packed, began)
         return False
 
-    def _end(self, call: Arrival, code: int, packed: Packed | None, began: float) -> None:
+    def _end(self, call: Arrival, ending: Ending, packed: Packed | None, began: float) -> None:
         self._inbox.ended(call.call_id)
         seconds = perf_counter() - began
         try:
-            self._reply((call.call_id, code, packed, seconds))
+            self._reply(Answer(call.call_id, ending, packed, seconds))
         except BaseException as error:  # noqa: BLE001 - a value that cannot be passed on, most likely for want of memory
-            self._reply((call.call_id, RAISED, pack_exception(error), seconds))
+            self._reply(Answer(call.call_id, RAISED, pack_exception(error), seconds))
 
-    def _end_coroutine(self, call: Arrival, code: int, packed: Packed | None, began: float) -> None:
+    def _end_coroutine(self, call: Arrival, ending: Ending, packed: Packed | None, began: float) -> None:
         try:
-            self._end(call, code, packed, began)
+            self._end(call, ending, packed, began)
         except BaseException:
             self._inbox.close()  # as in `_follow`
             raise

@@ -11,17 +11,15 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+from poise._answers import NOT_BEGUN, RAISED, Answer
 from poise._lanes.ahead import SentAhead
-from poise._lanes.answers import answer_of, start_failed, unpack_items
+from poise._lanes.answers import start_failed, unpack_answer, unpack_items
 from poise._lanes.book import FunctionBook
 from poise._lanes.door import Door
-from poise._lanes.lane import AHEAD_CALLS, Answer, Kind, Listener, Origin, Parcel, Verdict
+from poise._lanes.lane import AHEAD_CALLS, Listener, Origin, Parcel
 from poise._protocol.codec import (
-    NOT_BEGUN,
-    RAISED,
     Packed,
     Payload,
-    Reply,
     detach,
     pack_arguments,
     pack_exception,
@@ -77,7 +75,7 @@ class LocalLane:
         self._held: list[_Event] | None = None
         self._inbox = Inbox(self._announce)
         self._inbox.marks = marks = Marks(memoryview(bytearray(MARKS_SIZE)))
-        self._inbox.give_back = lambda call_id: self.reply((call_id, NOT_BEGUN, None, 0.0))
+        self._inbox.give_back = lambda call_id: self.reply(Answer(call_id, NOT_BEGUN, None))
         self._ahead = SentAhead(marks)
         self._runner: Runner | None = None
         self._book = FunctionBook(())
@@ -127,15 +125,14 @@ class LocalLane:
     def send(self, parcels: Sequence[Parcel]) -> None:
         """Give the worker these calls."""
         for parcel in parcels:
-            credit = parcel.credit if parcel.kind is Kind.STREAM else None
             try:
                 target = self._book.target(parcel.function)
                 arguments = detach(pack_arguments(parcel.args, parcel.kwargs))
             except PayloadError as error:
-                self.reply((parcel.call_id, RAISED, pack_exception(error), 0.0))
+                self.reply(Answer(parcel.call_id, RAISED, pack_exception(error)))
                 continue
             mark = self._ahead.mark(parcel.call_id) if parcel.is_ahead else None
-            call = Arrival(CallMessage(CALL, parcel.call_id, target, arguments, credit, mark, parcel.headers))
+            call = Arrival(CallMessage(CALL, parcel.call_id, target, arguments, parcel.credit, mark, parcel.headers))
             if isinstance(arguments, Payload) and arguments.awaited:
                 threading.Thread(target=self._fetch, args=(call, arguments), name=self._name, daemon=True).start()
             else:
@@ -145,7 +142,7 @@ class LocalLane:
         """Give back those of the calls that have not begun."""
         self._ahead.recalled()
         for call_id in self._inbox.recall(call_ids):
-            self.reply((call_id, NOT_BEGUN, None, 0.0))
+            self.reply(Answer(call_id, NOT_BEGUN, None))
         self._tell(self._heard_recalled)
 
     def withdraw(self, call_ids: Sequence[int]) -> None:
@@ -153,13 +150,13 @@ class LocalLane:
         taken = self._ahead.withdraw(call_ids)
         if taken:
             self.recall(taken)
-            self._listener.on_answers(self._worker_id, [Answer(call_id, Verdict.NOT_BEGUN) for call_id in taken])
+            self._listener.on_answers(self._worker_id, [Answer(call_id, NOT_BEGUN, None) for call_id in taken])
 
     def cancel(self, call_id: int) -> None:
         """Drop the call if it has not begun; stop it if it is a coroutine or a stream."""
         self._ahead.forbid(call_id)
         if self._inbox.cancel(call_id):
-            self.reply((call_id, NOT_BEGUN, None, 0.0))
+            self.reply(Answer(call_id, NOT_BEGUN, None))
 
     def grant(self, call_id: int, items: int) -> None:
         """Let the stream send this many more items."""
@@ -210,11 +207,11 @@ class LocalLane:
     # -----------------------------------------------------------------------------------------------------------------
     # The runner's outlet: runs on its threads.
 
-    def reply(self, reply: Reply) -> None:
+    def reply(self, answer: Answer) -> None:
         """An attempt has ended."""
-        call_id, code, packed, service_time = reply
+        call_id, ending, packed, service_time = answer
         kept = None if packed is None else detach(packed)
-        self._tell(lambda: self._take_reply((call_id, code, kept, service_time)))
+        self._tell(lambda: self._take_answer(Answer(call_id, ending, kept, service_time)))
 
     def item(self, call_id: int, item: Packed) -> None:
         """A stream has produced an item."""
@@ -271,7 +268,7 @@ class LocalLane:
         try:
             call.awaited = [ray.get(ref) for ref in arguments.awaited]
         except BaseException as error:  # noqa: BLE001 - the error of the user's own task may be anything
-            self.reply((call.call_id, RAISED, pack_exception(error), 0.0))
+            self.reply(Answer(call.call_id, RAISED, pack_exception(error)))
         else:
             self._inbox.put((call,))
             if self._inbox.has_missed(call.call_id):
@@ -308,11 +305,11 @@ class LocalLane:
                 self._listener.on_answers(self._worker_id, news)
             self._tell_recalled()
 
-    def _take_reply(self, reply: Reply) -> None:
-        answer = answer_of(reply, writable=self._writable)
+    def _take_answer(self, packed: Answer) -> None:
+        answer = unpack_answer(packed, writable=self._writable)
         failure = self._failures.pop(answer.call_id, None)
         if failure is not None:
-            answer = Answer(answer.call_id, Verdict.RAISED, failure, answer.service_time)
+            answer = Answer(answer.call_id, RAISED, failure, answer.service_time)
         self._answers.append(answer)
 
     def _take_item(self, call_id: int, item: Packed) -> None:
