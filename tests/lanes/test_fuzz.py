@@ -20,7 +20,7 @@ import msgpack  # type: ignore[import-untyped] # pyright: ignore[reportMissingTy
 from poise._lanes.actor import Actor
 from poise._lanes.caller_link import CallerLink
 from poise._lanes.host_lane import HostLane
-from poise._protocol.codec import pack_exception
+from poise._protocol.exceptions import pack_exception
 from poise._protocol.frames import MAGIC, pack_frames
 from poise._protocol.messages import unload
 from poise._worker.inbox import Inbox

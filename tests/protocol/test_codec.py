@@ -11,20 +11,11 @@ from typing import Any, NoReturn
 import numpy as np
 import pytest
 
-from poise._protocol.codec import (
-    Payload,
-    detach,
-    for_ray,
-    may_change,
-    pack,
-    pack_arguments,
-    pack_exception,
-    unpack,
-    unpack_arguments,
-    unpack_exception,
-    unpack_result,
-)
+from poise._protocol.buffers import may_change
+from poise._protocol.codec import pack, pack_arguments, unpack, unpack_arguments, unpack_result
+from poise._protocol.exceptions import pack_exception, unpack_exception
 from poise._protocol.lifting import LIFTED
+from poise._protocol.payloads import Payload, detach, for_ray
 from poise._protocol.traces import RemoteTraceback
 from poise.errors import PayloadError, RemoteError
 from tests.protocol.odd import (

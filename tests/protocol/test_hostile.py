@@ -8,9 +8,11 @@ from typing import Any, NoReturn
 import pytest
 
 from poise._lanes.book import FunctionBook
-from poise._protocol import codec, words
-from poise._protocol.codec import Payload, pack_arguments, pack_exception, unpack_exception
+from poise._protocol import codec, exceptions, words
+from poise._protocol.codec import pack_arguments
+from poise._protocol.exceptions import pack_exception, unpack_exception
 from poise._protocol.functions import names_like
+from poise._protocol.payloads import Payload
 from poise.errors import PayloadError, RemoteError
 from tests.protocol.hostile import HOSTILE, HidesItself, Nameless, OddNames, Silent, causes
 
@@ -36,7 +38,7 @@ def test_whatever_fails_while_an_exception_is_packed_it_is_answered(
     def fail(*_: Any, **__: Any) -> NoReturn:
         raise failure
 
-    monkeypatch.setattr(codec, step, fail)
+    monkeypatch.setattr(exceptions, step, fail)
     packed = pack_exception(ValueError("no"))
     monkeypatch.undo()
     assert isinstance(unpack_exception(packed), RemoteError)

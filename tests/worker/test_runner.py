@@ -14,7 +14,8 @@ import pytest
 
 from poise._answers import RAISED, RETURNED, Answer
 from poise._lanes.book import FunctionBook
-from poise._protocol.codec import Packed, pack_arguments, unpack, unpack_exception
+from poise._protocol.codec import pack_arguments, unpack
+from poise._protocol.exceptions import unpack_exception
 from poise._protocol.functions import type_names
 from poise._protocol.messages import CALL, CallMessage
 from poise._worker.inbox import Arrival, Inbox
@@ -25,6 +26,8 @@ from tests.protocol.odd import CannotPickle, CannotSpeak, CannotUnpickle, OddArg
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
+
+    from poise._protocol.payloads import Packed
 
 PATIENCE = 20.0
 

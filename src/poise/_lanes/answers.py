@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from poise._answers import NOT_BEGUN, RAISED, RETURNED, Answer
 from poise._lanes.lane import StartFailed
-from poise._protocol.codec import Packed, unpack_exception, unpack_result
+from poise._protocol.codec import unpack_result
+from poise._protocol.exceptions import unpack_exception
 from poise._protocol.words import describe
 from poise.errors import PayloadError, RemoteError
+
+if TYPE_CHECKING:
+    from poise._protocol.payloads import Packed
 
 
 def unpack_answer(answer: Answer, *, writable: bool = False) -> Answer:

@@ -9,9 +9,10 @@ import weakref
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from poise._lanes.culprits import culprit
-from poise._protocol.codec import Payload, pack_in_band
 from poise._protocol.functions import PickledFunction, Target, TypeNames, is_ray_class, method_name
 from poise._protocol.main_names import main_ledger
+from poise._protocol.payloads import Payload
+from poise._protocol.pickling import pack_in_band
 from poise._protocol.traces import drop_frames
 from poise._protocol.words import callable_name, describe, is_text
 from poise.errors import PayloadError, not_pickled

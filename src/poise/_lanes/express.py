@@ -40,9 +40,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from poise._lanes.caller_link import CallerLink
-    from poise._protocol.codec import Packed
     from poise._protocol.functions import PickledFunction
     from poise._protocol.messages import CallMessage
+    from poise._protocol.payloads import Packed
 
 _log = logging.getLogger("poise")
 

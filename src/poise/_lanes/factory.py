@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from poise._lanes.culprits import culprit
-from poise._protocol.codec import Packed, pack, pack_in_band
+from poise._protocol.codec import pack
+from poise._protocol.pickling import pack_in_band
 from poise.errors import PayloadError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from poise._protocol.payloads import Packed
 
 
 def pack_factory(factory: Callable[[], Any]) -> Packed:

@@ -12,8 +12,8 @@ from poise._lanes.factory import pack_factory
 from poise._lanes.host_lane import HostLane
 from poise._lanes.lane import Lane, Listener, StartFailed
 from poise._lanes.redefined import KnownClasses
-from poise._protocol.codec import nbytes
 from poise._protocol.paths import own_paths
+from poise._protocol.payloads import nbytes
 from poise._protocol.words import describe
 from poise._ray.blocking import in_thread
 from poise._ray.init import check_ray_init

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pickle
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from poise._protocol.codec import PROTOCOL, Packed, Payload, for_ray
 from poise._protocol.functions import PickledFunction
 from poise._protocol.messages import CallMessage
+from poise._protocol.payloads import PROTOCOL, Packed, Payload, for_ray
 
 if TYPE_CHECKING:
     from poise._answers import Answer, Ending

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgpack  # type: ignore[import-untyped] # pyright: ignore[reportMissingTypeStubs]
 
-from poise._protocol.codec import raw
+from poise._protocol.buffers import raw
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

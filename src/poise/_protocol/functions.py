@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from poise._protocol.words import class_names
 
 if TYPE_CHECKING:
-    from poise._protocol.codec import Packed
+    from poise._protocol.payloads import Packed
 
 
 class PickledFunction(NamedTuple):

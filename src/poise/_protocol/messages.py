@@ -25,10 +25,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, cast
 
 from poise._answers import NOT_BEGUN, RAISED, RETURNED
-from poise._protocol.codec import Packed, Payload, nbytes
 from poise._protocol.frames import DIRECT, MOST_BUFFERS, FrameError, Unloaded
 from poise._protocol.functions import PickledFunction, Target
 from poise._protocol.marks import MARKS, UNMARKED
+from poise._protocol.payloads import Packed, Payload, nbytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

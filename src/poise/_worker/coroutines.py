@@ -7,13 +7,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from poise._answers import RAISED, RETURNED, Ending
-from poise._protocol.codec import Packed, pack_exception
+from poise._protocol.exceptions import pack_exception
 from poise._worker.current import enter_task
 from poise._worker.outlet import Outlet, check_iterable, is_async_iterable, is_coroutine, pack_item, pack_result
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable
 
+    from poise._protocol.payloads import Packed
     from poise._worker.flow import Flow
     from poise._worker.inbox import Arrival
     from poise._worker.loop_thread import CallsLoop

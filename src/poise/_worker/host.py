@@ -20,19 +20,15 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import ray
 
 from poise._answers import NOT_BEGUN, RAISED, Answer
-from poise._protocol.codec import (
-    Packed,
-    Payload,
-    detach,
-    pack_exception,
-    unpack,
-)
+from poise._protocol.codec import unpack
 from poise._protocol.crates import Crate, crate_answer, crate_item, crate_stream, uncrate_call
+from poise._protocol.exceptions import pack_exception
 from poise._protocol.functions import TypeNames, type_names
 from poise._protocol.main_names import become_worker
 from poise._protocol.marks import Marks
 from poise._protocol.memory import join_memory, journal_of, marks_of, memory_beside
 from poise._protocol.paths import add_paths
+from poise._protocol.payloads import Packed, Payload, detach
 from poise._protocol.words import describe
 from poise._ray.errors import own_error
 from poise._worker.entrance import open_tls, open_unix

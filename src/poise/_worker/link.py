@@ -17,7 +17,6 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
 
 from poise._answers import NOT_BEGUN, Answer
-from poise._protocol.codec import Packed, detach
 from poise._protocol.frames import Frame, FrameError, FrameReader, pack_frames
 from poise._protocol.journal import JOURNAL_SIZE, Journal
 from poise._protocol.messages import (
@@ -40,6 +39,7 @@ from poise._protocol.messages import (
     whole,
     wholes,
 )
+from poise._protocol.payloads import Packed, detach
 from poise._worker.inbox import Arrival, Inbox
 
 if TYPE_CHECKING:

@@ -7,12 +7,13 @@ from collections.abc import AsyncIterable, Coroutine, Iterable
 from types import AsyncGeneratorType, GeneratorType
 from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
 
-from poise._protocol.codec import Packed, pack
+from poise._protocol.codec import pack
 from poise._protocol.words import type_name
 from poise.errors import PayloadError
 
 if TYPE_CHECKING:
     from poise._answers import Answer
+    from poise._protocol.payloads import Packed
 
 
 class Outlet(Protocol):

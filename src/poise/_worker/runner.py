@@ -16,7 +16,8 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
 from poise._answers import RAISED, RETURNED, Answer, Ending
-from poise._protocol.codec import Packed, pack_exception, unpack_arguments
+from poise._protocol.codec import unpack_arguments
+from poise._protocol.exceptions import pack_exception
 from poise._worker.advice import advise
 from poise._worker.coroutines import Coroutines
 from poise._worker.current import take_seat
@@ -25,6 +26,7 @@ from poise._worker.outlet import Outlet, check_iterable, is_async_iterable, is_c
 from poise._worker.own_loop import OwnLoop
 
 if TYPE_CHECKING:
+    from poise._protocol.payloads import Packed
     from poise._worker.flow import Flow
     from poise._worker.inbox import Arrival, Inbox
     from poise._worker.shelf import FunctionShelf

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from poise._protocol.codec import Packed, unpack
+from poise._protocol.codec import unpack
 from poise._protocol.functions import PickledFunction, Target, names_like
 from poise._protocol.traces import drop_frames
 from poise._protocol.words import class_name, describe
@@ -15,6 +15,8 @@ from poise.errors import PayloadError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from poise._protocol.payloads import Packed
 
 KEPT: Final = 1024
 """Functions that a worker keeps unpickled."""

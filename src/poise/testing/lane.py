@@ -17,16 +17,12 @@ from poise._lanes.answers import start_failed, unpack_answer, unpack_items
 from poise._lanes.book import FunctionBook
 from poise._lanes.door import Door
 from poise._lanes.lane import AHEAD_CALLS, Listener, Origin, Parcel
-from poise._protocol.codec import (
-    Packed,
-    Payload,
-    detach,
-    pack_arguments,
-    pack_exception,
-)
+from poise._protocol.codec import pack_arguments
+from poise._protocol.exceptions import pack_exception
 from poise._protocol.functions import Target, type_names
 from poise._protocol.marks import MARKS_SIZE, Marks
 from poise._protocol.messages import CALL, CallMessage
+from poise._protocol.payloads import Packed, Payload, detach
 from poise._protocol.words import describe
 from poise._worker.inbox import Arrival, Inbox
 from poise._worker.keeper import Keeper
