@@ -238,3 +238,50 @@ def test_one_interrupt_of_the_whole_group_ends_the_program_and_its_workers(
     assert len(log.read_text().split()) == 2, "what had not begun never did"
     _, alive = psutil.wait_procs(family, timeout=WITHIN)
     assert not alive
+
+
+PATIENT = """
+from poise.executor import driver
+
+driver.INTERRUPTED_FOR = 600.0  # so that the first interrupt alone does not end what runs
+interrupt = driver.Driver.interrupt
+
+def interrupt_and_tell(self):
+    interrupt(self)
+    print("heard", flush=True)
+
+driver.Driver.interrupt = interrupt_and_tell
+"""
+
+INTERRUPTED_TWICE = {
+    **INTERRUPTED,
+    "two at the end": """
+executors = [poise.Executor(1) for _ in range(2)]
+futures = [executor.submit(item, n, log) for n in range(9) for executor in executors]
+futures[0].result()
+""",
+}
+
+
+@pytest.mark.timeout(WITHIN + 60)
+@pytest.mark.parametrize("where", INTERRUPTED_TWICE)
+def test_a_second_interrupt_ends_what_runs_at_once(join: Start, tmp_path: Path, where: str) -> None:
+    log, script = tmp_path / "log", tmp_path / "program.py"
+    log.touch()
+    script.write_text(SLOW + PATIENT + INTERRUPTED_TWICE[where])
+    program = join(str(script), str(log))
+    while len(log.read_text().split()) < 2:
+        assert program.poll() is None
+        time.sleep(0.05)
+    workers = [psutil.Process(int(worker)) for worker in log.read_text().split()]
+    program.send_signal(signal.SIGINT)
+    assert program.stdout is not None
+    for _ in range(2 if where == "two at the end" else 1):
+        assert program.stdout.readline() == "heard\n"
+    assert [worker.is_running() for worker in workers] == [True, True]
+    program.send_signal(signal.SIGINT)
+    _, errors = program.communicate(timeout=WITHIN)
+    assert "KeyboardInterrupt" in errors
+    assert len(log.read_text().split()) == 2, "what had not begun never did"
+    _, alive = psutil.wait_procs(workers, timeout=WITHIN)
+    assert not alive

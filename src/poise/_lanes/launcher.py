@@ -18,6 +18,7 @@ from poise._protocol.words import describe
 from poise._ray.blocking import in_thread
 from poise._ray.init import check_ray_init
 from poise._ray.options import check_ray_options, label_of, needs_of, room_for, shortage_of, unwrap_factory
+from poise._ray.prints import print_plainly
 from poise._ray.session import LETTING_GO, RaySession
 from poise._worker.host import Host
 from poise.errors import ConfigError
@@ -83,6 +84,7 @@ class HostLauncher:
         self._close_timeout = close_timeout
         self._writable = writable
         self._label = label_of(self._factory)
+        self._prints_plainly = getattr(self._factory, "__poise_prints_plainly__", False) is True
         self._known = KnownClasses(self._factory)
         # `perform` of a call that was sent ahead waits for its turn, so what others need is not on its threads.
         threads = concurrency + SPARE_THREADS
@@ -143,7 +145,7 @@ class HostLauncher:
             raise StartFailed(describe(error)) from error
         lane = self._reach(worker_id, host, serving)
         try:
-            await lane.start(self._node, lambda: self._placing.discard(worker_id))
+            await lane.start(self._node, lambda: self._on_placed(lane))
             if self._sockets is not None:
                 await self._sockets.connect(lane, self._node)
         except BaseException:
@@ -155,6 +157,12 @@ class HostLauncher:
         finally:
             self._placing.discard(worker_id)
         return lane
+
+    def _on_placed(self, lane: HostLane) -> None:
+        self._placing.discard(lane.worker_id)
+        actor = lane.actor
+        if self._prints_plainly and actor.pid is not None and actor.node == self._node:
+            print_plainly(actor.pid)
 
     def _reach(self, worker_id: int, host: Any, serving: Any) -> HostLane:
         assert self._listener is not None

@@ -16,6 +16,7 @@ from poise._ray.blocking import in_thread, in_thread_within
 from poise._ray.forks import forks, refuse_forked
 from poise._ray.here import here, share_ray, start_ray
 from poise._ray.init import HERE, LOCAL, address_of, options_to_join, refuse_client
+from poise._ray.prints import bring_plainly
 from poise._ray.quiet import quieten
 from poise.errors import ConfigError, PoiseError
 
@@ -183,6 +184,7 @@ class _Joined:
                 raise _token_missing(address, source) from error
             raise _cannot_join(address, source, reason) from error
         self._speak = quieten()
+        bring_plainly()
 
     def abort(self) -> None:  # while another thread joins
         """Have `join` fail soon."""
@@ -252,7 +254,7 @@ def _is_about_tokens(error: BaseException | None) -> bool:
     while error is not None:
         if type(error).__name__ == "AuthenticationError" or "InvalidAuthToken" in str(error):
             return True  # the class is there since Ray 2.52
-        error = error.__cause__ or error.__context__
+        error = error.__context__ if error.__cause__ is None else error.__cause__
     return False
 
 

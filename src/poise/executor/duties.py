@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import inspect
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from poise._protocol.functions import method_name, type_names
 from poise._ray.options import unwrap_factory
@@ -27,6 +27,7 @@ class Start:
     func: Callable[[], Any]  # by this name a worker's label is found
     initializer: Callable[..., object] | None
     initargs: tuple[Any, ...]
+    __poise_prints_plainly__: ClassVar = True  # as a process of the caller's would
 
     def __poise_parts__(self) -> list[tuple[str, Any]]:
         """What it is made of, for an error that says which part cannot travel."""

@@ -37,8 +37,16 @@ class Exit:
             driver.shut(when="interpreter shutdown")
             if _is_interrupted():
                 driver.interrupt()
+        interrupted: KeyboardInterrupt | None = None
         for driver in drivers:
-            driver.join()
+            try:
+                driver.join()
+            except KeyboardInterrupt as error:  # the program is to end, and with it what the others do
+                interrupted = error
+                for other in drivers:
+                    other.interrupt()
+        if interrupted is not None:
+            raise interrupted
 
     def _forget(self) -> None:
         for driver in self.drivers:
