@@ -12,6 +12,7 @@ import pytest
 import poise
 from poise.testing import LocalPool
 from tests.gate import Gate, leave_mark, wait_at
+from tests.untrue import UNTRUE, fail_untruly
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -272,6 +273,27 @@ async def test_a_failure_to_enter_is_a_failure_to_start(open_pool: OpenPool, gat
         async with open_pool(made_by(FailsToEnter, gate), size=1, start_timeout=30):
             pass
     assert gate.marks == []
+
+
+class EntersUntruly(Kept):
+    def __init__(self, error: type[Exception]) -> None:
+        self.error = error
+
+    async def __aenter__(self) -> None:
+        fail_untruly(self.error)
+
+    async def __aexit__(self, *_: object) -> None: ...
+
+
+@pytest.mark.parametrize("concurrency", [1, 2])
+@pytest.mark.parametrize("error", UNTRUE)
+async def test_a_failure_that_is_not_true_is_a_failure_to_enter(
+    open_pool: OpenPool, error: type[Exception], concurrency: int
+) -> None:
+    with pytest.raises(poise.PoolBroken, match=f"{error.__name__}: no") as caught:
+        async with open_pool(lambda: EntersUntruly(error), size=1, concurrency=concurrency, start_timeout=30):
+            pass
+    assert type(caught.value.__cause__) is error
 
 
 class Pretends(Kept):

@@ -16,9 +16,10 @@ import pytest
 
 import poise
 from tests.contract.desk import Desk
+from tests.untrue import UNTRUE, fail_untruly
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from tests.contract.conftest import OpenPool
 
@@ -237,6 +238,41 @@ async def test_an_exception_that_cannot_travel_arrives_as_text(
 async def test_an_exception_whose_str_fails_arrives_all_the_same(desks: Desks) -> None:
     with pytest.raises(BadStrError):
         await desks.run(raise_bad_str)
+    await still_works(desks)
+
+
+@pytest.mark.parametrize("error", UNTRUE)
+async def test_an_exception_that_is_not_true_is_raised(desks: Desks, error: type[Exception]) -> None:
+    def fail(desk: Desk, kind: type[Exception]) -> None:
+        fail_untruly(kind)
+
+    async def fail_async(desk: Desk, kind: type[Exception]) -> None:
+        fail_untruly(kind)
+
+    def items(desk: Desk, kind: type[Exception]) -> Iterator[int]:
+        yield 1
+        fail_untruly(kind)
+
+    for function in (fail, fail_async):
+        with pytest.raises(error):
+            await desks.run(function, error)
+        with pytest.raises(error):
+            await desks.options(retries=1, retry_on=(error,), retry_delay=0).run(function, error)
+        with pytest.raises(error):
+            await desks.broadcast(function, error)
+        with pytest.raises(error):
+            async for _ in desks.map(function, [error]):
+                pass
+        (kept,) = [each async for each in desks.map(function, [error], on_error="return")]
+        assert type(kept) is error
+        async with desks.lease() as desk:
+            with pytest.raises(error):
+                await desk.run(function, error)
+    got: list[int] = []
+    with pytest.raises(error):
+        async for item in desks.stream(items, error):
+            got.append(item)  # noqa: PERF401 - it ends with an exception
+    assert got == [1]
     await still_works(desks)
 
 

@@ -17,6 +17,7 @@ from ray.util.actor_pool import ActorPool as OriginalPool
 
 import poise
 from tests.gate import Gate, leave_mark, wait_at
+from tests.untrue import EmptyError, FalseError, fail_untruly
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -48,6 +49,9 @@ class Actor:
 
     def fail(self, value: Any) -> NoReturn:
         raise ValueError(value)
+
+    def fail_untruly(self, error: type[Exception]) -> NoReturn:
+        fail_untruly(error)
 
     def die(self, _: object) -> NoReturn:
         os._exit(1)
@@ -484,6 +488,24 @@ def test_an_error_of_fn_comes_with_the_call_if_that_had_to_wait(actors: list[Any
     with pytest.raises(AttributeError):
         pool.get_next()
     assert isinstance(failed.exception(), AttributeError)
+
+
+@pytest.mark.parametrize("error", [FalseError, EmptyError])  # Ray itself ends an actor that raises the third
+async def test_an_exception_that_is_not_true_is_raised(actors: list[Any], error: type[Exception]) -> None:
+    pool = poise.ActorPool(actors[:1])
+
+    def call(actor: Any, value: Any) -> Any:
+        return actor.fail_untruly.remote(value)
+
+    with pytest.raises(error):
+        pool.submit(call, error).result(WITHIN)
+    with pytest.raises(error):
+        await pool.submit(call, error)
+    with pytest.raises(error):
+        list(pool.map(call, [error]))
+    with pytest.raises(error):
+        pool.submit(lambda _, value: fail_untruly(value), error)
+    assert pool.submit(double, 1).result(WITHIN) == 2
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ import poise
 from poise.executor.driver import Driver
 from poise.testing import LocalPool
 from tests.gate import Gate, leave_mark, wait_at
+from tests.untrue import UNTRUE, fail_untruly
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -702,21 +703,17 @@ def test_what_an_executor_does_can_be_looked_at(executor: LocalExecutor, gate: G
     assert waiting.result() == 4
 
 
-class False_(Exception):  # noqa: N801
-    def __bool__(self) -> bool:
-        return False
-
-
-def refuse_falsely() -> None:
-    raise False_("no")
-
-
-def test_an_exception_that_is_false_is_raised(executor: LocalExecutor) -> None:
-    future = executor.submit(refuse_falsely)
-    with pytest.raises(False_):
+@pytest.mark.parametrize("error", UNTRUE)
+async def test_an_exception_that_is_not_true_is_raised(executor: LocalExecutor, error: type[Exception]) -> None:
+    future: cf.Future[Any] = executor.submit(fail_untruly, error)
+    with pytest.raises(error):
         future.result()
-    with pytest.raises(False_):
-        list(executor.map(lambda _: refuse_falsely(), range(2)))
+    with pytest.raises(error):
+        list(executor.map(fail_untruly, [error] * 2))
+    with pytest.raises(error):
+        list(executor.map(fail_untruly, [error] * 2, chunksize=2))
+    with pytest.raises(error):
+        await asyncio.get_running_loop().run_in_executor(executor, fail_untruly, error)
 
 
 def test_the_number_of_workers_may_come_first_as_in_the_original() -> None:

@@ -137,7 +137,7 @@ class Freight:
                 continue
             error = future.exception()
             if what is None:  # `serve` ends by itself when the constructor or the connection has failed
-                loss = error or (RuntimeError("it takes no more calls") if self._actor.is_started else None)
+                loss = self._end_of_serving() if error is None else error
             elif error is None:
                 self._take(what, uncrate(future.result()), answers)
             elif (answer := answer_of_failure(_call_id_of(what), error)) is None:
@@ -151,6 +151,9 @@ class Freight:
             self._listener.on_answers(self._actor.worker_id, answers)
         if loss is not None:
             self._lose(self._actor.why(loss))
+
+    def _end_of_serving(self) -> Exception | None:
+        return RuntimeError("it takes no more calls") if self._actor.is_started else None
 
     def _take(self, what: int | _Fetch, contents: Any, answers: list[Answer]) -> None:
         if isinstance(what, _Fetch):

@@ -10,6 +10,8 @@ import contextlib
 import threading
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from poise._protocol.outcomes import result_of
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
@@ -64,7 +66,7 @@ class LoopThread:
         if loop is None:
             coroutine.close()
             raise RuntimeError("the worker's loop is closed")
-        return asyncio.run_coroutine_threadsafe(coroutine, loop).result()
+        return result_of(asyncio.run_coroutine_threadsafe(coroutine, loop))
 
     def close(self) -> None:
         """See `CallsLoop`."""

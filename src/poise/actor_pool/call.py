@@ -7,6 +7,8 @@ from collections import OrderedDict
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from poise._protocol.outcomes import result_of
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
@@ -47,9 +49,9 @@ class ActorCall(Future[R]):
         """
         self._pool.release(self)
         try:
-            return super().result(timeout)
+            return result_of(self, timeout)
         finally:
-            del self  # an error that is raised here must not hold the call that holds it
+            del self  # as in `result_of`
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Wait for the end and return what was raised, if anything; otherwise like `result`."""

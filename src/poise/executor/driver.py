@@ -15,6 +15,7 @@ from concurrent import futures
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 from poise._lanes.door import Door
+from poise._protocol.outcomes import result_of
 from poise._ray.forks import forked_error
 from poise.errors import PoolBroken, PoolClosed
 from poise.executor.broken import ExecutorBroken, as_original, broken
@@ -65,14 +66,11 @@ class AcceptedCall(futures.Future[R]):
         return True
 
     def result(self, timeout: float | None = None) -> R:
-        """Wait for the outcome. An exception that is false is raised too; Python 3.11 itself would return None."""
+        """Wait for the outcome; see `result_of`."""
         try:
-            value = super().result(timeout)
-            if self._exception is not None:
-                raise self._exception
-            return value
+            return result_of(self, timeout)
         finally:
-            del self  # an exception that is raised here must not hold the future that holds it
+            del self  # as in `result_of`
 
     def may_begin(self) -> bool:  # runs on the driver's loop
         """Whether the call is to go on; the first answer is the last, and from then on it cannot be cancelled."""
