@@ -121,7 +121,7 @@ async def test_an_object_ref_argument_is_resolved(line: Line) -> None:
 async def test_a_stream_comes_as_its_credit_allows(line: Line, gate: Gate) -> None:
     call = line.stream(Shop.count, 10, gate.path, credit=3)
     await line.ear.until(lambda: line.ear.items.get(call) == [0, 1, 2])
-    line.lane.grant(call, 100)
+    line.lane.credit(call, 100)
     assert (await line.ear.answer(call)).ending == RETURNED
     assert line.ear.items[call] == list(range(10))
 

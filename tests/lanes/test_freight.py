@@ -320,9 +320,9 @@ async def test_objects_are_freed_when_nobody_holds_them(line: Line) -> None:  # 
 async def test_a_stream_comes_as_its_credit_allows(line: Line) -> None:
     call = line.stream(Shop.count, 10, credit=3)
     await line.ear.until(lambda: line.ear.items.get(call) == [0, 1, 2])
-    line.lane.grant(call, 4)
+    line.lane.credit(call, 4)
     await line.ear.until(lambda: len(line.ear.items[call]) == 7)
-    line.lane.grant(call, 100)
+    line.lane.credit(call, 100)
     assert (await line.ear.answer(call)).ending == RETURNED
     assert line.ear.items[call] == list(range(10))
 
@@ -399,7 +399,7 @@ async def test_kill_may_be_called_again_and_at_once(doomed: Line) -> None:
     await doomed.lane.kill()
     doomed.send(Shop.echo, 1)  # does nothing, and raises nothing
     doomed.lane.cancel(1)
-    doomed.lane.grant(1, 1)
+    doomed.lane.credit(1, 1)
     assert not doomed.ear.lost
 
 

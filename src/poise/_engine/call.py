@@ -93,9 +93,9 @@ class Call(asyncio.Future[R]):
         dispatcher.kill(self, 0.0)
         return True
 
-    def grant(self, items: int) -> None:
+    def credit(self, items: int) -> None:
         """Let the stream's producer send so many more items."""
-        self._dispatcher.grant(self, items)
+        self._dispatcher.credit(self, items)
 
     def drop(self) -> None:
         """Cancel the call, or take note of its outcome: nobody will ask for it."""

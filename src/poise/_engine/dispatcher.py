@@ -153,11 +153,11 @@ class Dispatcher:
         """The holder of a lease gives its worker back."""
         self._perform(self.scheduler.release(lease, self.clock.time()))
 
-    def grant(self, call: Call[Any], items: int) -> None:
+    def credit(self, call: Call[Any], items: int) -> None:
         """Let a stream's producer go on."""
         record = call.record
         if record is not None and record.worker is not None and (lane := self.lanes.get(record.worker.id)) is not None:
-            lane.grant(record.id, items)
+            lane.credit(record.id, items)
 
     # ---------------------------------------------------------------- the pool
 
@@ -327,7 +327,7 @@ class Dispatcher:
                 call.cancel()
                 call = None
             if call is None:
-                # The caller left between the grant and now: nothing to send, and the slot is given back.
+                # The caller left between its grant and now: nothing to send, and the slot is given back.
                 self.on_answers(effect.worker_id, [Answer(record.id, NOT_BEGUN, None)])
                 continue
             credit = None if call.stream is None else call.stream.window

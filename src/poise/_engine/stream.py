@@ -27,7 +27,7 @@ class StreamBuffer:
         """Most items that the worker may be ahead of the consumer."""
         self.items: deque[Any] = deque()
         self.owed: int = 0
-        """Items taken since the worker was last granted more."""
+        """Items taken since the worker was last given more."""
         self.arrived: asyncio.Future[None] | None = None
         """What the consumer waits for."""
         self.reader: weakref.ref[object] | None = None
@@ -128,7 +128,7 @@ class Stream(Generic[R_co]):
         buffer.owed += 1
         if buffer.owed * 2 >= buffer.window and call is not None and not call.done():
             owed, buffer.owed = buffer.owed, 0
-            call.grant(owed)
+            call.credit(owed)
         return item
 
     async def aclose(self) -> None:

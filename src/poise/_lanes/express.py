@@ -21,9 +21,9 @@ from poise._protocol.messages import (
     CANCEL,
     COLLECT,
     COLLECT_ITEM,
+    CREDIT,
     DEFINE,
     ENDINGS,
-    GRANT,
     ITEM,
     RECALL,
     RECALL_DONE,
@@ -150,9 +150,9 @@ class Express:
         self._ahead.forbid(call_id)
         self._say((CANCEL, call_id))
 
-    def grant(self, call_id: int, items: int) -> None:
+    def credit(self, call_id: int, items: int) -> None:
         """Let the stream send this many more items."""
-        self._say((GRANT, call_id, items))
+        self._say((CREDIT, call_id, items))
 
     def _say(self, message: Sequence[Any]) -> None:
         """Write the message with whatever else is said in this turn of the loop."""

@@ -20,6 +20,7 @@ from poise._answers import RAISED, RETURNED, Answer
 from poise._lanes.door import Door
 from poise._lanes.lane import Lane, Listener, Origin, Parcel, StartFailed
 from poise._protocol.codec import pack_arguments
+from poise._protocol.credit import Credit
 from poise._protocol.functions import method_name, names_like
 from poise._protocol.words import callable_name, describe, text_of, type_name
 from poise._ray.blocking import outcome_of
@@ -153,11 +154,11 @@ class ForeignLane:
         if stream is not None:
             stream.cancel()
 
-    def grant(self, call_id: int, items: int) -> None:
+    def credit(self, call_id: int, items: int) -> None:
         """Read this many more items of the stream."""
         stream = self._streams.get(call_id)
         if stream is not None:
-            stream.grant(items)
+            stream.credit.add(items)
 
     async def close(self, timeout: float) -> None:  # noqa: ARG002 - what the actor holds is not ours to close
         """Let go of the actor, which lives on."""
@@ -254,7 +255,7 @@ class ForeignLane:
         ending, value = RETURNED, None
         try:
             async for ref in stream.items:
-                if not await stream.may_pass():
+                if not await stream.credit.take_on_loop(self._loop.call_soon_threadsafe):
                     continue  # the consumer has gone: read on, since only the end frees the actor
                 self._listener.on_items(self._worker_id, call_id, [await ref])
         except Exception as error:  # noqa: BLE001 - the user's own, or Ray's
@@ -273,33 +274,18 @@ class ForeignLane:
 class _Stream:
     """A stream that is read item by item as its consumer asks for more."""
 
-    __slots__ = ("_changed", "_credit", "_is_cancelled", "items", "task")
+    __slots__ = ("credit", "items", "task")
 
     def __init__(self, items: Any, credit: int) -> None:
         self.items = items
         self.task: asyncio.Task[None]
-        self._credit = credit
-        self._is_cancelled = False
-        self._changed = asyncio.Event()
-
-    def grant(self, items: int) -> None:
-        self._credit += items
-        self._changed.set()
+        self.credit = Credit(credit)
 
     def cancel(self) -> None:
         # No `ray.cancel`: in Ray 2.60 it leaves the actor deaf to every later call. Nor is the reference just dropped,
         # which does not stop the generator either, nor its running ahead bounded by Ray: an actor whose reader had
         # gone would then never be free again. Read to its end, it is.
-        self._is_cancelled = True
-        self._changed.set()
-
-    async def may_pass(self) -> bool:
-        """Wait until one more item may go to the consumer; False if it has gone."""
-        while not self._credit and not self._is_cancelled:
-            self._changed.clear()
-            await self._changed.wait()
-        self._credit -= 1
-        return not self._is_cancelled
+        self.credit.stop()
 
 
 def _actor_id(handle: Any) -> str:

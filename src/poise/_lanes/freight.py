@@ -81,13 +81,13 @@ class Freight:
             stream.is_cancelled = True
             self._pull(call_id, stream)
 
-    def grant(self, call_id: int, items: int) -> None:
+    def credit(self, call_id: int, items: int) -> None:
         """Let the stream send this many more items."""
         if (stream := self._streams.get(call_id)) is None:
             return
         stream.owed += items
         if stream.is_asked:
-            self._actor.tell("grant", call_id, items)
+            self._actor.tell("credit", call_id, items)
         else:
             self._pull(call_id, stream, items)
 
@@ -192,7 +192,7 @@ class _Stream:
     __slots__ = ("failure", "is_asked", "is_cancelled", "owed")
 
     def __init__(self, credit: int) -> None:
-        self.owed = credit  # items that were granted and have not come
+        self.owed = credit  # items that it may send and that have not come
         self.is_asked = True  # whether a call to the host is under way that brings the next items
         self.is_cancelled = False
         self.failure: PayloadError | None = None

@@ -136,9 +136,9 @@ class HostLane:
         """Drop the call if it has not begun; stop it if it is a coroutine or a stream."""
         self._way_of(call_id).cancel(call_id)
 
-    def grant(self, call_id: int, items: int) -> None:
+    def credit(self, call_id: int, items: int) -> None:
         """Let the stream send this many more items."""
-        self._way_of(call_id).grant(call_id, items)
+        self._way_of(call_id).credit(call_id, items)
 
     def _way_of(self, call_id: int) -> Express | Freight:
         return self._freight if self._express is None or self._freight.carries(call_id) else self._express

@@ -31,7 +31,7 @@ class Parcel:
     is_ahead: bool = False
     """Whether it was sent beyond the worker's slots, so that the worker must announce it before it begins."""
     credit: int | None = None
-    """For a stream, how many items the worker may send before it is granted more; None for a call with one result."""
+    """For a stream, how many items the worker may send before it is given more; None for a call with one result."""
     headers: Headers | None = None
     """What else the worker is told."""
 
@@ -94,7 +94,7 @@ class Lane(Protocol):
     def cancel(self, call_id: int) -> None:
         """The caller is gone: drop the call if it has not begun; stop it if it is a coroutine or a stream."""
 
-    def grant(self, call_id: int, items: int) -> None:
+    def credit(self, call_id: int, items: int) -> None:
         """Let the stream send this many more items."""
 
     async def close(self, timeout: float) -> None:

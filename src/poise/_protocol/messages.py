@@ -6,7 +6,7 @@
 | DEFINE | digest, pickled function | caller |
 | RECALL | call ids | caller |
 | CANCEL | call id | caller |
-| GRANT | call id, stream items | caller |
+| CREDIT | call id, stream items | caller |
 | REPLY | call id, verdict, value or exception or None, seconds of service | worker |
 | ITEM | call id, item | worker |
 | BEGUN | call ids that may begin from now on | worker |
@@ -37,7 +37,7 @@ CALL: Final = 0
 DEFINE: Final = 1
 RECALL: Final = 2
 CANCEL: Final = 3
-GRANT: Final = 4
+CREDIT: Final = 4
 REPLY: Final = 5
 ITEM: Final = 6
 BEGUN: Final = 7

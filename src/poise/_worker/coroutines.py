@@ -14,8 +14,8 @@ from poise._worker.outlet import Outlet, check_iterable, is_async_iterable, is_c
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable
 
+    from poise._protocol.credit import Credit
     from poise._protocol.payloads import Packed
-    from poise._worker.flow import Flow
     from poise._worker.inbox import Arrival
     from poise._worker.loop_thread import CallsLoop
 
@@ -44,9 +44,9 @@ class Coroutines:
         """Run a coroutine to its end. From a runner's thread."""
         self._launch(call, coroutine, partial(self._run, call, coroutine), began)
 
-    def start_stream(self, call: Arrival, flow: Flow, source: Any, began: float) -> None:
+    def start_stream(self, call: Arrival, credit: Credit, source: Any, began: float) -> None:
         """Send the items of an asynchronous iterable, or of what a coroutine returns. From a runner's thread."""
-        stream = _Stream(call, flow, self._item, self._loop)
+        stream = _Stream(call, credit, self._item, self._loop)
         self._launch(call, source, partial(stream.run, source), began)
 
     def close(self) -> None:
@@ -105,9 +105,9 @@ class Coroutines:
 class _Stream:
     """One asynchronous stream."""
 
-    def __init__(self, call: Arrival, flow: Flow, send: Callable[[int, Packed], None], loop: CallsLoop) -> None:
+    def __init__(self, call: Arrival, credit: Credit, send: Callable[[int, Packed], None], loop: CallsLoop) -> None:
         self._call = call
-        self._flow = flow
+        self._credit = credit
         self._send = send
         self._loop = loop
         self._producing = False  # whether the user's own ending is being awaited, which alone is cancelled
@@ -127,7 +127,7 @@ class _Stream:
 
     async def _send_all(self, iterator: AsyncIterator[Any]) -> None:
         try:
-            while await self._credit():
+            while await self._credit.take_on_loop(self._loop.call):
                 try:
                     item = await self._produce(anext(iterator))
                 except StopAsyncIteration:
@@ -146,14 +146,6 @@ class _Stream:
             return await step
         finally:
             self._producing = False
-
-    async def _credit(self) -> bool:
-        while True:
-            woken = asyncio.Event()
-            use = self._flow.take_or_wake(partial(self._loop.call, woken.set))
-            if use is not None:
-                return use
-            await woken.wait()
 
     def _interrupt(self, task: asyncio.Task[Any]) -> None:
         if self._producing:

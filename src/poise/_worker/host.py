@@ -234,16 +234,16 @@ class Host:
         return self._next_items(call_id)
 
     @_in_group("pull")
-    def pull(self, call_id: int, credit: int) -> Crate:
-        """Grant a stream more credit and wait for its next items or its end."""
-        if credit:
-            self._inbox.credit(call_id, credit)
+    def pull(self, call_id: int, items: int) -> Crate:
+        """Let a stream send this many more items, and wait for its next ones or its end."""
+        if items:
+            self._inbox.credit(call_id, items)
         return self._next_items(call_id)
 
     @_in_group("control")
-    def grant(self, call_id: int, credit: int) -> None:
-        """Grant a stream more credit."""
-        self._inbox.credit(call_id, credit)
+    def credit(self, call_id: int, items: int) -> None:
+        """Let a stream send this many more items."""
+        self._inbox.credit(call_id, items)
 
     @_in_group("control")
     def cancel(self, call_id: int) -> None:

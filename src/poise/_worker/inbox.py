@@ -13,8 +13,8 @@ from itertools import islice
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Final
 
+from poise._protocol.credit import Credit
 from poise._protocol.marks import UNMARKED
-from poise._worker.flow import Flow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -38,7 +38,7 @@ class Arrival:
         "awaited",
         "call_id",
         "cancelled",
-        "flow",
+        "credit",
         "headers",
         "is_dropped",
         "mark",
@@ -55,7 +55,7 @@ class Arrival:
         """
         _, self.call_id, self.target, self.arguments, credit, self.mark, self.headers = message
         self.awaited = awaited
-        self.flow = None if credit is None else Flow(credit)
+        self.credit = None if credit is None else Credit(credit)
         self.cancelled = False
         self.stop: Callable[[], object] | None = None
         self.announced = False
@@ -168,8 +168,8 @@ class Inbox:
         if call is not None:
             # The runner sets `stop` and then looks at `cancelled`; here it is the other way round, so one sees it.
             call.cancelled = True
-            if call.flow is not None:
-                call.flow.stop()
+            if call.credit is not None:
+                call.credit.stop()
             if call.stop is not None:
                 call.stop()
         else:
@@ -179,8 +179,8 @@ class Inbox:
     def credit(self, call_id: int, items: int) -> None:
         """Let a stream send more items."""
         call = self._live.get(call_id)
-        if call is not None and call.flow is not None:
-            call.flow.grant(items)
+        if call is not None and call.credit is not None:
+            call.credit.add(items)
 
     def close(self) -> None:
         """Let every `take` return None from now on, and stop what can be stopped. Calls that wait are dropped."""

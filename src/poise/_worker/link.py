@@ -25,8 +25,8 @@ from poise._protocol.messages import (
     CANCEL,
     COLLECT,
     COLLECT_ITEM,
+    CREDIT,
     DEFINE,
-    GRANT,
     ITEM,
     RECALL,
     RECALL_DONE,
@@ -226,7 +226,7 @@ class Link:
             if self._inbox.cancel(whole(message[1])):
                 self._give_back([message[1]])
             self.flush()
-        elif operation == GRANT:
+        elif operation == CREDIT:
             self._inbox.credit(whole(message[1]), whole(message[2]))
         else:
             raise ValueError(f"operation {operation!r}")

@@ -26,8 +26,8 @@ from poise._worker.outlet import Outlet, check_iterable, is_async_iterable, is_c
 from poise._worker.own_loop import OwnLoop
 
 if TYPE_CHECKING:
+    from poise._protocol.credit import Credit
     from poise._protocol.payloads import Packed
-    from poise._worker.flow import Flow
     from poise._worker.inbox import Arrival, Inbox
     from poise._worker.shelf import FunctionShelf
 
@@ -177,11 +177,11 @@ class Runner:
             except TypeError as error:
                 advise(error, function, args, kwargs, adds_instance=self._adds_instance(call.target))
                 raise
-            if call.flow is not None:
+            if call.credit is not None:
                 if is_coroutine(result) or is_async_iterable(result):
-                    self._coroutines.start_stream(call, call.flow, result, began)
+                    self._coroutines.start_stream(call, call.credit, result, began)
                     return True
-                self._produce(call.call_id, call.flow, result)
+                self._produce(call.call_id, call.credit, result)
                 packed = None
             elif type(result) not in _NEVER_AWAITED and is_coroutine(result):
                 self._coroutines.start(call, result, began)
@@ -215,11 +215,11 @@ class Runner:
             else:
                 self._own_loop.ended()
 
-    def _produce(self, call_id: int, flow: Flow, source: Any) -> None:
+    def _produce(self, call_id: int, credit: Credit, source: Any) -> None:
         """Send the items of a synchronous iterable, on this thread, until it ends or nobody wants more."""
         iterator = iter(check_iterable(source))
         try:
-            while flow.take():
+            while credit.take():
                 try:
                     item = next(iterator)
                 except StopIteration:

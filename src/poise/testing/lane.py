@@ -154,7 +154,7 @@ class LocalLane:
         if self._inbox.cancel(call_id):
             self.reply(Answer(call_id, NOT_BEGUN, None))
 
-    def grant(self, call_id: int, items: int) -> None:
+    def credit(self, call_id: int, items: int) -> None:
         """Let the stream send this many more items."""
         self._inbox.credit(call_id, items)
 

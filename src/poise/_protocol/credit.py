@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-class Flow:
-    """The credit of one stream. Any thread may grant; the stream's own thread or task waits."""
+class Credit:
+    """The credit of one stream, where its items are sent. Any thread may add; the stream's own thread or task waits."""
 
-    __slots__ = ("_changed", "_credit", "_stopped", "_wake")
+    __slots__ = ("_changed", "_items", "_stopped", "_wake")
 
-    def __init__(self, credit: int) -> None:
-        """Start with this much credit, in items."""
+    def __init__(self, items: int) -> None:
+        """Start with credit for so many items."""
         self._changed = threading.Condition()
-        self._credit = credit
+        self._items = items
         self._stopped = False
         self._wake: Callable[[], object] | None = None
 
-    def grant(self, items: int) -> None:
-        """Add credit."""
+    def add(self, items: int) -> None:
+        """Let so many more items be sent."""
         with self._changed:
-            self._credit += items
+            self._items += items
             self._notify()
 
     def stop(self) -> None:
@@ -36,22 +38,24 @@ class Flow:
     def take(self) -> bool:
         """Use the credit of one item, waiting for it; False if the stream is to stop."""
         with self._changed:
-            while not self._credit and not self._stopped:
+            while not self._items and not self._stopped:
                 self._changed.wait()
             return self._use()
 
-    def take_or_wake(self, wake: Callable[[], object]) -> bool | None:
-        """As `take`, but None instead of waiting; `wake` is called once, from any thread, when it is worth asking."""
-        with self._changed:
-            if not self._credit and not self._stopped:
-                self._wake = wake
-                return None
-            return self._use()
+    async def take_on_loop(self, call: Callable[[Callable[[], Any]], object]) -> bool:
+        """As `take`, on a loop that `call` calls into, from any thread."""
+        while True:
+            woken = asyncio.Event()
+            with self._changed:
+                if self._items or self._stopped:
+                    return self._use()
+                self._wake = partial(call, woken.set)
+            await woken.wait()
 
     def _use(self) -> bool:
         if self._stopped:
             return False
-        self._credit -= 1
+        self._items -= 1
         return True
 
     def _notify(self) -> None:
