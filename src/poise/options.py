@@ -61,6 +61,7 @@ class WorkerArguments(TypedDict, total=False):
     close_timeout: float
     kill_after: float | None
     poison_after: int
+    retry_budget: float | None
     lane: LaneName
     link_timeout: float
     writable: bool
@@ -170,6 +171,7 @@ class PoolOptions:
     close_timeout: float = 5.0
     kill_after: float | None = 5.0
     poison_after: int = 3
+    retry_budget: float | None = None
     lane: LaneName = "auto"
     link_timeout: float = 5.0
     writable: bool = False
@@ -197,6 +199,8 @@ class PoolOptions:
         if self.kill_after is not None:
             _seconds("kill_after", self.kill_after, zero=True)
         check_whole("poison_after", self.poison_after, 1)
+        if self.retry_budget is not None:
+            _share("retry_budget", self.retry_budget)
         check_one_of("lane", self.lane, get_args(LaneName))
         _seconds("link_timeout", self.link_timeout, none=False)
         if self.link_timeout < 1 or self.link_timeout == math.inf:
@@ -289,6 +293,11 @@ def _seconds(option: str, value: Any, *, zero: bool = False, none: bool = True) 
     if not _is(value, numbers.Real) or math.isnan(value) or value < 0 or (value == 0 and not zero):
         allowed = "seconds, zero or more" if zero else "seconds, more than zero"
         raise ConfigError(option, value, f"{allowed}, or None for no limit" if none else allowed)
+
+
+def _share(option: str, value: Any) -> None:
+    if not _is(value, numbers.Real) or not 0 <= value <= 1:
+        raise ConfigError(option, value, "a share from 0 to 1, such as 0.2, or None for no bound")
 
 
 def check_one_of(option: str, value: object, allowed: tuple[Any, ...]) -> None:

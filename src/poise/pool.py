@@ -95,6 +95,9 @@ class Pool(View[T]):
                 and replaced. None never kills.
             poison_after (3): a call that was on a worker at so many deaths fails with `PoisonCall`, retries left or
                 not.
+            retry_budget (None): the share of the calls of the last 10 s that may be run again, by `retries`, such as
+                0.2; ten in that time always may. Beyond it a call ends as if it had no retries left. None sets no
+                bound.
             lane ("auto"): how calls reach the workers: "express" by sockets of the pool's own, "freight" by ordinary
                 Ray calls, "auto" by sockets, and by Ray to a worker that no socket reaches.
             link_timeout (5.0): about how many seconds, at least 1, after which a dead host or a cut link to a worker on

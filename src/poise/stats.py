@@ -84,6 +84,8 @@ class Stats:
     """Ended without an answer: the worker died, no worker can start, the pool was closed, or the lease had ended."""
     retried: int
     """Attempts that followed one that may have begun."""
+    over_budget: int
+    """Attempts that `retry_budget` did not allow, so that the call ended with what had befallen it."""
     deaths: int
     """Workers that died, or failed to start."""
     workers: tuple[WorkerStats, ...]

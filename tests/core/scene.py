@@ -41,6 +41,7 @@ class Scene:
         sends_ahead: bool = False,
         kill_after: float | None = None,
         poison_after: int = 3,
+        retry_budget: float | None = None,
         heals: bool = True,
         chance: Callable[[], float] = lambda: 1.0,
     ) -> None:
@@ -52,6 +53,7 @@ class Scene:
             backlog=backlog,
             kill_after=kill_after,
             poison_after=poison_after,
+            retry_budget=retry_budget,
             heals=heals,
             chance=chance,
         )

@@ -130,11 +130,18 @@ class World:
         heals: bool = True,
         sends_ahead: bool = True,
         poison_after: int = 3,
+        retry_budget: float | None = None,
         has_marks: bool = True,
     ) -> None:
         self.now = 100.0
         self.pool = Scheduler(
-            size=size, slots=slots, backlog=backlog, kill_after=kill_after, heals=heals, poison_after=poison_after
+            size=size,
+            slots=slots,
+            backlog=backlog,
+            kill_after=kill_after,
+            heals=heals,
+            poison_after=poison_after,
+            retry_budget=retry_budget,
         )
         self.slots = slots
         self.limit = math.inf if backlog is None else backlog
@@ -614,6 +621,7 @@ def make_world(dice: Dice) -> World:
         heals=pick((True, True, True, True, False)),
         sends_ahead=pick((True, True, False)),
         poison_after=pick((3, 2, 1)),
+        retry_budget=pick((None, None, 0.2)),
         has_marks=pick((True, True, False)),
     )
     if pick((True, True, False)):

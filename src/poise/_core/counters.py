@@ -30,6 +30,7 @@ class Counters:
     lost: int = 0
     """Ended without an answer: the worker died, no worker can start, the pool was closed, or the lease had ended."""
     retried: int = 0
+    over_budget: int = 0
     deaths: int = 0
     """Workers that died, or failed to start."""
 

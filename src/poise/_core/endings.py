@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from poise._answers import NOT_BEGUN, RETRYABLE, RETURNED, Answer
+from poise._core.budget import RetryBudget
 from poise._core.states import CallEvent, CallState
 from poise.errors import LeaseExpired, PoisonCall, PoolClosed, WorkerLost
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 class Endings:
     """After each attempt its call has its outcome, waits again at its place in the order, or pauses before that."""
 
-    __slots__ = ("_chance", "_fleet", "_outcomes", "_pace", "_poison_after", "_queues", "refuses")
+    __slots__ = ("_budget", "_chance", "_fleet", "_outcomes", "_pace", "_poison_after", "_queues", "refuses")
 
     def __init__(
         self,
@@ -34,6 +35,7 @@ class Endings:
         outcomes: Outcomes,
         poison_after: int,
         chance: Callable[[], float],
+        retry_budget: float | None,
     ) -> None:
         self.refuses: bool = False
         """What has not begun is refused instead of waiting, and nothing is tried again."""
@@ -43,6 +45,7 @@ class Endings:
         self._outcomes = outcomes
         self._poison_after = poison_after
         self._chance = chance
+        self._budget = None if retry_budget is None else RetryBudget(retry_budget)
 
     def announced(self, worker: WorkerRecord, call_ids: Iterable[CallId], *, is_kept: bool = False) -> None:
         """Calls that were sent ahead may have begun, and have if the worker keeps them although they were recalled."""
@@ -61,6 +64,7 @@ class Endings:
             worker.finished += 1
             worker.busy += answer.service_time
             self._pace.record(call.function, answer.service_time)
+            self._note_call(call, now)
         if call.state is CallState.ABANDONED:
             self._outcomes.end_abandoned(call)
             return
@@ -68,7 +72,7 @@ class Endings:
             self._put_back(call, worker, now)
             return
         worker.has_failed = answer.ending != RETURNED
-        if answer.ending == RETRYABLE and (retry := self._retry_of(call)) is not None:
+        if answer.ending == RETRYABLE and (retry := self._retry_of(call, now)) is not None:
             if call.bound_for is None:
                 retry.avoid(worker.id)
             self._try_again(call, retry, worker, now)
@@ -85,9 +89,10 @@ class Endings:
         if not has_begun:  # so it was sent ahead, and is bound for no worker
             self._put_back(call, worker, now)
             return
+        self._note_call(call, now)
         call.deaths += 1
         may_recur = call.bound_for is None and call.deaths < self._poison_after
-        if may_recur and (retry := self._retry_of(call)) is not None:
+        if may_recur and (retry := self._retry_of(call, now)) is not None:
             self._try_again(call, retry, worker, now)
         elif call.deaths >= self._poison_after:
             self._outcomes.fail(call, PoisonCall(worker.id, reason, call.deaths, call.name))
@@ -108,12 +113,21 @@ class Endings:
         for call in self._queues.calls(workers):
             self._outcomes.refuse(call, _closed_error(call))
 
-    def _retry_of(self, call: CallRecord) -> Retry | None:
+    def _note_call(self, call: CallRecord, now: float) -> None:
+        if self._budget is not None and call.attempts == 1:
+            self._budget.note_call(now)
+
+    def _retry_of(self, call: CallRecord, now: float) -> Retry | None:
         """By what leave a call that may have begun is given another attempt, None if it is not (G2)."""
         retry = call.retry
         if retry is None or retry.left <= 0 or self.refuses or self._fleet.broken is not None:
             return None
-        return retry if call.lease is None or call.lease.state is not CallState.DONE else None
+        if call.lease is not None and call.lease.state is CallState.DONE:
+            return None
+        if self._budget is not None and not self._budget.take(now):
+            self._outcomes.counters.over_budget += 1
+            return None
+        return retry
 
     def _try_again(self, call: CallRecord, retry: Retry, worker: WorkerRecord, now: float) -> None:
         """Let a call that may have begun wait for another attempt, after a pause.

@@ -46,6 +46,7 @@ class Scheduler:
         backlog: int | None = None,
         kill_after: float | None = None,
         poison_after: int = 3,
+        retry_budget: float | None = None,
         heals: bool = True,
         chance: Callable[[], float] = lambda: 1.0,
     ) -> None:
@@ -67,7 +68,7 @@ class Scheduler:
         """Invariant: as many are not RETIRING as `size` asks for, while healing."""
         self._outcomes = outcomes = Outcomes(queues, alarms, outbox, kill_after)
         self.counters: Counters = outcomes.counters
-        self._endings = Endings(queues, self.pace, fleet, outcomes, poison_after, chance)
+        self._endings = Endings(queues, self.pace, fleet, outcomes, poison_after, chance, retry_budget)
         self._recalls = Recalls(queues, placement, alarms, outbox)
         self._granting = Granting(slots, queues, placement, alarms, self.pace, outcomes, self._recalls, outbox)
         self._leaving = Leaving(

@@ -307,6 +307,7 @@ class Engine:
             backlog=settings.backlog,
             kill_after=settings.kill_after,
             poison_after=settings.poison_after,
+            retry_budget=settings.retry_budget,
             heals=self._launcher.replaces,
             chance=self._runtime.chance,
         )

@@ -109,6 +109,7 @@ class Executor(futures.Executor, Generic[T]):
             close_timeout (5.0): see `poise.Pool`.
             kill_after (5.0): see `poise.Pool`.
             poison_after (3): see `poise.Pool`.
+            retry_budget (None): see `poise.Pool`.
             lane ("auto"): see `poise.Pool`.
             link_timeout (5.0): see `poise.Pool`.
             writable (True): see `poise.Pool`. True, as in the original; with False large arrays are read-only, and
