@@ -26,7 +26,7 @@ An exception that the user's own code raises arrives as itself, with the remote 
 from __future__ import annotations
 
 import pickle
-from typing import ClassVar, Final, Literal
+from typing import Any, ClassVar, Final, Literal
 
 _LONGEST_VALUE: Final = 200
 """Characters of a value that a message shows."""
@@ -51,17 +51,22 @@ class Overloaded(PoiseError):
     """The backlog is full: the call was rejected and never sent, so retrying is safe.
 
     Attributes:
-        depth: calls waiting when this one was rejected.
-        limit: the most that may wait (`backlog=`).
+        depth: calls waiting when this one was rejected; those of its tenant, if its part of the backlog is full.
+        limit: the most that may wait (`backlog=`, or `backlog_per_tenant=`).
         retry_after: seconds until room is likely, from the pool's recent pace.
+        tenant: the tenant whose part is full; None if the whole backlog is.
     """
 
-    def __init__(self, depth: int, limit: int, retry_after: float) -> None:
+    def __init__(self, depth: int, limit: int, retry_after: float, tenant: Any = None) -> None:
         """Say how full the backlog is and when to come back."""
+        what, option = "the backlog is full", "backlog"
+        if tenant is not None:
+            what, option = f"the backlog of tenant {tenant!r} is full", "backlog_per_tenant"
         super().__init__(
-            f"the backlog is full: {depth} calls wait and the limit is {limit}; retry in about {retry_after:.3g} s, "
-            "use run() or map() to wait for room, or open the pool with a larger backlog="
+            f"{what}: {depth} calls wait and the limit is {limit}; retry in about {retry_after:.3g} s, "
+            f"use run() or map() to wait for room, or open the pool with a larger {option}="
         )
+        self.tenant = tenant
         self.depth = depth
         self.limit = limit
         self.retry_after = retry_after

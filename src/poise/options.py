@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Required, TypedDict, get_
 from poise.errors import ConfigError, UnknownOption
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Hashable, Iterable, Mapping
 
 LaneName = Literal["auto", "express", "freight"]
 """How calls reach the workers."""
@@ -30,6 +30,8 @@ class CallArguments(TypedDict, total=False):
     retry_on: tuple[type[Exception], ...] | type[Exception]
     retry_delay: float
     kill_on_cancel: bool
+    tenant: Hashable | None
+    weight: float
 
 
 class WindowArguments(TypedDict, total=False):
@@ -56,6 +58,7 @@ class WorkerArguments(TypedDict, total=False):
 
     concurrency: int
     backlog: int | None
+    backlog_per_tenant: int | None
     min_ready: int
     start_timeout: float
     close_timeout: float
@@ -94,6 +97,10 @@ class CallOptions:
     random part of it. 0 is none."""
     kill_on_cancel: bool = False
     """Whether cancelling a call that runs ends its worker, if nothing else stops it."""
+    tenant: Hashable | None = None
+    """For whom the calls are made: tenants share a priority by what their calls take. None is nobody in particular."""
+    weight: float = 1
+    """The tenant's part beside the others'."""
 
     def __post_init__(self) -> None:
         """Check every option.
@@ -110,6 +117,7 @@ class CallOptions:
         _seconds("retry_delay", self.retry_delay, zero=True, none=False)
         if not isinstance(self.kill_on_cancel, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ConfigError("kill_on_cancel", self.kill_on_cancel, "True or False")
+        _check_tenant(self.tenant, self.weight)
         given: Any = self.retry_on
         is_tuple = isinstance(given, tuple)
         kinds: tuple[Any, ...] = given if is_tuple else (given,)  # pyright: ignore[reportUnknownVariableType]
@@ -166,6 +174,7 @@ class PoolOptions:
     size: int | None = None
     concurrency: int = 1
     backlog: int | None = 100_000
+    backlog_per_tenant: int | None = None
     min_ready: int = 1
     start_timeout: float = 60.0
     close_timeout: float = 5.0
@@ -189,6 +198,8 @@ class PoolOptions:
         check_whole("concurrency", self.concurrency, 1, 1000)
         if self.backlog is not None:
             check_whole("backlog", self.backlog, 0)
+        if self.backlog_per_tenant is not None:
+            check_whole("backlog_per_tenant", self.backlog_per_tenant, 1)
         check_whole("min_ready", self.min_ready, 0)
         if self.size is not None and self.min_ready > self.size:
             raise ConfigError("min_ready", self.min_ready, f"at most size, which is {self.size}")
@@ -293,6 +304,15 @@ def _seconds(option: str, value: Any, *, zero: bool = False, none: bool = True) 
     if not _is(value, numbers.Real) or math.isnan(value) or value < 0 or (value == 0 and not zero):
         allowed = "seconds, zero or more" if zero else "seconds, more than zero"
         raise ConfigError(option, value, f"{allowed}, or None for no limit" if none else allowed)
+
+
+def _check_tenant(tenant: Any, weight: Any) -> None:
+    try:
+        hash(tenant)
+    except Exception as error:
+        raise ConfigError("tenant", tenant, "what can be a key of a dict, such as a name, or None") from error
+    if not _is(weight, numbers.Real) or not 0 < weight < math.inf:
+        raise ConfigError("weight", weight, "a finite number, more than zero")
 
 
 def _share(option: str, value: Any) -> None:

@@ -85,6 +85,8 @@ class Pool(View[T]):
             concurrency (1): how many calls one worker runs at once: threads for plain methods, tasks for `async def`
                 ones. With 1 the constructor and every call, of either kind, run on the same thread.
             backlog (100_000): the most calls that may wait; beyond it `submit` raises `Overloaded`. None sets no limit.
+            backlog_per_tenant (None): the most calls of one tenant that may wait, where calls have one: see
+                `View.options`. None sets no limit.
             min_ready (1): how many workers must be ready before the pool opens; the rest follow.
             start_timeout (60.0): seconds that a worker, and the opening of the pool, may take.
             close_timeout (5.0): seconds that a worker which is not wanted any more has to close what the factory made:

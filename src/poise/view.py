@@ -206,7 +206,11 @@ class View(Maps[T]):
             deadline (None): a moment at which all calls of the view expire, for example the end of what a caller
                 further up has granted, in seconds of `asyncio.get_running_loop().time()` (or of the pool's own clock,
                 where a test has given it one). The earlier of it and `timeout` counts.
-            priority (0): higher starts first; equal ones start in the order of submission.
+            priority (0): higher starts first; equal ones start in the order of submission, those of several tenants in
+                turn.
+            tenant (None): for whom the calls are made: a customer, a job, anything that can be a key of a dict. Within
+                one priority tenants that wait share the workers by the time that their calls take, not by their number.
+            weight (1): the tenant's part beside the others', from now on.
             retries (0): how many more times a call may run after its worker died, or after an exception in `retry_on`.
                 Only for what may safely run twice. It does not go back to a worker where it has failed while another
                 works that could take it, for up to 30 s.

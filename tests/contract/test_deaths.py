@@ -168,7 +168,7 @@ async def test_a_chaos_of_deaths_and_cancellations_ends_every_call(open_pool: Op
 async def test_beyond_the_retry_budget_a_call_ends_with_its_own_error(open_pool: OpenPool) -> None:  # G2
     async with open_pool(Desk, size=1, retry_budget=0.0) as pool:
         again = pool.options(retries=1000, retry_on=ValueError, retry_delay=0)
-        with pytest.raises(ValueError, match="never"):  # a thousand attempts would take their ten seconds, or be refused
+        with pytest.raises(ValueError, match="never"):  # if need be once ten seconds are over
             await again.run(Desk.fail, ValueError("never"))
         stats = pool.stats()
         assert (stats.over_budget, stats.failed) == (1, 1)

@@ -227,3 +227,32 @@ async def test_coroutines_of_single_slot_workers_run_one_at_a_time(share_pool: S
     async with share_pool(Desk, size=2) as pool:
         await asyncio.gather(*(pool.run(Desk.async_echo, n) for n in range(200)))
         assert max(most for _, most, _ in await pool.broadcast(Desk.witness)) == 1
+
+
+async def test_one_tenants_flood_delays_anothers_call_by_one_call(share_pool: SharePool, gate: Gate) -> None:
+    async with share_pool(Desk, size=1) as pool:
+        first = pool.submit(Desk.hold, gate.path)
+        await gate.reached()
+        flood = [pool.options(tenant="flood").submit(Desk.mark, gate.path, f"flood {n}") for n in range(20)]
+        single = pool.options(tenant=("a", "tuple")).submit(Desk.mark, gate.path, "single")
+        gate.open()
+        await asyncio.gather(first, single, *flood)
+        assert "single" in gate.marks[1:3]
+        assert [mark for mark in gate.marks if mark.startswith("flood")] == [f"flood {n}" for n in range(20)]  # G5
+
+
+async def test_a_tenants_part_of_the_backlog_is_bounded(open_pool: OpenPool, gate: Gate) -> None:  # G7
+    async with open_pool(Desk, size=1, backlog_per_tenant=2) as pool:
+        first = pool.submit(Desk.hold, gate.path)
+        await gate.reached()
+        flood = pool.options(tenant="flood")
+        calls = [flood.submit(Desk.echo, n) for n in range(2)]
+        with pytest.raises(poise.Overloaded, match="tenant 'flood'") as caught:
+            flood.submit(Desk.echo, 2)
+        assert (caught.value.tenant, caught.value.limit) == ("flood", 2)
+        parked = asyncio.ensure_future(flood.run(Desk.echo, 2))
+        other = pool.options(tenant="other").submit(Desk.echo, 3)
+        while not pool.stats().parked:
+            await asyncio.sleep(0)
+        gate.open()
+        assert await asyncio.gather(first, *calls, parked, other) == ["", 0, 1, 2, 3]

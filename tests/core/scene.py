@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from poise._answers import NOT_BEGUN, RETURNED, Answer, Ending
-from poise._core.calls import CallRecord
+from poise._core.calls import CallRecord, TenantCallRecord
 from poise._core.effects import Cancel, Effect, Kill, Lease, Lost, Recall, Reject, Resolve, Send, Start, Withdraw
 from poise._core.pace import AHEAD_CALLS
 from poise._core.scheduler import Scheduler
@@ -37,6 +38,7 @@ class Scene:
         slots: int = 1,
         *,
         backlog: int | None = None,
+        backlog_per_tenant: int | None = None,
         ready: int | None = None,
         sends_ahead: bool = False,
         kill_after: float | None = None,
@@ -51,6 +53,7 @@ class Scene:
             size=size,
             slots=slots,
             backlog=backlog,
+            backlog_per_tenant=backlog_per_tenant,
             kill_after=kill_after,
             poison_after=poison_after,
             retry_budget=retry_budget,
@@ -115,7 +118,9 @@ class Scene:
         member: WorkerRecord | None = fields.pop("member", None)
         deadline = math.inf if timeout is None else self.now + timeout
         given = math.inf if timeout is None else timeout
-        call = CallRecord(self._next_id, function, deadline=deadline, timeout=given, tag="tag", **fields)
+        name, weight = fields.pop("tenant", None), fields.pop("weight", 1.0)
+        new = CallRecord if name is None else partial(TenantCallRecord, self.pool.shares.tenant(name, weight))
+        call = new(self._next_id, function, deadline=deadline, timeout=given, tag="tag", **fields)
         call.bound_for = member
         return call
 

@@ -4,7 +4,7 @@ import math
 import random
 
 from poise._core.alarms import Times
-from poise._core.backlog import Backlog
+from poise._core.backlog import Backlog, Rank
 from poise._core.calls import CallRecord
 
 
@@ -95,7 +95,9 @@ def test_returned_calls_that_are_cancelled_leave_nothing_behind() -> None:  # G7
         call = CallRecord(call_id, "f")
         backlog.add(call)
         backlog.discard(call)
-    assert len(backlog._ranks[0].returned_order) < 100  # noqa: SLF001
+    rank = backlog._ranks[0]  # noqa: SLF001
+    assert isinstance(rank, Rank)
+    assert len(rank.returned_order) < 100
     assert drain(backlog) == [0, 10**6]
 
 

@@ -3,6 +3,7 @@
 import os
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
@@ -46,7 +47,7 @@ def dice(data: st.DataObject) -> Dice:
 PoolMachine.TestCase.settings = settings(
     max_examples=EXAMPLES, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
 )
-TestPoolMachine = PoolMachine.TestCase
+TestPoolMachine = pytest.mark.timeout(1200)(PoolMachine.TestCase)  # it takes as long as its lives
 
 
 def test_many_lives_of_a_pool() -> None:  # G1 to G7

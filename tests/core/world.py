@@ -13,10 +13,11 @@ import random
 import sys
 from collections import Counter, deque
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from poise._answers import NOT_BEGUN, RAISED, RETRYABLE, RETURNED, Answer, Ending
-from poise._core.calls import CallRecord
+from poise._core.calls import CallRecord, TenantCallRecord
 from poise._core.effects import Cancel, Effect, Kill, Lease, Recall, Reject, Resolve, Send, Start, Withdraw
 from poise._core.pace import AHEAD_CALLS
 from poise._core.scheduler import Scheduler
@@ -131,6 +132,8 @@ class World:
         sends_ahead: bool = True,
         poison_after: int = 3,
         retry_budget: float | None = None,
+        backlog_per_tenant: int | None = None,
+        tenants: int = 0,
         has_marks: bool = True,
     ) -> None:
         self.now = 100.0
@@ -142,8 +145,10 @@ class World:
             heals=heals,
             poison_after=poison_after,
             retry_budget=retry_budget,
+            backlog_per_tenant=backlog_per_tenant,
         )
         self.slots = slots
+        self.tenants = tenants
         self.limit = math.inf if backlog is None else backlog
         self.heals = heals
         self.sends_ahead = sends_ahead
@@ -257,7 +262,8 @@ class World:
         for call in sent:
             if self.fates[call.id].sends == 1 and _is_ordinary(call):
                 for other in left:
-                    assert other.priority != call.priority or other.id > call.id, f"{call} overtook {other}"
+                    is_equal = (other.priority, other.tenant) == (call.priority, call.tenant)
+                    assert not is_equal or other.id > call.id, f"{call} overtook {other}"
                     assert other.priority <= call.priority or other.id not in self._accepted, f"{call} over {other}"
 
     def _outcome(self, call: CallRecord, error: PoiseError | None) -> None:
@@ -317,9 +323,11 @@ class World:
         is_lease: bool = False,
         lease: Fate | None = None,
         member: int | None = None,
+        tenant: int | None = None,
     ) -> Fate | None:
         self._next_id += 1
-        call = CallRecord(
+        new = CallRecord if tenant is None else partial(TenantCallRecord, self.pool.shares.tenant(tenant, 1 + tenant))
+        call = new(
             self._next_id,
             function,
             priority=priority,
@@ -355,7 +363,7 @@ class World:
         match error:
             case Overloaded():
                 assert not fate.may_park
-                assert fate.call.bound_for is not None or depth >= self.limit
+                assert fate.call.bound_for is not None or depth >= self.limit or error.tenant is not None
             case LeaseExpired():
                 assert lease is not None
                 assert lease.is_released
@@ -622,6 +630,8 @@ def make_world(dice: Dice) -> World:
         sends_ahead=pick((True, True, False)),
         poison_after=pick((3, 2, 1)),
         retry_budget=pick((None, None, 0.2)),
+        tenants=pick((0, 0, 0, 3)),
+        backlog_per_tenant=pick((None, None, 1, 2)),
         has_marks=pick((True, True, False)),
     )
     if pick((True, True, False)):
@@ -634,6 +644,8 @@ def submit_something(world: World, step: str, dice: Dice) -> None:
     pick = dice.pick
     fields: dict[str, Any] = {"may_park": pick((False, True)), "timeout": pick(TIMEOUTS), "retries": pick((0, 0, 1, 3))}
     fields["retry_delay"] = pick((0.0, 0.0, 0.01, 1.0))
+    if world.tenants:
+        fields["tenant"] = pick((None, *range(world.tenants)))
     match step:
         case "submit":
             for _ in range(pick((1, 1, 1, 4))):

@@ -1,4 +1,4 @@
-"""Calls that wait: by priority, in the order of submission."""
+"""Calls that wait: by priority, in the order of submission, or as tenants share it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from poise._core.calls import CallId, CallRecord
+    from poise._core.shares import FairRank, Shares
 
 
-class _Rank:
-    """The calls of one priority. New ones are appended; returned ones go back to their place through a heap."""
+class Rank:
+    """Calls in the order of their numbers. New ones are appended; returned ones find their place through a heap."""
 
     __slots__ = ("fresh", "returned", "returned_order")
 
@@ -24,7 +25,17 @@ class _Rank:
         self.returned_order: list[CallId] = []
         """A heap of every id of `returned`, and of ids that have left it and are skipped when they come up."""
 
+    def __bool__(self) -> bool:
+        """Whether any call is here."""
+        return bool(self.fresh or self.returned)
+
+    def __iter__(self) -> Iterator[CallRecord]:
+        """Every call, in no particular order."""
+        yield from self.returned.values()
+        yield from self.fresh.values()
+
     def add(self, call: CallRecord) -> None:
+        """Put a call at its place."""
         if not self.fresh or call.id > next(reversed(self.fresh)):
             self.fresh[call.id] = call
             return
@@ -35,9 +46,11 @@ class _Rank:
             heapq.heappush(self.returned_order, call.id)
 
     def discard(self, call: CallRecord) -> bool:
+        """Take a call out, and say whether it was here."""
         return (self.fresh.pop(call.id, None) or self.returned.pop(call.id, None)) is not None
 
     def first(self) -> CallRecord:
+        """The call with the least number; there must be one."""
         if self.returned:
             order = self.returned_order
             while order[0] not in self.returned:
@@ -46,18 +59,25 @@ class _Rank:
                 return self.returned[order[0]]
         return next(iter(self.fresh.values()))
 
-    def __iter__(self) -> Iterator[CallRecord]:
-        yield from self.returned.values()
-        yield from self.fresh.values()
+    def check_invariants(self) -> None:
+        """Check what is stated at the fields; for tests."""
+        assert list(self.fresh) == sorted(self.fresh)
+        assert set(self.returned) <= set(self.returned_order)
 
 
 class Backlog:
     """Calls without a slot. Adding, removing and looking at the first cost O(log n) at most, however many wait."""
 
-    __slots__ = ("_priorities", "_ranks", "_size")
+    __slots__ = ("_priorities", "_ranks", "_shares", "_size")
 
-    def __init__(self) -> None:
-        self._ranks: dict[int, _Rank] = {}
+    def __init__(self, shares: Shares | None = None) -> None:
+        """Hold nothing yet.
+
+        Args:
+            shares: by which tenants share their priority; without them they are not told apart.
+        """
+        self._shares = shares
+        self._ranks: dict[int, Rank | FairRank] = {}
         """Invariant: none of them is empty, unless it is the only one."""
         self._priorities: list[int] = []
         """Every key of `_ranks`, ascending. One that comes or goes moves those above it: 2 us with 10,000 of them."""
@@ -79,8 +99,10 @@ class Backlog:
             if not self._size:
                 self._ranks.clear()
                 self._priorities.clear()
-            rank = self._ranks[call.priority] = _Rank()
+            rank = self._ranks[call.priority] = Rank()
             insort(self._priorities, call.priority)
+        if call.tenant is not None and self._shares is not None and type(rank) is Rank:
+            rank = self._ranks[call.priority] = self._shares.divide(rank)
         rank.add(call)
         self._size += 1
 
@@ -90,7 +112,7 @@ class Backlog:
         if rank is None or not rank.discard(call):
             return False
         self._size -= 1
-        if not rank.fresh and not rank.returned and len(self._ranks) > 1:  # the last is kept: nearly always it is 0
+        if not rank and len(self._ranks) > 1:  # the last is kept: nearly always it is 0
             del self._ranks[call.priority]
             del self._priorities[bisect_left(self._priorities, call.priority)]
         return True
@@ -104,6 +126,5 @@ class Backlog:
         assert self._priorities == sorted(self._ranks)
         assert self._size == sum(1 for _ in self)
         for priority, rank in self._ranks.items():
-            assert len(self._ranks) == 1 or rank.fresh or rank.returned, priority
-            assert list(rank.fresh) == sorted(rank.fresh)
-            assert set(rank.returned) <= set(rank.returned_order)
+            assert len(self._ranks) == 1 or rank, priority
+            rank.check_invariants()

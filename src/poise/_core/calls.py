@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Hashable
 
     from poise._core.attempts import Attempt
+    from poise._core.shares import Tenant
     from poise._core.workers import WorkerId, WorkerRecord
 
 CallId = int
@@ -89,6 +90,11 @@ class CallRecord:
         self.waits_since: float = 0.0
         """When it was submitted or last came back from a worker: from then to its next grant it waits for a slot."""
 
+    @property
+    def tenant(self) -> Tenant | None:
+        """For whom it is made, if that was said."""
+        return None
+
     def step(self, event: CallEvent) -> None:
         """Move to the next state.
 
@@ -153,3 +159,18 @@ class CallRecord:
     def __repr__(self) -> str:
         """Give the number, the function and the state."""
         return f"<call {self.id} {self.name} {self.state.name.lower()}>"
+
+
+class TenantCallRecord(CallRecord):
+    """One submission for a tenant. Any other so takes no more room."""
+
+    __slots__ = ("_tenant",)
+
+    def __init__(self, tenant: Tenant, call_id: CallId, function: Hashable, **fields: Any) -> None:
+        super().__init__(call_id, function, **fields)
+        self._tenant = tenant
+
+    @property
+    def tenant(self) -> Tenant:
+        """For whom it is made."""
+        return self._tenant

@@ -59,6 +59,7 @@ class Endings:
         if worker.lease is call:
             worker.lease = None  # a suspect that ran alone
         has_begun = answer.ending != NOT_BEGUN
+        self._settle(call, answer.service_time)
         call.end_attempt(has_begun=has_begun)
         if has_begun:
             worker.finished += 1
@@ -82,6 +83,8 @@ class Endings:
     def lost(self, call: CallRecord, worker: WorkerRecord, reason: str, now: float) -> None:
         """An attempt has ended with its worker."""
         has_begun = call.attempt is not None and call.attempt.may_have_begun
+        if not has_begun:
+            self._settle(call, 0.0)
         call.end_attempt(has_begun=has_begun)
         if call.state is CallState.ABANDONED:
             self._outcomes.end_abandoned(call)
@@ -112,6 +115,11 @@ class Endings:
         self.refuses = True
         for call in self._queues.calls(workers):
             self._outcomes.refuse(call, _closed_error(call))
+
+    def _settle(self, call: CallRecord, service_time: float) -> None:
+        """What was charged for the attempt was a guess."""
+        if call.attempt is not None and call.attempt.charged:
+            self._queues.shares.settle(call, call.attempt.charged, service_time)
 
     def _note_call(self, call: CallRecord, now: float) -> None:
         if self._budget is not None and call.attempts == 1:

@@ -79,7 +79,7 @@ class Granting:
         worker = placement.free_worker()
         if worker is not None or (queues.wary.calls and any(wary.precedes(call) for wary in queues.wary.heads())):
             return worker
-        is_deep = len(queues.backlog) > placement.open_workers * self._slots
+        is_deep = not queues.shares.is_used and len(queues.backlog) > placement.open_workers * self._slots
         return placement.roomy_worker(self._pace.ahead_limit(call.function, is_deep=is_deep), now, queues.bound)
 
     def place(self, now: float) -> None:
@@ -129,12 +129,19 @@ class Granting:
             self._alarms.expiries.forget(call)  # its timeout was for getting the worker
             self._outbox.add(Lease(call, worker.id))
         else:
+            if self._queues.shares.is_used:
+                attempt.charged = self._charge(call)
             self._give_slot(call, attempt, worker, now)
             self._outbox.send(worker.id, call)
         waited = now - call.waits_since
         known = self.wait_time
         self.wait_time = waited if known is None else known + _WAIT_WEIGHT * (waited - known)
         self._placement.update(worker)
+
+    def _charge(self, call: CallRecord) -> float:
+        known = self._pace.of(call.function)
+        seconds = self._pace.overall if known is None else known
+        return self._queues.shares.charge(call, seconds, is_contended=len(self._queues.backlog) > 0)
 
     def _give_slot(self, call: CallRecord, attempt: Attempt, worker: WorkerRecord, now: float) -> None:
         running = worker.running

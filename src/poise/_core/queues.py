@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from poise._core.backlog import Backlog
 from poise._core.states import CallEvent, CallState
 from poise._core.wary import Wary
+from poise.errors import Overloaded
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from poise._core.alarms import Alarms
     from poise._core.calls import CallId, CallRecord
     from poise._core.placement import Placement
+    from poise._core.shares import Shares, Tenant
     from poise._core.workers import WorkerRecord
 
 _Owner: TypeAlias = "CallRecord | WorkerRecord"
@@ -28,14 +30,29 @@ class Queues:
     is paused until it is time for that, and then wary: it waits for a worker on which it has not failed.
     """
 
-    __slots__ = ("_alarms", "_placement", "aside", "backlog", "bound", "claims", "limit", "parked", "wary")
+    __slots__ = (
+        "_alarms",
+        "_placement",
+        "aside",
+        "backlog",
+        "bound",
+        "claims",
+        "held_back",
+        "limit",
+        "parked",
+        "shares",
+        "wary",
+    )
 
-    def __init__(self, limit: int | None, placement: Placement, alarms: Alarms) -> None:
+    def __init__(self, limit: int | None, shares: Shares, placement: Placement, alarms: Alarms) -> None:
         self.limit = math.inf if limit is None else limit
-        self.backlog = Backlog()
+        self.shares = shares
+        self.backlog = Backlog(shares)
         """Invariant: its calls are WAITING and bound for no worker. More than `limit` only by those that came back."""
-        self.parked = Backlog()
+        self.parked = Backlog(shares)
         """Invariant: its calls are PARKED; empty unless the backlog, and what is aside, are full."""
+        self.held_back: dict[CallId, CallRecord] = {}
+        """Invariant: its calls are PARKED, each with its tenant, whose part of the backlog is full."""
         self.wary = Wary(alarms.wary)
         """Invariant: its calls are WAITING and bound for no worker."""
         self.aside: dict[CallId, CallRecord] = {}
@@ -59,14 +76,21 @@ class Queues:
             if not may_park and len(self.bound.get(_owner(call), ())) >= self.limit:
                 return False
             self._bind(call)
-        elif self.depth < self.limit:
-            self.backlog.add(call)
+        elif self.depth < self.limit and not self.shares.is_full(call):
+            self._enter(call)
         elif may_park:
             call.step(CallEvent.PARK)
-            self.parked.add(call)
+            self._park(call)
         else:
             return False
         return True
+
+    def overload(self, call: CallRecord, retry_after: float) -> Overloaded:
+        """Why this call may not wait."""
+        tenant, limit = call.tenant, self.shares.limit
+        if tenant is None or limit is None or not self.shares.is_full(call):
+            return Overloaded(self.depth, int(self.limit), retry_after)
+        return Overloaded(tenant.waiting, limit, retry_after, tenant.name)
 
     def put_back(self, call: CallRecord) -> None:
         """Put a call that waits again at its place in the order, whether there is room or not."""
@@ -76,7 +100,7 @@ class Queues:
             self.aside[call.id] = call
             self.wary.add(call)
         else:
-            self.backlog.add(call)
+            self._enter(call)
 
     def pause(self, call: CallRecord, until: float) -> None:
         """Let a call wait for the time of its next attempt."""
@@ -96,7 +120,7 @@ class Queues:
             del self.aside[call.id]
             assert call.retry is not None
             call.retry.avoids = frozenset()
-            self.backlog.add(call)
+            self._enter(call)
 
     def claim(self, call: CallRecord, worker: WorkerRecord) -> None:
         """Let a call wait for this worker to be empty."""
@@ -109,7 +133,7 @@ class Queues:
         """Let the call that claimed this worker, if there is one, wait for any worker again."""
         if (call := worker.claim) is not None:
             self.take_out(call)
-            self.backlog.add(call)
+            self._enter(call)
 
     def inherit(self, worker: WorkerRecord, heir: WorkerRecord) -> None:
         """Let the calls that wait for this worker alone wait for another one."""
@@ -123,7 +147,7 @@ class Queues:
     def take_out(self, call: CallRecord) -> None:
         """Take a call out of wherever it waits, and admit who was waiting for its room."""
         if call.state is CallState.PARKED:
-            self.parked.discard(call)
+            self._unpark(call)
             call.step(CallEvent.ADMIT)
         elif self.aside and call.id in self.aside:
             self._take_from_aside(call)
@@ -134,7 +158,7 @@ class Queues:
             worker.claim = None
             self._placement.update(worker)
         else:
-            self.backlog.discard(call)
+            self._leave(call)
             self._admit_parked()
 
     def _take_from_aside(self, call: CallRecord) -> None:
@@ -151,8 +175,46 @@ class Queues:
             call = self.parked.first()
             assert call is not None
             self.parked.discard(call)
-            call.step(CallEvent.ADMIT)
-            self.backlog.add(call)
+            if self.shares.is_full(call):
+                self._park(call)
+            else:
+                call.step(CallEvent.ADMIT)
+                self._enter(call)
+
+    def _enter(self, call: CallRecord) -> None:
+        self.backlog.add(call)
+        if (tenant := call.tenant) is not None:
+            tenant.waiting += 1
+
+    def _leave(self, call: CallRecord) -> None:
+        self.backlog.discard(call)
+        if (tenant := call.tenant) is not None:
+            tenant.waiting -= 1
+            self._let_on(tenant)
+
+    def _park(self, call: CallRecord) -> None:
+        """Let a call wait for room in the backlog, or first for room in its tenant's part of it."""
+        if (tenant := call.tenant) is not None and self.shares.is_full(call):
+            self.held_back[call.id] = call
+            tenant.parked.add(call)
+        else:
+            self.parked.add(call)
+
+    def _unpark(self, call: CallRecord) -> None:
+        tenant = call.tenant
+        if tenant is None:
+            self.parked.discard(call)
+        elif self.held_back.pop(call.id, None) is not None:
+            tenant.parked.discard(call)
+        else:
+            self.parked.discard(call)
+            self._let_on(tenant)
+
+    def _let_on(self, tenant: Tenant) -> None:
+        """A call of this tenant has made room: let the next one wait for room in the backlog with all others."""
+        if tenant.parked and not self.shares.is_full(call := tenant.parked.first()):
+            self._unpark(call)
+            self.parked.add(call)
 
     def _bind(self, call: CallRecord) -> None:
         owner = _owner(call)
@@ -199,7 +261,7 @@ class Queues:
 
     def calls(self, workers: Iterable[WorkerRecord]) -> list[CallRecord]:
         """Every call that waits for any worker, or for one of these."""
-        waiting = [*self.backlog, *self.parked, *self.aside.values()]
+        waiting = [*self.backlog, *self.parked, *self.held_back.values(), *self.aside.values()]
         for worker in workers:
             waiting += self.bound_for(worker)
             if worker.lease is not None:
@@ -218,7 +280,8 @@ class Queues:
         assert len(paused) == len(self._alarms.pauses), paused
         assert all(call in self._alarms.pauses and call.worker is None for call in paused), paused
         assert len(self.aside) == len(paused) + len(self.wary.calls)
-        assert all(call.state is CallState.PARKED for call in self.parked)
+        assert all(call.state is CallState.PARKED for call in (*self.parked, *self.held_back.values()))
+        self._check_tenants()
         claims = [worker.claim for worker in self.claims.values() if worker.claim is not None]
         assert [call.id for call in claims] == list(self.claims)
         for call in (*self.backlog, *claims, *self.wary.calls.values()):
@@ -232,6 +295,15 @@ class Queues:
                 assert call.state is CallState.WAITING, call
                 assert _owner(call) is owner, call
                 _check_turn(call, owner)
+
+    def _check_tenants(self) -> None:
+        tenants = {tenant for call in (*self.backlog, *self.held_back.values()) if (tenant := call.tenant) is not None}
+        for tenant in tenants:
+            assert tenant.waiting == sum(call.tenant is tenant for call in self.backlog)
+            held_back = [call for call in self.held_back.values() if call.tenant is tenant]
+            assert sorted(call.id for call in tenant.parked) == sorted(call.id for call in held_back)
+            let_on = sum(call.tenant is tenant for call in self.parked)
+            assert not held_back or tenant.waiting + let_on >= (self.shares.limit or 0)
 
 
 def _check_turn(call: CallRecord, owner: _Owner) -> None:

@@ -22,8 +22,9 @@ from poise._core.pace import Pace
 from poise._core.placement import Placement
 from poise._core.queues import Queues
 from poise._core.recalls import Recalls
+from poise._core.shares import Shares
 from poise._core.states import CallState, WorkerEvent, WorkerState
-from poise.errors import Overloaded, PoolBroken, PoolClosed
+from poise.errors import PoolBroken, PoolClosed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -44,6 +45,7 @@ class Scheduler:
         size: int,
         slots: int = 1,
         backlog: int | None = None,
+        backlog_per_tenant: int | None = None,
         kill_after: float | None = None,
         poison_after: int = 3,
         retry_budget: float | None = None,
@@ -62,7 +64,8 @@ class Scheduler:
         """Invariant: empty between steps."""
         self._alarms = alarms = Alarms()
         self._placement = placement = Placement(slots, alarms)
-        self._queues = queues = Queues(backlog, placement, alarms)
+        self.shares = shares = Shares(backlog_per_tenant)
+        self._queues = queues = Queues(backlog, shares, placement, alarms)
         self._fleet = fleet = Fleet(slots, alarms, heals=heals, chance=chance)
         self._workers = fleet.workers
         """Invariant: as many are not RETIRING as `size` asks for, while healing."""
@@ -97,7 +100,7 @@ class Scheduler:
         worker = self._granting.worker_for(call, now)
         if worker is None and not self._queues.admit(call, may_park=may_park):
             self.counters.rejected += 1
-            raise Overloaded(self._queues.depth, int(self._queues.limit), self.retry_after)
+            raise self._queues.overload(call, self.retry_after)
         self.counters.submitted += 1
         if call.deadline != math.inf:
             self._alarms.expiries.add(call, call.deadline)
@@ -370,8 +373,6 @@ class Scheduler:
     def _start_due(self, now: float) -> None:
         for worker in self._fleet.start_due(now):
             self._outbox.add(Start(worker.id))
-
-    # ---------------------------------------------------------------- invariants
 
     def check_invariants(self) -> None:
         """Check what is stated at the fields; for tests, after every step."""

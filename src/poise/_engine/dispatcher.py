@@ -12,9 +12,11 @@ import math
 import os
 import threading
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from poise._answers import NOT_BEGUN, RAISED, RETRYABLE, RETURNED, Answer
+from poise._core.calls import TenantCallRecord
 from poise._core.effects import Cancel, Effect, Kill, Lease, Lost, Recall, Reject, Resolve, Send, Start, Withdraw
 from poise._core.states import CallState
 from poise._engine.call import is_plain
@@ -28,7 +30,7 @@ from poise._ray.forks import forked_error
 from poise.errors import ConfigError, PoolClosed, WrongLoop
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Hashable, Iterable, Sequence
 
     from poise._core.calls import CallRecord
     from poise._core.scheduler import Scheduler
@@ -100,6 +102,10 @@ class Dispatcher:
         """A number for a new call, greater than all before it."""
         self._next_call_id += 1
         return self._next_call_id
+
+    def for_tenant(self, name: Hashable, weight: float) -> Callable[..., CallRecord]:
+        """What makes the record of a call for this tenant."""
+        return partial(TenantCallRecord, self.scheduler.shares.tenant(name, weight))
 
     def submit(self, call: Call[Any], record: CallRecord, *, may_park: bool) -> None:
         """Hand a new call to the scheduler.

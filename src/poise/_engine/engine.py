@@ -115,7 +115,8 @@ class Engine:
         call: Call[Any] = Call(dispatcher, function, args, kwargs, options, stream)
         call.may_begin = may_begin
         timeout, deadline = _time_limit(options, dispatcher.clock.time())
-        record = CallRecord(
+        new_record = CallRecord if options.tenant is None else dispatcher.for_tenant(options.tenant, options.weight)
+        record = new_record(
             dispatcher.next_call_id(),
             pace_key(function),
             name=call.name,
@@ -305,6 +306,7 @@ class Engine:
             size=settings.size or 1,
             slots=settings.concurrency,
             backlog=settings.backlog,
+            backlog_per_tenant=settings.backlog_per_tenant,
             kill_after=settings.kill_after,
             poison_after=settings.poison_after,
             retry_budget=settings.retry_budget,

@@ -104,6 +104,7 @@ class Executor(futures.Executor, Generic[T]):
             concurrency (1): how many calls one worker runs at once: threads for plain functions, tasks for coroutines.
             backlog (None): the most calls that may wait; the future of one beyond it ends with `Overloaded`. None, as
                 in the original, sets no limit.
+            backlog_per_tenant (None): see `poise.Pool`.
             min_ready (1): how many workers must be ready before calls are sent to any.
             start_timeout (60.0): seconds that a worker, and the opening of the pool, may take.
             close_timeout (5.0): see `poise.Pool`.
