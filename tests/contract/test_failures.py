@@ -241,6 +241,25 @@ async def test_an_exception_whose_str_fails_arrives_all_the_same(desks: Desks) -
     await still_works(desks)
 
 
+class SealedError(Exception):
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError("sealed")
+
+
+class NotesError(Exception):
+    @property
+    def __notes__(self) -> NoReturn:
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("error", [SealedError(3), NotesError(3)], ids=lambda error: type(error).__name__)
+async def test_an_exception_that_takes_no_note_arrives_from_a_broadcast(desks: Desks, error: Exception) -> None:
+    with pytest.raises(type(error)) as caught:
+        await desks.broadcast(Desk.fail, error)
+    assert caught.value.args == (3,)
+    await still_works(desks)
+
+
 @pytest.mark.parametrize("error", UNTRUE)
 async def test_an_exception_that_is_not_true_is_raised(desks: Desks, error: type[Exception]) -> None:
     def fail(desk: Desk, kind: type[Exception]) -> None:

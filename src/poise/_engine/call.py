@@ -9,6 +9,7 @@ from types import BuiltinFunctionType, FunctionType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from poise._core.states import CallState
+from poise._protocol.traces import add_note
 from poise._protocol.words import callable_name, is_text
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ def results_of(calls: list[Call[Any]]) -> list[Any]:
     if not failures:
         return [call.result() for call in calls]
     first = failures[0]
-    first.add_note(f"(the broadcast failed on {len(failures)} of {len(calls)} workers)")
+    add_note(first, f"(the broadcast failed on {len(failures)} of {len(calls)} workers)")
     failures.clear()
     try:
         raise first

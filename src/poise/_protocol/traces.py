@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import traceback
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,12 @@ class RemoteTraceback(Exception):
 def set_cause(error: BaseException, traceback_text: str) -> None:
     """Attach a remote traceback, also to an exception that refuses attributes, such as a frozen dataclass."""
     BaseException.__dict__["__cause__"].__set__(error, RemoteTraceback(traceback_text))
+
+
+def add_note(error: BaseException, note: str) -> None:
+    """Add a note, which an exception that refuses attributes goes without. Never raises."""
+    with contextlib.suppress(BaseException):  # its class may do anything
+        BaseException.add_note(error, note)
 
 
 def format_trace(error: BaseException, skip_frames: int = 0) -> str:

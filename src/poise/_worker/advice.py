@@ -6,6 +6,7 @@ import functools
 import inspect
 from typing import TYPE_CHECKING, Any
 
+from poise._protocol.traces import add_note
 from poise._protocol.words import type_name
 from poise.options import CallOptions
 
@@ -35,7 +36,7 @@ def advise(
             return  # the function's own code raised it
         notes = list(_notes(function, args, kwargs, adds_instance=adds_instance))
         for note in notes:
-            error.add_note(note)
+            add_note(error, note)
     except Exception:  # noqa: BLE001 - signatures and errors are the user's own code, and this is only a hint
         return
 
