@@ -13,6 +13,7 @@ from poise._protocol import main_names
 from poise._protocol.buffers import COPIED_BELOW
 from poise._protocol.payloads import PROTOCOL, Packed, Payload
 from poise._protocol.proxies import reduce_proxy
+from poise._protocol.tensors import reduce_tensor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -86,6 +87,12 @@ def _is_small_and_sealed(value: object) -> bool:
     return bool(not array.flags.writeable and array.nbytes < COPIED_BELOW)
 
 
+def _reduce_other(obj: Any, registered: Any) -> Any:
+    """How to pickle what cloudpickle leaves to pickle itself, except what has a function `registered` for that."""
+    reduced = NotImplemented if type(obj) in registered else reduce_tensor(obj)
+    return reduce_proxy(obj) if reduced is NotImplemented else reduced
+
+
 @functools.cache
 def _deep_pickler() -> Callable[..., tuple[bytes, list[Any], list[Any]]]:
     """Make the pickler for anything but scalars, on first use: it needs Ray, whose import takes a second."""
@@ -114,7 +121,7 @@ def _deep_pickler() -> Callable[..., tuple[bytes, list[Any], list[Any]]]:
                 return main_names.reduce_cached(obj)
             reduced = inherited(self, obj)
             if reduced is NotImplemented:
-                return reduce_proxy(obj)
+                return _reduce_other(obj, self.dispatch_table)
             own: Any = main_names.reduce_function if type(obj) is types.FunctionType else main_names.reduce_class
             return own(obj, reduced)
 
