@@ -37,6 +37,13 @@ class Shelf:
     def echo(self, value: Any) -> Any:
         return value
 
+    def grow(self, value: bytearray) -> bytearray:
+        value += b"!"
+        return value
+
+    def are_one(self, first: Any, second: Any) -> bool:
+        return first is second
+
     def make(self, length: int) -> Any:
         return np.arange(length)
 
@@ -122,3 +129,36 @@ async def test_arrays_of_any_shape_arrive_writable(share_pool: SharePool, make: 
         back = await pool.run(Shelf.echo, array)
         assert (back == array).all()
         assert back.flags.writeable
+
+
+@pytest.mark.parametrize("length", [100_000, 3 << 20, 17 << 20])
+async def test_a_bytearray_is_its_receivers_own_and_is_taken_as_it_was(share_pool: SharePool, length: int) -> None:
+    async with share_pool(Shelf, size=1) as pool:
+        sent = bytearray(b"x" * length)
+        call = pool.submit(Shelf.echo, sent)
+        sent[:] = bytes(length)  # the call is on its way: its worker is idle
+        sent.append(1)
+        came = await call
+        assert came == b"x" * length
+        came.append(2)
+        grown = await pool.run(Shelf.grow, came)
+        assert grown == came + b"!"
+
+
+@pytest.mark.parametrize("length", [20_000, 1 << 20, 17 << 20])
+async def test_an_array_that_is_written_to_after_submit_arrives_whole(share_pool: SharePool, length: int) -> None:
+    async with share_pool(Shelf, size=1) as pool:
+        sent = np.ones(length, dtype=np.uint8)
+        call = pool.submit(Shelf.echo, sent)
+        sent[:] = 2
+        assert (await call == 1).all()
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, "\ud800".__mul__])
+async def test_a_long_string_that_is_there_twice_arrives_as_one_object(share_pool: SharePool, kind: Any) -> None:
+    async with share_pool(Shelf, size=1, writable=True) as pool:
+        value = kind(100_000)
+        first, second = await pool.run(Shelf.echo, [value, value])
+        assert first == value
+        assert first is second
+        assert await pool.run(Shelf.are_one, value, value)

@@ -320,7 +320,7 @@ def test_detaching_copies_what_may_change_alone() -> None:
     assert isinstance(packed, Payload)
     detached = detach(packed)
     assert isinstance(detached, Payload)
-    assert type(detached.buffers[0]) is bytes
+    assert type(detached.buffers[0]) is bytearray
     assert detached.buffers[1] is packed.buffers[1]
     before = held.copy()
     held += 1

@@ -1,6 +1,7 @@
 """Frames survive any way of being cut up, and what is no frame ends in an error and nothing worse."""
 
 import contextlib
+import tracemalloc
 
 import pytest
 from hypothesis import example, given, settings
@@ -15,7 +16,8 @@ SIZES = st.sampled_from([0, 1, 7, 8, 9, 1000, DIRECT - 1, DIRECT, DIRECT + 1, WI
 def frames(draw: st.DrawFn) -> Frame:
     messages = draw(st.lists(st.lists(st.none() | st.integers(0, 2**60) | st.binary(max_size=20)), max_size=5))
     sizes = draw(st.lists(SIZES, min_size=1, max_size=4))
-    return [*messages, [bytes(sizes[0])]], [bytearray([size % 251]) * size for size in sizes[1:]]
+    kind = draw(st.sampled_from([bytes, bytearray]))
+    return [*messages, [bytes(sizes[0])]], [kind([size % 251]) * size for size in sizes[1:]]
 
 
 def read_all(data: bytes, cuts: list[int]) -> tuple[list[Frame], FrameReader]:
@@ -43,6 +45,7 @@ def test_frames_arrive_as_they_were_sent_however_they_are_cut(draw: st.DataObjec
     data = b"".join(bytes(piece) for frame in sent for piece in pack_frame(*frame))
     found, reader = read_all(data, [max(cuts), *cuts])
     assert found == [(messages, buffers) for messages, buffers in sent]
+    assert [[type(each) for each in buffers] for _, buffers in found] == [[*map(type, buffers)] for _, buffers in sent]
     assert reader.is_between_frames
 
 
@@ -70,6 +73,35 @@ def test_a_frame_with_flipped_bytes_raises_only_frame_errors(data: st.DataObject
         raw[data.draw(st.integers(0, min(len(raw), 200) - 1))] ^= data.draw(st.integers(1, 255))
     with contextlib.suppress(FrameError):
         read_all(bytes(raw), [1 << 20])
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray])
+def test_a_large_part_is_received_without_a_copy(kind: type[bytes | bytearray]) -> None:
+    sent = kind(b"x") * (4 << 20)
+    data = b"".join(pack_frame([], [sent]))
+    tracemalloc.start()
+    try:
+        found, _ = read_all(data, [100_000])
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert found == [([], [sent])]
+    assert most < 1.5 * len(sent)
+
+
+def test_a_reader_whose_buffer_is_still_held_hands_the_bytes_out_all_the_same() -> None:
+    sent = bytes(range(256)) * 1000
+    data = b"".join(pack_frame([], [sent]))
+    reader = FrameReader()
+    head = len(data) - len(sent)
+    reader.buffer()[: head + 1000] = data[: head + 1000]
+    assert reader.received(head + 1000) == []
+    room = reader.buffer()
+    held = memoryview(room)
+    held[:] = data[head + 1000 :]
+    ((_, (came,)),) = reader.received(len(held))
+    assert came == sent
+    assert type(came) is bytes
 
 
 def test_a_frame_that_claims_too_much_is_refused_before_anything_is_allocated() -> None:

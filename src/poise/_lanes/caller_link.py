@@ -8,8 +8,10 @@ import errno
 import logging
 import os
 import socket
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
+from poise._protocol.buffers import unchanging
 from poise._protocol.descriptors import keep_from_children
 from poise._protocol.frames import Frame, FrameError, FrameReader
 from poise._protocol.peer import LinkWatch, Standing, keep_alive
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _log = logging.getLogger("poise")
+
+SLICE: Final = 256 * 1024
+"""Bytes that are given to a transport at once."""
 
 
 class LinkOwner(Protocol):
@@ -46,6 +51,8 @@ class CallerLink(asyncio.BufferedProtocol):
         self._reader = FrameReader()
         self.transport: asyncio.Transport
         self.is_paused = False
+        self._unwritten: deque[memoryview] = deque()
+        """What the connection has not taken yet. Invariant: it is empty unless writing is paused."""
         self.is_read_out = False
         """Whether everything that the worker has written was read, and no more can come."""
         self._tap: socket.socket | None = None
@@ -65,12 +72,25 @@ class CallerLink(asyncio.BufferedProtocol):
         return int(self.endpoint.fileno())
 
     def write(self, pieces: Iterable[bytes | memoryview]) -> None:
-        """Write these pieces, one after the other."""
-        write = self.transport.write
+        """Write these pieces, one after the other, as they are now. Not to be called while this is paused."""
         for piece in pieces:
-            write(piece)
+            if type(piece) is bytes and len(piece) <= SLICE and not self.is_paused:
+                self.transport.write(piece)
+            else:
+                self._write_slices(memoryview(piece))
         if self._watch is not None and self._look is None:
             self._look_later(self._watch)
+
+    def _write_slices(self, view: memoryview) -> None:
+        """Write as much as the connection takes, and keep the rest.
+
+        A transport copies all that is left to be written into one place, and again as that grows and shrinks.
+        """
+        while view and not self.is_paused:
+            self.transport.write(unchanging(view[:SLICE]))
+            view = view[SLICE:]
+        if view:
+            self._unwritten.append(unchanging(view))
 
     def give_up(self, reason: Exception) -> None:
         """End the connection at once."""
@@ -163,9 +183,14 @@ class CallerLink(asyncio.BufferedProtocol):
 
     def resume_writing(self) -> None:
         self.is_paused = False
-        self._owner.flush()
+        unwritten, self._unwritten = self._unwritten, deque()
+        for view in unwritten:
+            self._write_slices(view)
+        if not self.is_paused:
+            self._owner.flush()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._unwritten.clear()
         if self._look is not None:
             self._look.cancel()
             self._look = None

@@ -16,12 +16,30 @@ def raw(buffer: Any) -> memoryview:
 
 
 def own(buffer: Any, *, writable: bool) -> bytearray | memoryview:
-    """A buffer for what is unpacked: its own to write to if it is small or that is asked for, else read-only."""
+    """A buffer for what is unpacked: its own to write to if it is small or that is asked for, else read-only.
+
+    A `bytearray` was received from a socket, or copied, and belongs to nobody else; all others may be the caller's or
+    Ray's. What was packed from `bytes` is received as `bytes`, and read-only whatever is asked for.
+    """
     view = memoryview(buffer)
-    if view.nbytes >= COPIED_BELOW and not writable:
+    if type(buffer) is bytearray:
+        return buffer if writable or view.nbytes < COPIED_BELOW else view.toreadonly()
+    if type(buffer) is bytes or (view.nbytes >= COPIED_BELOW and not writable and type(view.obj) is not bytearray):
         return view.toreadonly()
-    # A bytearray was received from a socket and belongs to nobody else; all others may be the caller's or Ray's.
-    return buffer if type(buffer) is bytearray else bytearray(raw(buffer))
+    return bytearray(raw(buffer))
+
+
+def settled(buffer: Any) -> Any:
+    """The buffer if its bytes do not change any more, as `may_change` has it, else a copy that is nobody else's."""
+    if may_change(buffer):
+        return bytearray(raw(buffer))
+    owner = memoryview(buffer).obj
+    return owner if type(owner) is bytearray else buffer
+
+
+def unchanging(view: memoryview) -> memoryview:
+    """The same bytes, which stay what they are: a copy, unless they lie in `bytes`."""
+    return view if type(view.obj) is bytes else memoryview(bytes(view))
 
 
 def may_change(buffer: Any) -> bool:

@@ -5,12 +5,15 @@ frame   = magic "P1" | buffers u16 | body length u32 | a u64 length for each buf
 body    = msgpack of a list of messages
 ```
 
-Small frames are cut out of one window; a part of a frame that is larger than `DIRECT` is received straight into a
-buffer of its own, so that a big array is copied once. Numbers are big-endian.
+The highest bit of a length says that the buffer is `bytes`, and arrives as such; any other arrives as a `bytearray`.
+Small frames are cut out of one window; a part of a frame that is larger than `DIRECT` is received straight into
+memory of its own, so that a big array is copied once. Numbers are big-endian.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 import struct
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -35,6 +38,7 @@ DIRECT: Final = 64 * 1024
 
 HEAD: Final = struct.Struct("!2sHI")
 _LENGTH: Final = struct.Struct("!Q")
+_IS_BYTES: Final = 1 << 63
 
 
 Unloaded: TypeAlias = tuple["Sequence[Any]", "Sequence[Buffer]"]
@@ -84,14 +88,52 @@ def pack_frame(messages: Sequence[Any], buffers: Sequence[Buffer] = ()) -> list[
     views = [raw(buffer) for buffer in buffers]
     if len(views) > MOST_BUFFERS:
         raise FrameError(f"a frame of {len(views)} buffers is too large; {MOST_BUFFERS} are allowed")
-    head = HEAD.pack(MAGIC, len(views), len(body)) + b"".join(_LENGTH.pack(view.nbytes) for view in views)
+    head = HEAD.pack(MAGIC, len(views), len(body)) + b"".join(map(_length_of, views))
     return [head + body, *views]
+
+
+def _length_of(view: memoryview) -> bytes:
+    return _LENGTH.pack(view.nbytes | _IS_BYTES if type(view.obj) is bytes else view.nbytes)
+
+
+class _Large:
+    """A large part of a frame, while it is received.
+
+    `bytes` are received into the inside of a `BytesIO`, which then gives it away: a copy would be as much fresh memory
+    once more, and for 15 MB the kernel may take 30 ms to find the pages.
+    """
+
+    __slots__ = ("_given", "_io", "_view", "_whole", "filled")
+
+    def __init__(self, length: int, *, is_bytes: bool) -> None:
+        self._io = io.BytesIO(bytes(length)) if is_bytes else None
+        self._whole = bytearray(0 if is_bytes else length)
+        self._view = memoryview(self._whole) if self._io is None else self._io.getbuffer()
+        self.filled = 0
+
+    @property
+    def is_complete(self) -> bool:
+        return self.filled == len(self._view)
+
+    def buffer(self) -> memoryview:
+        """Where the rest belongs."""
+        self._given = self._view[self.filled :]
+        return self._given
+
+    def take(self) -> bytes | bytearray:
+        """All of it."""
+        if self._io is None:
+            return self._whole
+        with contextlib.suppress(BufferError):  # uvloop has not let go of it yet: then this is a copy
+            self._given.release()
+        self._view.release()
+        return self._io.getvalue()
 
 
 class FrameReader:
     """Turns received bytes into frames, whatever the pieces in which they come.
 
-    `buffer` says where to put the next bytes and `received` how many were put there.
+    `buffer` says where to put the next bytes and `received` how many were put there; then it is used no more.
     """
 
     def __init__(self, most_bytes: int = MOST_BYTES) -> None:
@@ -102,18 +144,17 @@ class FrameReader:
         self._start = 0
         self._end = 0
         # Invariant: the window holds, from `_start` to `_end`, what was received and not yet taken.
-        self._direct: bytearray | None = None
+        self._direct: _Large | None = None
         """The large part that is being received, past the window. Invariant: the window is empty meanwhile."""
-        self._filled = 0
         self._lengths: list[int] | None = None
-        """What is left to be received of the current frame: the body first, then each buffer. None before its head."""
+        """Of the parts of the current frame, the body first, then each buffer, as they travel. None before its head."""
         self._parts: list[bytes | bytearray] = []
         """What was received of the current frame."""
 
     def buffer(self) -> memoryview:
         """Where the next bytes belong; never empty."""
         if self._direct is not None:
-            return memoryview(self._direct)[self._filled :]
+            return self._direct.buffer()
         if self._start == self._end:
             self._start = self._end = 0
         elif self._start > WINDOW - DIRECT:
@@ -131,11 +172,11 @@ class FrameReader:
         Raises:
             FrameError: this is no frame.
         """
-        if self._direct is not None:
-            self._filled += count
-            if self._filled < len(self._direct):
+        if (direct := self._direct) is not None:
+            direct.filled += count
+            if not direct.is_complete:
                 return []
-            self._parts.append(self._direct)
+            self._parts.append(direct.take())
             self._direct = None
         else:
             self._end += count
@@ -179,16 +220,18 @@ class FrameReader:
         assert lengths is not None
         while len(self._parts) < len(lengths):
             length = lengths[len(self._parts)]
+            kind = bytes if length & _IS_BYTES else bytearray
+            length &= ~_IS_BYTES
             held = self._end - self._start
             if held >= length:
-                self._parts.append(bytearray(self._view[self._start : self._start + length]))
+                self._parts.append(kind(self._view[self._start : self._start + length]))
                 self._start += length
             elif length <= DIRECT:
                 return False
             else:
-                self._direct = bytearray(length)
-                self._direct[:held] = self._view[self._start : self._end]
-                self._filled = held
+                self._direct = direct = _Large(length, is_bytes=kind is bytes)
+                direct.buffer()[:held] = self._view[self._start : self._end]
+                direct.filled = held
                 self._start = self._end = 0
                 return False
         return True
@@ -206,7 +249,7 @@ class FrameReader:
         if held < head:
             return False
         sizes = struct.unpack_from(f"!{buffers}Q", self._window, self._start + HEAD.size)
-        largest = max(body, *sizes) if sizes else body
+        largest = max(body, *(size & ~_IS_BYTES for size in sizes)) if sizes else body
         if largest > self._most_bytes:
             raise FrameError(f"a part of {largest} bytes is too large; {self._most_bytes} are allowed")
         self._start += head

@@ -1,8 +1,8 @@
 """Long strings of bytes or characters, lifted out of a pickle so that it need not copy them.
 
 Pickle takes `bytes`, `bytearray` and `str` into itself, which copies them here and again on arrival; a lane then
-carries the pickle, and Ray pickles that anew. A lifted one is a buffer beside the pickle (PEP 574), as an array is: it
-is copied once, where it becomes what it was.
+carries the pickle, and Ray pickles that anew. A lifted one is a buffer beside the pickle (PEP 574), as an array is, and
+copied at most once more: where it becomes what it was, if it did not arrive as that.
 """
 
 from __future__ import annotations
@@ -34,12 +34,24 @@ class Lifted:
         value = self._value
         if isinstance(value, str):
             return text_of, (PickleBuffer(value.encode("utf-8", "surrogatepass")),)
-        return type(value), (PickleBuffer(value),)
+        return bytes_of if isinstance(value, bytes) else bytearray_of, (PickleBuffer(value),)
 
 
 def text_of(buffer: Any) -> str:
     """The characters that were lifted."""
     return str(buffer, "utf-8", "surrogatepass")
+
+
+def bytes_of(buffer: Any) -> bytes:
+    """The bytes that were lifted: those that have arrived if they are `bytes`, else a copy."""
+    owner = memoryview(buffer).obj
+    return owner if type(owner) is bytes and len(owner) == len(buffer) else bytes(buffer)
+
+
+def bytearray_of(buffer: Any) -> bytearray:
+    """The bytearray that was lifted, likewise: one that has arrived is nobody else's."""
+    owner = memoryview(buffer).obj
+    return owner if type(owner) is bytearray and len(owner) == len(buffer) else bytearray(buffer)
 
 
 def is_long(value: bytes | bytearray | str) -> bool:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import pickle
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, cast
 
-from poise._protocol.buffers import may_change, raw
-from poise._protocol.lifting import LIFTED
+from poise._protocol.buffers import settled
+from poise._protocol.lifting import LIFTED, STRINGS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,16 +41,24 @@ def nbytes(packed: Packed) -> int:
 
 
 def for_ray(packed: Packed) -> Packed:
-    """The same with a long pickle as a buffer, so that Ray, which pickles what it carries, does not pickle it anew."""
+    """The same with what is long as buffers, so that Ray, which pickles what it carries, does not pickle it anew."""
     data = packed if isinstance(packed, bytes) else packed.data
-    if len(data) < LIFTED:
+    if len(data) >= LIFTED:
+        data = cast("bytes", pickle.PickleBuffer(data))
+    elif isinstance(packed, bytes):
         return packed
-    buffer = cast("bytes", pickle.PickleBuffer(data))
-    return Payload(buffer) if isinstance(packed, bytes) else packed._replace(data=buffer)
+    if isinstance(packed, bytes):
+        return Payload(data)
+    return packed._replace(data=data, buffers=[_beside(buffer) for buffer in packed.buffers])
+
+
+def _beside(buffer: Any) -> Any:
+    """The buffer as one that is not pickled, if it is long."""
+    return pickle.PickleBuffer(buffer) if type(buffer) in STRINGS and len(buffer) >= LIFTED else buffer
 
 
 def detach(packed: Packed) -> Packed:
     """Copy those out-of-band buffers that somebody may still change, so that they may do so."""
     if isinstance(packed, bytes) or not packed.buffers:
         return packed
-    return packed._replace(buffers=[raw(each).tobytes() if may_change(each) else each for each in packed.buffers])
+    return packed._replace(buffers=[settled(buffer) for buffer in packed.buffers])
