@@ -1,4 +1,4 @@
-"""P6: arrays of 1 KB to 100 MB there and back, by each lane, and by a plain Ray call."""
+"""P6: arrays of 1 KB to 100 MB there and back, by each lane, and by a plain Ray call; and other large values."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 import ray
 
 import poise
+from bench import kinds
 from bench.samples import quantile
 from bench.session import Absent, Session
 from bench.targets import Finding, at_most
@@ -18,9 +19,11 @@ from bench.worker import Worker
 from poise._protocol import frames, messages
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
     Echo = Callable[[Any], Awaitable[Any]]
+    _Seconds = dict[str, dict[str, dict[int, float]]]
+    """Of one call: by the way, the bytes and the turn."""
 
 SIZES: Final = (1_000, 10_000, 100_000, 300_000, 1_000_000, 3_000_000, 10_000_000, 30_000_000, 60_000_000, 100_000_000)
 QUICK_SIZES: Final = (1_000, 100_000, 1_000_000, 10_000_000, 60_000_000, 100_000_000)
@@ -77,34 +80,43 @@ class _ByRay:
 
 
 async def measure(session: Session) -> dict[str, Any]:
-    """Each size on each way in turn, in short blocks."""
+    """Each size on each way in turn, in short blocks: arrays first, then other kinds of large values."""
     session.start_ray()
     sizes = SIZES if not session.quick else QUICK_SIZES
-    seconds: dict[str, dict[str, dict[int, float]]] = {}
+    seconds: _Seconds = {}
+    others: dict[str, _Seconds] = {}
     by_ray = _ByRay()
     try:
         ways = await by_ray.open()
         for size in sizes:
-            value = np.arange(size, dtype=np.uint8)
-            possible = [name for name in ways if name != "socket" or size < frames.MOST_BYTES]
-            for echo in map(ways.__getitem__, possible):
-                for _ in range(3):
-                    await echo(value)
-            for turn in range(session.choose(5, 3)):
-                names = sorted(possible, reverse=bool(turn % 2))
-                for name in names:
-                    took = await _one_at_a_time(ways[name], value, session.choose(100, 20), 0.15)
-                    seconds.setdefault(name, {}).setdefault(str(size), {})[turn] = took
-            line = "  ".join(
-                f"{name} {quantile(list(seconds[name][str(size)].values()), 0.5) * 1e3:.3g}" for name in possible
-            )
-            session.say(f"P6: {size:11,} bytes, ms: {line}")
+            some = {name: echo for name, echo in ways.items() if name != "socket" or size < frames.MOST_BYTES}
+            await _in_turn(session, some, np.arange(size, dtype=np.uint8), f"{size:11,} bytes", str(size), seconds)
+        some = {name: ways[name] for name in ("express", "freight", "ray")}
+        for kind, make in kinds.kinds().items():
+            for size in kinds.SIZES if not session.quick else kinds.QUICK_SIZES:
+                found = others.setdefault(kind, {})
+                await _in_turn(session, some, make(size), f"{kind} of {size:,} bytes", str(size), found)
     except (OSError, poise.PoiseError) as error:
         session.trouble("P6", f"failed: {type(error).__name__}: {error}")
         raise Absent from error
     finally:
         await by_ray.close()
-    return {"seconds": seconds, "deposit": messages.DEPOSIT, "crossover": crossover(seconds)}
+    return {"seconds": seconds, "others": others, "deposit": messages.DEPOSIT, "crossover": crossover(seconds)}
+
+
+async def _in_turn(
+    session: Session, ways: dict[str, Echo], value: Any, what: str, size: str, seconds: _Seconds
+) -> None:
+    """Measure one value on each of these ways, and say what came of it."""
+    for echo in ways.values():
+        for _ in range(3):
+            await echo(value)
+    for turn in range(session.choose(5, 3)):
+        for name in sorted(ways, reverse=bool(turn % 2)):
+            took = await _one_at_a_time(ways[name], value, session.choose(100, 20), 0.15)
+            seconds.setdefault(name, {}).setdefault(size, {})[turn] = took
+    line = "  ".join(f"{name} {quantile(list(seconds[name][size].values()), 0.5) * 1e3:.3g}" for name in ways)
+    session.say(f"P6: {what}, ms: {line}")
 
 
 async def _one_at_a_time(echo: Echo, value: Any, most: int, seconds: float) -> float:
@@ -115,12 +127,13 @@ async def _one_at_a_time(echo: Echo, value: Any, most: int, seconds: float) -> f
         began = time.perf_counter()
         result = await echo(value)
         took.append(time.perf_counter() - began)
-        assert result.nbytes == value.nbytes
+        assert type(result) is type(value)
+        assert len(result) == len(value)
         del result
     return quantile(took, 0.5)
 
 
-def crossover(seconds: dict[str, dict[str, dict[int, float]]]) -> float | None:
+def crossover(seconds: _Seconds) -> float | None:
     """The size from which on freight is faster than the socket; None if it never is.
 
     Between two measured sizes both are taken to be straight lines on logarithmic axes.
@@ -143,10 +156,17 @@ def crossover(seconds: dict[str, dict[str, dict[int, float]]]) -> float | None:
 
 
 def findings(result: dict[str, Any]) -> list[Finding]:
-    """P6: one line for each size."""
-    seconds = result["seconds"]
-    found: list[Finding] = []
+    """P6: one line for each size, of arrays and of other kinds."""
+    return [
+        at_most("P6", f"echo of {what}{int(size):,} bytes against a Ray call", 1.0, against_ray)
+        for what, seconds in [
+            ("", result["seconds"]),
+            *((f"{kind} of ", seconds) for kind, seconds in result.get("others", {}).items()),
+        ]
+        for size, against_ray in _against_ray(seconds)
+    ]
+
+
+def _against_ray(seconds: _Seconds) -> Iterator[tuple[str, list[float]]]:
     for size, by_turn in seconds.get("express", {}).items():
-        against_ray = [took / seconds["ray"][size][turn] for turn, took in by_turn.items()]
-        found.append(at_most("P6", f"echo of {int(size):,} bytes against a Ray call", 1.0, against_ray))
-    return found
+        yield size, [took / seconds["ray"][size][turn] for turn, took in by_turn.items()]

@@ -65,6 +65,8 @@ def tables(run: dict[str, Any]) -> list[Table]:
         made.append(_core_table(results["P5"]))
     if "P6" in results:
         made.append(_payload_table(results["P6"]))
+        if results["P6"].get("others"):
+            made.append(_kinds_table(results["P6"]["others"]))
     if "P8" in results:
         made.append(_startup_table(results["P8"]))
     if run["troubles"]:
@@ -175,6 +177,16 @@ def _payload_table(result: dict[str, Any]) -> Table:
     found = "the socket is faster at every size" if at is None else f"freight is faster from {at:,.0f} bytes on"
     title = f"Echo of an array, ms (P6); {found}, and DEPOSIT is {result['deposit']:,}"
     return Table(title, ["bytes", *(f"{LABELS[way]}" for way in ways)], rows)
+
+
+def _kinds_table(others: dict[str, Any]) -> Table:
+    ways = ("express", "freight", "ray")
+    rows = [
+        [kind, f"{int(size):,}", *(spread(seconds[way].get(size, {}).values(), 1e3) for way in ways)]
+        for kind, seconds in others.items()
+        for size in seconds["express"]
+    ]
+    return Table("Echo of other large values, ms (P6)", ["", "bytes", *(LABELS[way] for way in ways)], rows)
 
 
 def _startup_table(result: dict[str, Any]) -> Table:

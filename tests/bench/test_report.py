@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from bench import calls, payloads, report
+from bench import calls, kinds, payloads, report
 from bench.samples import Spread, quantile, quantiles, ratios
 from bench.targets import MET, NOT_MET, UNKNOWN, at_least, at_most
 
@@ -134,3 +134,21 @@ def test_the_crossover_is_found_between_two_sizes() -> None:
 def test_a_socket_that_always_wins_has_no_crossover_and_one_that_never_does_has_it_at_once() -> None:
     assert payloads.crossover(by_size(socket=[1, 2], freight=[2, 4])) is None
     assert payloads.crossover(by_size(socket=[3, 5], freight=[2, 4])) == 1
+
+
+def test_other_large_values_are_judged_and_shown_beside_the_arrays() -> None:
+    strings = by_size(express=[1, 2], freight=[3, 3], ray=[2, 1])
+    result = {"seconds": by_size(express=[1], ray=[2]), "others": {"bytes": strings}, "crossover": None, "deposit": 1}
+    found = payloads.findings(result)
+    assert [finding.verdict for finding in found] == ["met", "met", "NOT met"]
+    assert found[1].claim == "echo of bytes of 1 bytes against a Ray call"
+    assert len(payloads.findings({"seconds": by_size(express=[1], ray=[2])})) == 1
+    table = report.tables({"results": {"P6": result}, "findings": [], "troubles": {}})[-1]
+    assert [row[:2] for row in table.rows] == [["bytes", "1"], ["bytes", "10"]]
+
+
+def test_each_kind_of_value_can_be_made() -> None:
+    made = {kind: make(8000) for kind, make in kinds.kinds().items()}
+    assert {kind: len(made[kind]) for kind in ("bytes", "str", "bytearray")} == dict.fromkeys(
+        ("bytes", "str", "bytearray"), 8000
+    )
