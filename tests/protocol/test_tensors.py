@@ -6,13 +6,16 @@ import copyreg
 import pickle
 import subprocess
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from poise._protocol.codec import pack, pack_arguments, unpack, unpack_arguments
 from poise._protocol.payloads import Payload, detach, nbytes
 from poise._protocol.pickling import pack_in_band
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 torch: Any = pytest.importorskip("torch")
 
@@ -120,7 +123,7 @@ def with_a_name() -> Any:
     return tensor
 
 
-ODD = {
+ODD: dict[str, Callable[[], Any]] = {
     "conjugated": lambda: torch.ones(3, dtype=torch.complex64).conj(),
     "sparse": lambda: torch.eye(3).to_sparse(),
     "meta": lambda: torch.ones(3, device="meta"),

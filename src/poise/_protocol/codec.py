@@ -10,7 +10,7 @@ import pickle
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from poise._protocol.buffers import own
-from poise._protocol.lifting import STRINGS, Lift, is_long
+from poise._protocol.lifting import STRINGS, Lift, is_long, long_strings
 from poise._protocol.payloads import PROTOCOL, Packed, Payload
 from poise._protocol.pickling import Awaited, Unpickler, object_ref_type, pack_deep
 from poise._protocol.traces import drop_frames
@@ -42,7 +42,7 @@ def pack(value: Any, what: str = "the value", *, started: bool = False) -> Packe
             return pickle.dumps(value, PROTOCOL)
         shape = _shape_of(value)
         if shape == _DEEP:
-            return pack_deep(value)
+            return pack_deep(value, (), long_strings((value,)))
         return pickle.dumps(value, PROTOCOL) if shape == _FLAT else _pack_lifted(Lift().flat(value))
     except BaseException as error:
         drop_frames(error)
@@ -171,19 +171,18 @@ def _pack_lifted(value: Any) -> Payload:
 def _pack_deep_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Packed:
     awaited: list[Any] = []
     ref_type = object_ref_type()
-    lift = Lift()
 
     def placeholder(value: Any) -> Any:
         if ref_type is not None and issubclass(type(value), ref_type):
             awaited.append(value)
             return Awaited(len(awaited) - 1)
-        # Not a bytearray: another argument may hold the same one, and both must arrive as one.
-        return value if type(value) is bytearray else lift.string(value)
+        return value
 
+    long = long_strings((*args, *kwargs.values()))
     args = tuple(placeholder(value) for value in args)
     named = {name: placeholder(value) for name, value in kwargs.items()}
     try:
-        return pack_deep([args, named] if named else args, awaited)
+        return pack_deep([args, named] if named else args, awaited, long)
     except BaseException as error:
         what, reason = _culprit(args, named, error)
         drop_frames(error)

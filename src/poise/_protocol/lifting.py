@@ -7,14 +7,18 @@ copied at most once more: where it becomes what it was, if it did not arrive as 
 
 from __future__ import annotations
 
+from itertools import islice
 from pickle import PickleBuffer
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 LIFTED: Final = 64 * 1024
 """Bytes or characters from which on it pays."""
+
+LOOKED_AT: Final = 256
+"""Items of a container that are looked at for long strings if it has to go through cloudpickle, which takes longer."""
 
 STRINGS: Final = frozenset({bytes, bytearray, str})
 """The types of which exactly these, and no subclasses, are lifted."""
@@ -57,6 +61,19 @@ def bytearray_of(buffer: Any) -> bytearray:
 def is_long(value: bytes | bytearray | str) -> bool:
     """Whether a string is to be lifted."""
     return len(value) >= LIFTED
+
+
+def long_strings(values: Sequence[Any]) -> list[Any]:
+    """Those that are among the values themselves, and among the first items of lists, tuples and dicts."""
+    found: list[Any] = []
+    for value in values:
+        kind: Any = type(value)  # pyright: ignore[reportUnknownVariableType] - as below
+        if kind is dict:
+            items: Any = value.values()
+        else:
+            items = value if kind in _SEQUENCES else (value,)
+        found += [item for item in islice(items, LOOKED_AT) if type(item) in STRINGS and is_long(item)]
+    return found
 
 
 class Lift:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from poise._protocol import main_names
 from poise._protocol.buffers import COPIED_BELOW
+from poise._protocol.lifting import Lifted
 from poise._protocol.payloads import PROTOCOL, Packed, Payload
 from poise._protocol.proxies import reduce_proxy
 from poise._protocol.tensors import reduce_tensor
@@ -19,9 +20,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 
-def pack_deep(value: Any, awaited: Sequence[Any] = ()) -> Packed:
-    """Pack a value, in which an `Awaited` stands for each of these ObjectRefs. Raises whatever pickling raises."""
-    data, buffers, nested = _deep_pickler()(value)
+def pack_deep(value: Any, awaited: Sequence[Any] = (), long: Sequence[Any] = ()) -> Packed:
+    """Pack a value. Raises whatever pickling raises.
+
+    Args:
+        value: anything; an `Awaited` in it stands for an ObjectRef.
+        awaited: these ObjectRefs.
+        long: long strings that are somewhere in the value, and are to be lifted out of the pickle.
+    """
+    data, buffers, nested = _deep_pickler()(_Whole(value, long) if long else value)
     if buffers or nested or awaited:
         return Payload(data, buffers, nested, awaited)
     return data
@@ -33,18 +40,67 @@ def pack_in_band(value: Any) -> Packed:
     return Payload(data, (), nested) if nested else data
 
 
+class _StandIn:
+    """Stands in a pickle for something else."""
+
+    __slots__ = ()
+
+    def reduced(self, pickler: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        """What the pickler is to pickle."""
+        raise NotImplementedError
+
+
+class _Whole(_StandIn):
+    """A value behind the long strings in it, each lifted; wherever the pickler then meets one, it knows it already."""
+
+    __slots__ = ("known", "lifted", "value")
+
+    def __init__(self, value: Any, long: Sequence[Any]) -> None:
+        self.value = value
+        self.lifted = [(string, Lifted(string)) for string in {id(string): string for string in long}.values()]
+        self.known = _Known(self.lifted)
+
+    def reduced(self, pickler: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:  # noqa: ARG002 (its shape)
+        return _last, (*(lifted for _, lifted in self.lifted), self.known, self.value)
+
+
+class _Known(_StandIn):
+    """Stands between the two: here the pickler is told what it knows."""
+
+    __slots__ = ("lifted",)
+
+    def __init__(self, lifted: Sequence[tuple[Any, Lifted]]) -> None:
+        self.lifted = lifted
+
+    def reduced(self, pickler: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        # One entry takes the place of another: the pickler numbers new ones by how many there are.
+        memo = pickler.memo.copy()
+        for string, lifted in self.lifted:
+            number, _ = memo.pop(id(lifted))
+            memo[id(string)] = number, string
+        pickler.memo = memo
+        return _last, (None,)
+
+
+def _last(*parts: Any) -> Any:
+    return parts[-1]
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Ray's objects inside pickles. A pickle made outside Ray must not contain them: Ray could not count the reference
 # and would keep the object for ever.
 
 
-class Awaited:
+class Awaited(_StandIn):
     """Stands in a pickle for an ObjectRef whose value the function is to get."""
 
     __slots__ = ("index",)
 
     def __init__(self, index: int) -> None:
         self.index = index
+
+    def reduced(self, pickler: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:  # noqa: ARG002 (its shape)
+        return _awaited, (self.index,)
 
 
 def _nested(_index: int) -> Any:
@@ -113,8 +169,8 @@ def _deep_pickler() -> Callable[..., tuple[bytes, list[Any], list[Any]]]:
             if issubclass(type(obj), lifted):
                 self.nested.append(obj)
                 return _nested, (len(self.nested) - 1,)
-            if type(obj) is Awaited:
-                return _awaited, (obj.index,)
+            if issubclass(type(obj), _StandIn):
+                return obj.reduced(self)
             if _is_small_and_sealed(obj):  # so that it arrives writable: the pickle says what may not be written to
                 return obj.copy().__reduce_ex__(PROTOCOL)
             if type(obj) is cached:

@@ -46,7 +46,7 @@ def tensor_of(buffer: Any, dtype: Any, shape: Sequence[int], stride: Sequence[in
 
 
 def _is_plain(torch: Any, tensor: Any) -> bool:
-    return (
+    return bool(
         tensor.device.type == "cpu"
         and tensor.layout is torch.strided
         and not (tensor.requires_grad or tensor.is_quantized or tensor.is_conj() or tensor.is_neg())
