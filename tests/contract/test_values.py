@@ -65,7 +65,7 @@ class Ledger:
 async def test_a_long_string_comes_back_as_it_was(share_pool: SharePool, kind: Any, size: int) -> None:
     async with share_pool(Ledger, size=1) as pool:
         value = kind(size)
-        for sent in (value, [value, 1], {"key": value}, {"deep": [{"er": value}]}):
+        for sent in (value, [value, 1], {"key": value}, {"deep": [{"er": value}]}, [value, {1, 2}, value]):
             came = await pool.run(Ledger.echo, sent)
             assert came == sent
             assert type(came) is type(sent)
