@@ -72,7 +72,7 @@ class CallerLink(asyncio.BufferedProtocol):
         return int(self.endpoint.fileno())
 
     def write(self, pieces: Iterable[bytes | memoryview]) -> None:
-        """Write these pieces, one after the other, as they are now. Not to be called while this is paused."""
+        """Write these pieces, one after the other, as they are now."""
         for piece in pieces:
             if type(piece) is bytes and len(piece) <= SLICE and not self.is_paused:
                 self.transport.write(piece)
