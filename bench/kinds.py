@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
+from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -15,26 +16,22 @@ QUICK_SIZES: Final = (1_000_000, 8_000_000, 20_000_000)
 
 
 def _tensor(size: int) -> Any:
-    import torch
-
+    torch: Any = import_module("torch")
     return torch.zeros(size, dtype=torch.uint8)
 
 
 def _polars(size: int) -> Any:
-    import polars
-
+    polars: Any = import_module("polars")
     return polars.DataFrame({"a": np.zeros(size // 8)})
 
 
 def _arrow(size: int) -> Any:
-    import pyarrow
-
+    pyarrow: Any = import_module("pyarrow")
     return pyarrow.table({"a": np.zeros(size // 8)})
 
 
 def _pandas(size: int) -> Any:
-    import pandas
-
+    pandas: Any = import_module("pandas")
     return pandas.DataFrame({"a": np.zeros(size // 8)})
 
 
@@ -48,7 +45,7 @@ _OF_PACKAGES: Final[dict[str, Callable[[int], Any]]] = {
 
 def kinds() -> dict[str, Callable[[int], Any]]:
     """What makes a value of so many bytes, by its kind; those of a package only where it is installed."""
-    installed = {name: make for name, make in _OF_PACKAGES.items() if importlib.util.find_spec(name) is not None}
+    installed = {name: make for name, make in _OF_PACKAGES.items() if find_spec(name) is not None}
     return {
         "bytes": lambda size: b"x" * size,
         "str": lambda size: "x" * size,

@@ -60,6 +60,6 @@ def _is_dense(tensor: Any) -> bool:
     for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
         if size != 1:
             if stride != expected:
-                return tensor.numel() == 0
+                return bool(tensor.numel() == 0)
             expected *= size
     return True
