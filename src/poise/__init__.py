@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from poise._engine.mapping import Results
     from poise._engine.stream import Stream
     from poise._ray.here import ray_here
-    from poise._worker.current import cancelled
+    from poise._worker.current import ThisWorker, cancelled, this_worker
     from poise.actor_pool import ActorCall, ActorPool
     from poise.errors import (
         ConfigError,
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         PoolBroken,
         PoolClosed,
         RemoteError,
+        ReplaceFailed,
         UnknownOption,
         WorkerLost,
         WrongLoop,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from poise.executor.broken import ExecutorBroken, ExecutorPoisonCall, ExecutorWorkerLost
     from poise.executor.face import Executor
     from poise.options import CallArguments, CallOptions, MapArguments, PoolArguments
+    from poise.policies import Recycle
     from poise.pool import Pool
     from poise.stats import Stats, WorkerStats
     from poise.view import View, Worker
@@ -63,10 +65,13 @@ __all__ = [
     "PoolArguments",
     "PoolBroken",
     "PoolClosed",
+    "Recycle",
     "RemoteError",
+    "ReplaceFailed",
     "Results",
     "Stats",
     "Stream",
+    "ThisWorker",
     "UnknownOption",
     "View",
     "Worker",
@@ -75,6 +80,7 @@ __all__ = [
     "WrongLoop",
     "cancelled",
     "ray_here",
+    "this_worker",
 ]
 
 _MODULES = frozenset({"asgi", "errors", "testing"})
@@ -106,10 +112,13 @@ _HOMES = {
     "PoolArguments": "poise.options",
     "PoolBroken": "poise.errors",
     "PoolClosed": "poise.errors",
+    "Recycle": "poise.policies",
     "RemoteError": "poise.errors",
+    "ReplaceFailed": "poise.errors",
     "Results": "poise._engine.mapping",
     "Stats": "poise.stats",
     "Stream": "poise._engine.stream",
+    "ThisWorker": "poise._worker.current",
     "UnknownOption": "poise.errors",
     "View": "poise.view",
     "Worker": "poise.view",
@@ -118,6 +127,7 @@ _HOMES = {
     "WrongLoop": "poise.errors",
     "cancelled": "poise._worker.current",
     "ray_here": "poise._ray.here",
+    "this_worker": "poise._worker.current",
 }
 
 

@@ -7,6 +7,7 @@ PoiseError
 ├── WorkerLost          the worker died while the call was on it, or waited for it
 │   └── PoisonCall      ... at each of the last n deaths
 ├── PoolBroken          workers cannot start
+├── ReplaceFailed       a new worker cannot start, so the old one stays
 ├── PoolClosed          submitted to, or still waiting in, a closed pool
 ├── PayloadError        an argument or a result cannot travel
 │   ├── PayloadRefused      ... because of a PicklingError (as which it can be caught)
@@ -144,6 +145,19 @@ class PoolBroken(PoiseError):
         count = f" ({failures} failed in a row)" if failures else ""
         super().__init__(f"no worker could start{count}: {reason}")
         self.failures = failures
+        self.reason = reason
+
+
+class ReplaceFailed(PoiseError):
+    """A new worker could not start, so that the old one stays. The constructor's own exception is the `__cause__`.
+
+    Attributes:
+        reason: why, as text.
+    """
+
+    def __init__(self, reason: str) -> None:
+        """Say why."""
+        super().__init__(f"a new worker could not start, and the old ones stay: {reason}")
         self.reason = reason
 
 

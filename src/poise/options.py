@@ -8,7 +8,9 @@ import numbers
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Literal, Required, TypedDict, get_args
 
+from poise.checks import check_flag, check_moment, check_one_of, check_seconds, check_whole, is_a
 from poise.errors import ConfigError, UnknownOption
+from poise.policies import Recycle
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping
@@ -68,6 +70,7 @@ class WorkerArguments(TypedDict, total=False):
     lane: LaneName
     link_timeout: float
     writable: bool
+    recycle: Recycle | None
     ray_options: dict[str, Any] | None
     ray_init: dict[str, Any] | None
 
@@ -109,20 +112,19 @@ class CallOptions:
             ConfigError: an option is outside its range.
         """
         if self.timeout is not None:
-            _seconds("timeout", self.timeout)
+            check_seconds("timeout", self.timeout)
         if self.deadline is not None:
-            _number("deadline", self.deadline)
+            check_moment("deadline", self.deadline)
         check_whole("priority", self.priority, None)
         check_whole("retries", self.retries, 0)
-        _seconds("retry_delay", self.retry_delay, zero=True, none=False)
-        if not isinstance(self.kill_on_cancel, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ConfigError("kill_on_cancel", self.kill_on_cancel, "True or False")
+        check_seconds("retry_delay", self.retry_delay, zero=True, none=False)
+        check_flag("kill_on_cancel", self.kill_on_cancel)
         _check_tenant(self.tenant, self.weight)
         given: Any = self.retry_on
         is_tuple = isinstance(given, tuple)
         kinds: tuple[Any, ...] = given if is_tuple else (given,)  # pyright: ignore[reportUnknownVariableType]
         for kind in kinds:
-            if not (_is(kind, type) and issubclass(kind, Exception)):
+            if not (is_a(kind, type) and issubclass(kind, Exception)):
                 raise ConfigError("retry_on", kind, "give exception classes, each derived from Exception")
         object.__setattr__(self, "retry_on", kinds)
 
@@ -184,6 +186,7 @@ class PoolOptions:
     lane: LaneName = "auto"
     link_timeout: float = 5.0
     writable: bool = False
+    recycle: Recycle | None = None
     ray_options: dict[str, Any] = field(default_factory=dict[str, Any])
     ray_init: dict[str, Any] = field(default_factory=dict[str, Any])
 
@@ -203,21 +206,22 @@ class PoolOptions:
         check_whole("min_ready", self.min_ready, 0)
         if self.size is not None and self.min_ready > self.size:
             raise ConfigError("min_ready", self.min_ready, f"at most size, which is {self.size}")
-        _seconds("start_timeout", self.start_timeout, none=False)
-        _seconds("close_timeout", self.close_timeout, zero=True, none=False)
+        check_seconds("start_timeout", self.start_timeout, none=False)
+        check_seconds("close_timeout", self.close_timeout, zero=True, none=False)
         if self.close_timeout == math.inf:
             raise ConfigError("close_timeout", self.close_timeout, "seconds, zero or more, and finite")
         if self.kill_after is not None:
-            _seconds("kill_after", self.kill_after, zero=True)
+            check_seconds("kill_after", self.kill_after, zero=True)
         check_whole("poison_after", self.poison_after, 1)
         if self.retry_budget is not None:
             _share("retry_budget", self.retry_budget)
         check_one_of("lane", self.lane, get_args(LaneName))
-        _seconds("link_timeout", self.link_timeout, none=False)
+        check_seconds("link_timeout", self.link_timeout, none=False)
         if self.link_timeout < 1 or self.link_timeout == math.inf:
             raise ConfigError("link_timeout", self.link_timeout, "seconds, at least 1: the kernel counts in whole ones")
-        if type(self.writable) is not bool:
-            raise ConfigError("writable", self.writable, "True or False")
+        check_flag("writable", self.writable)
+        if self.recycle is not None and not isinstance(self.recycle, Recycle):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigError("recycle", self.recycle, "a poise.Recycle, such as poise.Recycle(calls=10_000), or None")
         object.__setattr__(self, "ray_options", _dict("ray_options", self.ray_options, "Ray gives to an actor"))
         object.__setattr__(self, "ray_init", _dict("ray_init", self.ray_init, "ray.init() takes"))
 
@@ -249,6 +253,8 @@ _OTHERS_OPTIONS: Final = {
     "max_pending_calls": "use backlog=",
     "initializer": "give a factory, which runs in each worker; poise.Executor has initializer=",
     "initargs": "give a factory, which runs in each worker; poise.Executor has initargs=",
+    "max_tasks_per_child": "use recycle=poise.Recycle(calls=...); poise.Executor has max_tasks_per_child=",
+    "maxtasksperchild": "use recycle=poise.Recycle(calls=...)",
 }
 """Names that users bring from elsewhere, for a pool, and what to do instead."""
 
@@ -295,53 +301,15 @@ def _instead(name: str, known: Iterable[str], whose: str) -> str:
     return f"did you mean {' or '.join(near)}?" if near else f"{whose} has the options {', '.join(known)}"
 
 
-def _number(option: str, value: Any) -> None:
-    if not isinstance(value, int | float) or isinstance(value, bool) or math.isnan(value):
-        raise ConfigError(option, value, "a time of the loop, such as loop.time() + 0.5, or None")
-
-
-def _seconds(option: str, value: Any, *, zero: bool = False, none: bool = True) -> None:
-    if not _is(value, numbers.Real) or math.isnan(value) or value < 0 or (value == 0 and not zero):
-        allowed = "seconds, zero or more" if zero else "seconds, more than zero"
-        raise ConfigError(option, value, f"{allowed}, or None for no limit" if none else allowed)
-
-
 def _check_tenant(tenant: Any, weight: Any) -> None:
     try:
         hash(tenant)
     except Exception as error:
         raise ConfigError("tenant", tenant, "what can be a key of a dict, such as a name, or None") from error
-    if not _is(weight, numbers.Real) or not 0 < weight < math.inf:
+    if not is_a(weight, numbers.Real) or not 0 < weight < math.inf:
         raise ConfigError("weight", weight, "a finite number, more than zero")
 
 
 def _share(option: str, value: Any) -> None:
-    if not _is(value, numbers.Real) or not 0 <= value <= 1:
+    if not is_a(value, numbers.Real) or not 0 <= value <= 1:
         raise ConfigError(option, value, "a share from 0 to 1, such as 0.2, or None for no bound")
-
-
-def check_one_of(option: str, value: object, allowed: tuple[Any, ...]) -> None:
-    """Check a value that is one of a few.
-
-    Raises:
-        ConfigError: it is none of them.
-    """
-    if value not in allowed:
-        raise ConfigError(option, value, f"one of {', '.join(map(repr, allowed))}")
-
-
-def check_whole(option: str, value: Any, least: int | None, most: int | None = None) -> None:
-    """Check a whole number; `operator.index` would let a bool through.
-
-    Raises:
-        ConfigError: it is none, or outside its range.
-    """
-    is_whole = _is(value, numbers.Integral)
-    if not is_whole or (least is not None and value < least) or (most is not None and value > most):
-        span = "a whole number" if least is None else f"a whole number of at least {least}"
-        raise ConfigError(option, value, span if most is None else f"{span} and at most {most}")
-
-
-def _is(value: Any, kind: Any) -> bool:
-    """Whether the value is of that kind and no bool, which Python counts among the numbers."""
-    return isinstance(value, kind) and not isinstance(value, bool)

@@ -106,6 +106,8 @@ class Pool(View[T]):
                 another node is noticed. However long a worker is busy and reads nothing, it is not taken for dead.
             writable (False): whether large arrays (64 KB and more) may be written to where they arrive, in the worker
                 and as results, as small ones may. What came through Ray is copied for it. Else they are read-only.
+            recycle (None): when a healthy worker is replaced because it is old: a `poise.Recycle`, for example
+                `poise.Recycle(calls=10_000, memory="2GiB")`.
             ray_options (None): options of Ray's for each actor, passed on unchanged: `num_gpus`, `resources`,
                 `runtime_env`...
             ray_init (None): options of `ray.init()`, such as `num_cpus`, `log_to_driver` or `address`, for the Ray
@@ -183,6 +185,48 @@ class Pool(View[T]):
             PoolClosed: the pool is not open, or was closed.
         """
         await self._engine.resize(size)
+
+    async def replace(self, worker_id: int) -> int:
+        """Have a worker replaced, for example one that does no good work; returns when the new one is ready.
+
+        Until then the old one works on; then it takes nothing more, finishes what it holds, closes what the factory
+        made, and ends. No call fails. It leaves first if Ray has no room for both, or with `Recycle(surge=False)`.
+        Cancelling this does not stop it.
+
+        Args:
+            worker_id: its number, as `stats().workers` and a leased worker have it.
+
+        Returns:
+            The number of the new one.
+
+        Raises:
+            ReplaceFailed: the new one cannot start; the old one stays. Its cause is the constructor's exception.
+            ConfigError: no worker of that number is ready, or the pool is one of existing actors.
+            PoolClosed: the pool is not open, or was closed meanwhile.
+        """
+        return await self._engine.replace(worker_id)
+
+    async def reload(self, factory: Callable[[], T] | RemoteClass | None = None, *, surge: int = 1) -> None:
+        """Replace every worker, for new weights, say, while calls are served; returns when those that work are new.
+
+        New workers start first, `surge` at a time, and for each that is ready an old one takes nothing more, finishes
+        what it holds, and ends; a lease, or a stream, stays where it is until it ends. Meanwhile calls run on either.
+        If a new worker cannot start, or has no room, the pool stays as it was: those that were new already are replaced
+        by old ones again. A second reload waits for the first. Cancelling this does not stop it.
+
+        Args:
+            factory: makes what the new workers hold, and all that come later; the same as before, asked anew, if None.
+            surge: how many new workers may start at a time beside the old ones. With 0 one after the other leaves
+                first, where there is no room for one more: then calls make do with one worker less.
+
+        Raises:
+            ReplaceFailed: a new worker could not start; says why. Its cause is the constructor's exception.
+            PayloadError: the factory cannot be pickled; nothing has changed.
+            ConfigError: `surge` is less than 0, the factory cannot be called without arguments, or the pool is one of
+                existing actors.
+            PoolClosed: the pool is not open, or was closed meanwhile.
+        """
+        await self._engine.reload(factory, surge)
 
     async def aclose(self) -> None:
         """Close now: what waits is refused, what runs is given up, and every worker is ended.

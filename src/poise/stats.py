@@ -13,6 +13,8 @@ class WorkerStats:
     """The worker's number in the pool. A replacement gets a new one."""
     state: str
     """"pending", "starting", "ready" or "retiring"."""
+    generation: int
+    """How many reloads there were before the factory that it was made by, those that failed among them."""
     running: int
     """Calls that hold a slot, abandoned ones among them."""
     ahead: int
@@ -46,6 +48,8 @@ class Stats:
 
     size: int
     """Workers that were asked for."""
+    generation: int
+    """Of which workers are that start now: 0, until a `reload` has brought another."""
     ready: int
     """Workers that have started and live."""
     starting: int
@@ -88,6 +92,8 @@ class Stats:
     """Attempts that `retry_budget` did not allow, so that the call ended with what had befallen it."""
     deaths: int
     """Workers that died, or failed to start."""
+    recycled: int
+    """Healthy workers that were replaced because `recycle` said so; not among the deaths."""
     workers: tuple[WorkerStats, ...]
     """Every worker that is not gone, those that start among them."""
 

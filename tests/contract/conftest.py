@@ -49,6 +49,7 @@ class TlsRuntime(Runtime):
             concurrency=settings.concurrency,
             close_timeout=settings.close_timeout,
             writable=settings.writable,
+            most_bytes=None if settings.recycle is None else settings.recycle.most_bytes,
             ray_options=settings.ray_options,
         )
 

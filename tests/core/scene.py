@@ -9,7 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 from poise._answers import NOT_BEGUN, RETURNED, Answer, Ending
 from poise._core.calls import CallRecord, TenantCallRecord
-from poise._core.effects import Cancel, Effect, Kill, Lease, Lost, Recall, Reject, Resolve, Send, Start, Withdraw
+from poise._core.effects import (
+    Cancel,
+    Effect,
+    Kill,
+    Lease,
+    Lost,
+    Oversized,
+    Recall,
+    Reject,
+    Replacing,
+    Resolve,
+    Send,
+    Start,
+    Withdraw,
+)
 from poise._core.pace import AHEAD_CALLS
 from poise._core.scheduler import Scheduler
 
@@ -19,6 +33,7 @@ if TYPE_CHECKING:
     from poise._core.states import CallState
     from poise._core.workers import WorkerRecord
     from poise.errors import PoiseError
+    from poise.policies import Recycle
 
 SHORT = "short"
 """A function that `learn_pace` makes known as short, so that it is sent ahead."""
@@ -45,6 +60,7 @@ class Scene:
         poison_after: int = 3,
         retry_budget: float | None = None,
         heals: bool = True,
+        recycle: Recycle | None = None,
         chance: Callable[[], float] = lambda: 1.0,
     ) -> None:
         self.now = 0.0
@@ -58,6 +74,7 @@ class Scene:
             poison_after=poison_after,
             retry_budget=retry_budget,
             heals=heals,
+            recycle=recycle,
             chance=chance,
         )
         self.sent: dict[int, list[CallRecord]] = defaultdict(list)
@@ -73,12 +90,15 @@ class Scene:
         self.closed: list[int] = []
         """Those of them that may go gently."""
         self.losses: list[Lost] = []
+        self.replacing: list[tuple[int, int]] = []
+        """Workers that are to be replaced, and by whom."""
+        self.oversized: list[int] = []
         self._next_id = 0
         self.act(self.pool.open(self.now))
         for worker_id in range(size if ready is None else ready):
             self.ready(worker_id)
 
-    def act(self, effects: list[Effect]) -> None:  # noqa: C901 (a list of what can be asked for)
+    def act(self, effects: list[Effect]) -> None:  # noqa: C901, PLR0912 (a list of what can be asked for)
         """Note what the scheduler decided."""
         for effect in effects:
             match effect:
@@ -108,6 +128,10 @@ class Scene:
                     self.closed += [worker_id] * gently
                 case Lost():
                     self.losses.append(effect)
+                case Replacing(worker_id, heir_id):
+                    self.replacing.append((worker_id, heir_id))
+                case Oversized(worker_id):
+                    self.oversized.append(worker_id)
         self.pool.check_invariants()
 
     # ---------------------------------------------------------------- callers

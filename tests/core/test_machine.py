@@ -60,4 +60,7 @@ def test_the_world_sees_everything_that_can_happen() -> None:
     assert {"Send", "Recall", "Cancel", "Resolve", "Reject", "Lease", "Start", "Kill"} <= seen.keys()
     assert "sent elsewhere" in seen
     assert {"Withdraw", "withdrawn"} <= seen.keys()
+    assert {"Replacing", "Oversized"} <= seen.keys()
+    assert seen["reloaded"]
+    assert seen["went back"]
     assert {"DeadlineExceeded", "WorkerLost", "PoolBroken", "PoolClosed", "submit: Overloaded"} <= seen.keys()

@@ -90,16 +90,16 @@ def test_workers_that_cannot_start_break_the_pool_and_waiting_calls_fail_with_th
     with pytest.raises(PoolBroken) as caught:
         scene.submit()
     assert caught.value.__cause__ is reason
-    assert (scene.pool.failed_starts, scene.pool.last_failure) == (3, "the constructor raised")
+    assert (scene.pool.fleet.failed_starts, scene.pool.fleet.last_failure) == (3, "the constructor raised")
 
 
 def test_as_many_starts_as_workers_must_fail_before_the_pool_is_broken() -> None:  # G8
     scene = Scene(size=5, ready=0)
     for worker_id in range(4):
         scene.lose(worker_id)
-    assert scene.pool.broken is None
+    assert scene.pool.fleet.broken is None
     scene.lose(4)
-    assert scene.pool.broken is not None
+    assert scene.pool.fleet.broken is not None
 
 
 def test_a_broken_pool_works_again_when_a_worker_starts_after_all() -> None:  # G8
@@ -110,12 +110,12 @@ def test_a_broken_pool_works_again_when_a_worker_starts_after_all() -> None:  # 
         scene.submit()
     scene.wait(1.0)
     scene.ready(4)
-    assert (scene.pool.broken, scene.pool.failed_starts) == (None, 0)
+    assert (scene.pool.fleet.broken, scene.pool.fleet.failed_starts) == (None, 0)
     call = scene.submit()
     assert scene.sent[4] == [call]
     scene.lose(3)
     scene.lose(5)
-    assert scene.pool.broken is None
+    assert scene.pool.fleet.broken is None
 
 
 def test_failed_starts_beside_a_ready_worker_do_not_break_the_pool() -> None:  # G8
@@ -123,10 +123,10 @@ def test_failed_starts_beside_a_ready_worker_do_not_break_the_pool() -> None:  #
     for worker_id in range(1, 12):
         scene.lose(worker_id, "no room")
         scene.wait(60.0)
-    assert scene.pool.broken is None
+    assert scene.pool.fleet.broken is None
     waiting = [scene.submit(), scene.submit()]
     scene.lose(0)
-    assert scene.pool.broken is None, "the room that it leaves may be what the others lack"
+    assert scene.pool.fleet.broken is None, "the room that it leaves may be what the others lack"
     scene.wait(60.0)
     scene.ready(max(scene.started))
     assert state(waiting[1]) is CallState.RUNNING
@@ -137,7 +137,7 @@ def test_a_pool_that_does_not_heal_breaks_when_its_last_worker_is_gone() -> None
     lost = [scene.submit(), scene.submit()]
     waiting = scene.submit()
     scene.lose(0)
-    assert (scene.pool.broken, len(scene.pool.members())) == (None, 1)
+    assert (scene.pool.fleet.broken, len(scene.pool.members())) == (None, 1)
     scene.lose(1)
     assert [type(scene.errors[call]) for call in (*lost, waiting)] == [WorkerLost, WorkerLost, PoolBroken]
     with pytest.raises(PoolBroken):
@@ -232,8 +232,8 @@ def test_a_worker_that_asks_for_it_is_replaced_at_once_and_finishes_what_it_hold
     scene = Scene(size=2, slots=1)
     first, second, waiting = scene.submit(), scene.submit(), scene.submit()
     (old,) = [worker for worker in (0, 1) if first in scene.sent[worker]]
-    scene.act(scene.pool.retire(old, scene.now))
-    scene.act(scene.pool.retire(old, scene.now))
+    scene.act(scene.pool.renewals.retire(old, "SIGTERM", scene.now))
+    scene.act(scene.pool.renewals.retire(old, "SIGTERM", scene.now))
     assert scene.started == [0, 1, 2], "told twice, it is replaced once"
     scene.answer(first)
     assert scene.closed == [old]
@@ -248,7 +248,7 @@ def test_a_worker_that_asks_for_it_is_replaced_at_once_and_finishes_what_it_hold
 
 def test_a_worker_of_a_pool_that_makes_no_others_retires_without_an_heir() -> None:
     scene = Scene(size=2, heals=False)
-    scene.act(scene.pool.retire(0, scene.now))
+    scene.act(scene.pool.renewals.retire(0, "SIGTERM", scene.now))
     assert scene.started == [0, 1]
     call = scene.submit()
     assert scene.sent[1] == [call]
@@ -370,7 +370,7 @@ def test_in_a_broken_pool_a_worker_that_retires_finishes_what_has_begun() -> Non
         scene.wait(1.0)
         scene.lose(worker_id, "it could not start")
     assert set(scene.errors) == {running[0], queued}
-    assert str(scene.pool.broken) == str(scene.pool.broken_error())
+    assert str(scene.pool.fleet.broken) == str(scene.pool.fleet.broken_error())
     scene.give_back(retiring, ahead)
     assert isinstance(scene.errors[ahead], PoolBroken)
     scene.answer(running[1], ending=RETRYABLE, outcome="an exception")
@@ -387,7 +387,7 @@ def test_a_lease_goes_on_in_a_broken_pool() -> None:  # G8
     for worker_id in range(2, 5):
         scene.wait(1.0)
         scene.lose(worker_id, "it could not start")
-    assert scene.pool.broken is not None
+    assert scene.pool.fleet.broken is not None
     scene.answer(scene.submit(lease=retiring))
     scene.release(retiring)
 
@@ -451,7 +451,7 @@ def test_stopping_ends_every_call_and_every_worker() -> None:  # G1
     assert scene.pool.next_tick() == math.inf
     assert scene.pool.is_idle
     assert scene.pool.members() == []
-    assert scene.pool.broken is None
+    assert scene.pool.fleet.broken is None
     assert scene.pool.stop(scene.now) == []
     with pytest.raises(PoolClosed):
         scene.submit()

@@ -18,11 +18,24 @@ from typing import TYPE_CHECKING, Any
 
 from poise._answers import NOT_BEGUN, RAISED, RETRYABLE, RETURNED, Answer, Ending
 from poise._core.calls import CallRecord, TenantCallRecord
-from poise._core.effects import Cancel, Effect, Kill, Lease, Recall, Reject, Resolve, Send, Start, Withdraw
+from poise._core.effects import (
+    Cancel,
+    Effect,
+    Kill,
+    Lease,
+    Recall,
+    Reject,
+    Replacing,
+    Resolve,
+    Send,
+    Start,
+    Withdraw,
+)
 from poise._core.pace import AHEAD_CALLS
 from poise._core.scheduler import Scheduler
 from poise._core.states import CallState
 from poise.errors import DeadlineExceeded, LeaseExpired, Overloaded, PoiseError, PoolBroken, PoolClosed, WorkerLost
+from poise.policies import Recycle
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -52,6 +65,10 @@ class Actor:
     """Recalls that it has not answered, as the pool's lane knows it."""
     is_silent: bool = False
     """Whether the pool has taken calls from it because it does not answer, and may send it nothing."""
+    runs: int = 0
+    """Calls that it has begun."""
+    is_special: bool = False
+    """Whether it was leased, so that it may have begun more calls than the pool would have given it."""
 
     def receive(self) -> None:
         """Take in the next message."""
@@ -135,6 +152,7 @@ class World:
         backlog_per_tenant: int | None = None,
         tenants: int = 0,
         has_marks: bool = True,
+        recycle: Recycle | None = None,
     ) -> None:
         self.now = 100.0
         self.pool = Scheduler(
@@ -146,7 +164,9 @@ class World:
             poison_after=poison_after,
             retry_budget=retry_budget,
             backlog_per_tenant=backlog_per_tenant,
+            recycle=recycle,
         )
+        self.recycle = recycle
         self.slots = slots
         self.tenants = tenants
         self.limit = math.inf if backlog is None else backlog
@@ -162,7 +182,11 @@ class World:
         self.starting: list[int] = []
         self.dying: list[int] = []
         """Workers that the pool has had killed and whose death it does not know yet."""
-        self.retired: set[int] = set()
+        self.ended: list[int] = []
+        """Workers that have ended as they were to, which the pool has not heard yet."""
+        self.generations = 0
+        self.spares: dict[int, int] = {}
+        """Workers that start while the one of this number works, which is to do so until they are ready."""
         self.seen: Counter[str] = Counter()
         self._next_id = 0
         self._accepted: set[int] = set()
@@ -204,7 +228,11 @@ class World:
                     assert call.deadline > self.now  # G6
                     self.leases[worker_id] = self.live[call.id]
                 case Start(worker_id):
+                    assert worker_id not in self.starting
                     self.starting.append(worker_id)
+                case Replacing(worker_id, heir_id, _, is_gentle):
+                    if is_gentle and not (self.recycle is not None and self.recycle.exact):
+                        self.spares[heir_id] = worker_id
                 case Kill(worker_id, _):
                     self._killed(worker_id)
         self._check_order(sent)
@@ -283,9 +311,14 @@ class World:
     def _killed(self, worker_id: int) -> None:
         if worker_id in self.starting:
             self.starting.remove(worker_id)
+            self.spares.pop(worker_id, None)
+            self.ended.append(worker_id)
             return
         actor = self.actors[worker_id]
         if not any(worker.id == worker_id for worker in self.pool.stats(self.now).workers):
+            assert not actor.outstanding, "a call is lost because its worker was not wanted any more"
+            assert worker_id not in self.leases
+            self.ended.append(worker_id)
             self._bury(worker_id)
         else:
             actor.is_killed = True
@@ -293,6 +326,7 @@ class World:
 
     def _bury(self, worker_id: int) -> None:
         actor = self.actors.pop(worker_id)
+        self._let_go_of(worker_id)
         if worker_id in self.dying:
             self.dying.remove(worker_id)
         for call_id in actor.outstanding:
@@ -420,14 +454,71 @@ class World:
 
     def start_one(self, index: int, *, fails: bool) -> None:
         worker_id = self.starting.pop(index % len(self.starting))
+        self.spares.pop(worker_id, None)
         if fails:
             self.perform(self.pool.worker_lost(worker_id, "it could not start", self.now))
         else:
             self.actors[worker_id] = Actor(worker_id, self.slots, self.sends_ahead)
             self.perform(self.pool.worker_ready(worker_id, self.now, most_ahead=AHEAD_CALLS if self.sends_ahead else 0))
 
+    def end_one(self) -> None:
+        """The pool hears that a worker has ended as it was to."""
+        worker_id = self.ended.pop(0)
+        self.perform(self.pool.worker_lost(worker_id, "retired", self.now))
+
+    def replace(self, worker_id: int, how: str) -> None:
+        """A worker is to be replaced: so says somebody outside, or it itself."""
+        match how:
+            case "from outside":
+                _, effects = self.pool.renewals.replace(worker_id, self.now)
+                self.perform(effects)
+            case "from inside":
+                self._let_go_of(worker_id)
+                self.perform(self.pool.renewals.retire(worker_id, "it asks for it", self.now))
+            case _:
+                self.perform(
+                    self.pool.grown(worker_id, 3 << 30, self.now, is_fresh=how == "it is large from the start")
+                )
+
+    def find_no_room(self, worker_id: int) -> None:
+        """There is no room for one more."""
+        self.spares.pop(worker_id, None)
+        self.perform(self.pool.renewals.no_room(worker_id, "no room", self.now))
+
+    def reload(self, surge: int) -> None:
+        """All workers are to be of a new generation."""
+        if not self.pool.reloading.is_under_way:
+            self.generations += 1
+            reload, effects = self.pool.reloading.begin(surge, self.now)
+            assert reload.generation == self.generations
+            self.perform(effects)
+
+    def finish_reload(self) -> None:
+        """Let everybody start who is to; afterwards all are of one generation."""
+        for _ in range(1000):
+            self._start_and_end_all()
+            self._finish_calls()
+            if not self.starting and not self.ended and self.pool.next_tick() > self.now + 60:
+                break
+            self.now = max(self.now, min(self.pool.next_tick(), self.now + 60))
+            self.tick()
+        assert not self.pool.reloading.is_under_way
+        generations = {worker.generation for worker in self.pool.members()}
+        assert generations == {self.pool.fleet.generation}, "some are of another generation"
+        self.seen["reloaded"] += self.pool.fleet.generation > 0
+        self.seen["went back"] += self.pool.fleet.generation < self.generations
+
+    def _let_go_of(self, worker_id: int) -> None:
+        """This one need not work until another is ready."""
+        self.spares = {heir: old for heir, old in self.spares.items() if old != worker_id}
+
     def begin(self, actor: Actor, announced: int) -> None:
         if actor.inbox and len(actor.begun) < self.slots:
+            actor.runs += 1
+            actor.is_special |= actor.id in self.leases
+            if self.recycle is not None and self.recycle.exact and not actor.is_special:
+                assert self.recycle.calls is not None
+                assert actor.runs <= round(self.recycle.calls * (1 - self.recycle.jitter)) + self.slots - 1
             fate = self.fates[actor.begin(announced)]
             fate.begun += 1
             assert fate.begun <= fate.retries + 1  # G2
@@ -508,6 +599,7 @@ class World:
 
     def resize(self, size: int) -> None:
         if self.heals:
+            self.spares.clear()
             self.perform(self.pool.resize(size, self.now))
 
     # ---------------------------------------------------------------- checks
@@ -517,6 +609,11 @@ class World:
         for actor in self.actors.values():
             assert len(actor.begun) <= self.slots  # G3
         stats = self.pool.stats(self.now)
+        states = {worker.id: worker.state for worker in stats.workers}
+        for heir, old in self.spares.items():
+            assert heir not in states or self.actors[old].is_killed or states[old] == "ready", (
+                f"{old} leaves before {heir} is ready"
+            )
         assert self.pool.is_idle == (not self.live)
         assert stats.in_flight == sum(len(actor.outstanding) for actor in self.actors.values())
         free = [w for w in stats.workers if self._is_free(w.id, w.state, w.running)]
@@ -556,19 +653,28 @@ class World:
                 self.release(worker_id)
             for worker_id in list(self.dying):
                 self.die(self.actors[worker_id])
-            while self.starting:
-                self.start_one(0, fails=False)
-            for actor in list(self.actors.values()):
-                while actor.to_actor:
-                    actor.receive()
-                self.begin(actor, announced=1)
-                self.end(actor, 0, RETURNED, flush=True)
-                actor.flush()
-                while actor.to_pool and actor.id in self.actors:
-                    self.deliver(actor)
+            self._start_and_end_all()
+            self._finish_calls()
             self.now = max(self.now, min(self.pool.next_tick(), self.now + 60))
             self.tick()
         raise AssertionError(f"these hang: {self.live}")
+
+    def _start_and_end_all(self) -> None:
+        while self.starting or self.ended:
+            if self.ended:
+                self.end_one()
+            else:
+                self.start_one(0, fails=False)
+
+    def _finish_calls(self) -> None:
+        for actor in list(self.actors.values()):
+            while actor.to_actor:
+                actor.receive()
+            self.begin(actor, announced=1)
+            self.end(actor, 0, RETURNED, flush=True)
+            actor.flush()
+            while actor.to_pool and actor.id in self.actors:
+                self.deliver(actor)
 
     def end_of_world(self, *, drains: bool, refuses: bool = False) -> None:
         """Close the pool; afterwards no call is pending (G1)."""
@@ -576,6 +682,8 @@ class World:
             self.perform(self.pool.close(self.now, reject_waiting=refuses))
             self.run_out()
             assert self.pool.is_idle
+            if self.generations:
+                self.finish_reload()
         for worker_id in list(self.leases):
             self._lease_lost(worker_id)
         effects = self.pool.stop(self.now)
@@ -616,23 +724,33 @@ STEPS = (
     *("receive", "begin", "begin", "end", "end", "deliver", "deliver") * 2,
     *("start", "cancel", "kill", "tick", "advance", "lease", "leased", "release", "bound", "settle"),
     *("die", "resize"),
+    *("replace", "no room", "ended", "ended", "reload"),
+)
+RECYCLES = (
+    *(None,) * 4,
+    Recycle(calls=3),
+    Recycle(calls=2, jitter=0, exact=True),
+    Recycle(calls=5, age=10.0, surge=False),
+    Recycle(age=1.0, memory="2GiB"),
 )
 
 
 def make_world(dice: Dice) -> World:
     pick = dice.pick
+    heals = pick((True, True, True, True, False))
     world = World(
         size=pick((1, 1, 2, 2, 3, 5)),
         slots=pick((1, 1, 1, 2, 3)),
         backlog=pick(BACKLOGS),
         kill_after=pick((None, 0.0, 5.0)),
-        heals=pick((True, True, True, True, False)),
+        heals=heals,
         sends_ahead=pick((True, True, False)),
         poison_after=pick((3, 2, 1)),
         retry_budget=pick((None, None, 0.2)),
         tenants=pick((0, 0, 0, 3)),
         backlog_per_tenant=pick((None, None, 1, 2)),
         has_marks=pick((True, True, False)),
+        recycle=pick(RECYCLES) if heals else None,
     )
     if pick((True, True, False)):
         while world.starting:
@@ -682,7 +800,7 @@ def move_an_actor(world: World, step: str, dice: Dice) -> None:
                 world.die(victim, is_cut_off=pick((False, False, True)))
 
 
-def take_step(world: World, step: str, dice: Dice) -> None:  # noqa: C901 (a list of what can happen)
+def take_step(world: World, step: str, dice: Dice) -> None:  # noqa: C901, PLR0912 (a list of what can happen)
     """Let one thing happen, if it can."""
     pick = dice.pick
     match step:
@@ -708,6 +826,15 @@ def take_step(world: World, step: str, dice: Dice) -> None:  # noqa: C901 (a lis
             world.settle()
         case "resize" if pick((False, True)):
             world.resize(pick((1, 2, 3, 5)))
+        case "replace" if world.actors and world.heals and pick((False, True)):
+            how = pick(("from outside", "from inside", "it has grown", "it is large from the start"))
+            world.replace(pick(tuple(world.actors)), how)
+        case "reload" if world.heals and pick((False, False, True)):
+            world.reload(pick((0, 1, 1, 2)))
+        case "no room" if world.spares:
+            world.find_no_room(pick(tuple(world.spares)))
+        case "ended" if world.ended:
+            world.end_one()
         case _:
             pass
 

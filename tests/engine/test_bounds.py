@@ -53,6 +53,12 @@ class StuckLauncher:
     async def shortage(self) -> str | None:
         return None
 
+    async def has_room(self) -> bool:
+        return True
+
+    async def again(self, factory: Any) -> Launcher:
+        return self
+
     async def aclose(self, within: float) -> None:
         return
 
@@ -174,6 +180,12 @@ class OneByOne:
 
     async def shortage(self) -> str | None:
         return None
+
+    async def has_room(self) -> bool:
+        return True
+
+    async def again(self, factory: Any) -> Launcher:
+        return self
 
     async def aclose(self, within: float) -> None:
         return

@@ -687,11 +687,51 @@ def test_the_number_of_workers_can_be_read_as_in_the_original() -> None:
         poise.Executor(0)
 
 
-@pytest.mark.parametrize("option", ["mp_context", "max_tasks_per_child"])
-def test_what_only_processes_have_is_refused_with_the_reason(option: str) -> None:
-    options: Any = {option: 1}
-    with pytest.raises(poise.ConfigError, match=f"{option}=1 is not allowed: workers are"):
+def test_what_only_processes_have_is_refused_with_the_reason() -> None:
+    options: Any = {"mp_context": 1}
+    with pytest.raises(poise.ConfigError, match="mp_context=1 is not allowed: workers are"):
         poise.Executor(**options)
+
+
+def worker_name() -> str:
+    return threading.current_thread().name
+
+
+def test_a_worker_runs_as_many_calls_as_it_may_and_another_takes_its_place() -> None:
+    with LocalExecutor(1, max_tasks_per_child=3) as executor:
+        names = [executor.submit(worker_name).result() for _ in range(4)]
+        assert names[:3] == names[:1] * 3
+        assert names[3] != names[0]
+        names += [future.result() for future in [executor.submit(worker_name) for _ in range(5)]]
+        assert [names.count(name) for name in dict.fromkeys(names)] == [3, 3, 3]
+
+
+def test_workers_of_one_call_finish_what_was_accepted_before_a_shutdown() -> None:
+    executor = LocalExecutor(3, max_tasks_per_child=1)
+    futures_ = [executor.submit(square, n) for n in range(6)]
+    executor.shutdown()
+    assert [future.result() for future in futures_] == [n * n for n in range(6)]
+
+
+@pytest.mark.parametrize(
+    ("given", "kind", "text"),
+    [
+        (0, ValueError, "max_tasks_per_child must be >= 1"),
+        (-1, ValueError, "max_tasks_per_child must be >= 1"),
+        (1.5, TypeError, "max_tasks_per_child must be an integer"),
+        ("3", TypeError, "max_tasks_per_child must be an integer"),
+    ],
+)
+def test_a_number_of_tasks_out_of_range_is_refused_as_by_the_original(
+    given: Any, kind: type[Exception], text: str
+) -> None:
+    with pytest.raises(kind, match=text):
+        poise.Executor(1, max_tasks_per_child=given)
+
+
+def test_workers_are_replaced_by_one_rule() -> None:
+    with pytest.raises(poise.ConfigError, match="give it or recycle="):
+        poise.Executor(1, max_tasks_per_child=3, recycle=poise.Recycle(age=60))
 
 
 def test_what_an_executor_does_can_be_looked_at(executor: LocalExecutor, gate: Gate) -> None:

@@ -46,8 +46,11 @@ class Ear:
         self.items.setdefault(call_id, []).extend(items)
         self._note("items", call_id)
 
-    def on_retire(self, worker_id: int) -> None:
-        self._note("retire", worker_id)
+    def on_retire(self, worker_id: int, reason: str) -> None:
+        self._note("retire", reason)
+
+    def on_grown(self, worker_id: int, resident: int, *, is_fresh: bool) -> None:
+        self._note("grown", (resident, is_fresh))
 
     def on_lost(self, worker_id: int, reason: str, *, all_in_doubt: bool = False) -> None:
         self.lost.append(reason)

@@ -127,6 +127,7 @@ class Alarms:
 
     __slots__ = (
         "_clocks",
+        "ages",
         "asked",
         "expiries",
         "lines",
@@ -150,6 +151,8 @@ class Alarms:
         """Invariant: the calls that avoid workers and wait, from when they began to wait."""
         self.starts: Times[WorkerRecord] = Times()
         """Invariant: the workers that are PENDING, by when their start is due."""
+        self.ages: Times[WorkerRecord] = Times()
+        """READY workers by when they are old, if a policy says so: it rings only then."""
         self.overdue: Line[WorkerRecord] = Line(OVERDUE_SECONDS)
         """Workers whose calls sent ahead could be asked back, from when they last answered."""
         self.patient: Line[WorkerRecord] = Line(PATIENT_SECONDS)
@@ -160,7 +163,7 @@ class Alarms:
         """Workers that have not answered one in time."""
         self.lines: dict[WorkerId, Line[WorkerRecord]] = {}
         """In which of these four a worker stands: never in two."""
-        self._clocks = (
+        self._clocks: tuple[Times[CallRecord] | Times[WorkerRecord] | Line[CallRecord] | Line[WorkerRecord], ...] = (
             self.expiries,
             self.overruns,
             self.pauses,
@@ -170,7 +173,12 @@ class Alarms:
             self.overdue,
             self.patient,
         )
-        """Those that ring; the last two only if a worker has others, which could do what it is stuck with."""
+        """Those that ring, and `ages` if it was told to; the last two only if a worker has others, which could do what
+        it is stuck with."""
+
+    def watch_ages(self) -> None:
+        """Have workers grow old."""
+        self._clocks = (self.ages, *self._clocks)
 
     def watch(self, worker: WorkerRecord) -> None:
         """Have the worker stand in the line where it belongs by what it holds and has to answer."""

@@ -33,6 +33,8 @@ class Counters:
     over_budget: int = 0
     deaths: int = 0
     """Workers that died, or failed to start."""
+    recycled: int = 0
+    """Workers that were replaced because they were old."""
 
     @property
     def unsettled(self) -> int:
@@ -51,6 +53,7 @@ def snapshot(
     now: float,
     *,
     size: int,
+    generation: int,
     service_time: float | None,
     wait_time: float | None,
 ) -> Stats:
@@ -60,6 +63,7 @@ def snapshot(
     described = tuple(_describe(worker, now) for worker in records)
     return Stats(
         size=size,
+        generation=generation,
         ready=sum(w.state is WorkerState.READY for w in records),
         starting=sum(w.state is WorkerState.PENDING or w.state is WorkerState.STARTING for w in records),
         waiting=queues.count,
@@ -81,6 +85,7 @@ def _describe(worker: WorkerRecord, now: float) -> WorkerStats:
     return WorkerStats(
         id=worker.id,
         state=worker.state.name.lower(),
+        generation=worker.generation,
         running=len(worker.running),
         ahead=len(worker.ahead),
         slots=worker.slots,

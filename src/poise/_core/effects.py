@@ -75,6 +75,10 @@ class Start:
     """Start this worker; say `worker_ready` or `worker_lost`."""
 
     worker_id: WorkerId
+    is_spare: bool = False
+    """Whether another works until it is ready. If there is no room for both, say `no_room`."""
+    generation: int = 0
+    """By which factory it is made: a reload brings a new one."""
 
 
 @dataclass(slots=True, eq=False)
@@ -101,7 +105,39 @@ class Lost:
     """Seconds until another is started in its place; None if none will be."""
 
 
-Effect = Send | Recall | Withdraw | Cancel | Resolve | Reject | Lease | Start | Kill | Lost
+@dataclass(slots=True, eq=False)
+class Replacing:
+    """Tell whoever watches that a worker which lives is to be replaced."""
+
+    worker_id: WorkerId
+    heir_id: WorkerId
+    reason: str
+    is_gentle: bool
+    """Whether the new one starts before the old one leaves."""
+
+
+@dataclass(slots=True, eq=False)
+class Oversized:
+    """Tell whoever watches that a worker was beyond its limit of memory before it had run anything."""
+
+    worker_id: WorkerId
+    resident: int
+    limit: int
+
+
+@dataclass(slots=True, eq=False)
+class Crowded:
+    """Tell whoever watches that a worker leaves before the one that replaces it starts, because there is no room."""
+
+    worker_id: WorkerId
+    heir_id: WorkerId
+    shortage: str
+
+
+News = Lost | Replacing | Crowded | Oversized
+"""What is only told of."""
+
+Effect = Send | Recall | Withdraw | Cancel | Resolve | Reject | Lease | Start | Kill | News
 
 
 class Outbox:
@@ -116,7 +152,7 @@ class Outbox:
         self._recalls: list[Recall] = []
         """These go out last, because they may ask for what was sent in the same step."""
 
-    def add(self, effect: Resolve | Reject | Lease | Start | Kill | Cancel | Withdraw | Lost) -> None:
+    def add(self, effect: Resolve | Reject | Lease | Start | Kill | Cancel | Withdraw | News) -> None:
         """Have this done, after what was added before."""
         self._effects.append(effect)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Final
 
 from poise._core.states import WorkerEvent, WorkerState
@@ -30,7 +31,9 @@ class Fleet:
         "_slots",
         "broken",
         "failed_starts",
+        "generation",
         "heals",
+        "last_cause",
         "last_failure",
         "ready",
         "workers",
@@ -47,6 +50,10 @@ class Fleet:
         """In a row, since a worker was last ready: one that dies may leave the room that the others lacked."""
         self.last_failure: str | None = None
         """Why the last of them failed."""
+        self.last_cause: BaseException | None = None
+        """The constructor's exception, if that is why."""
+        self.generation = 0
+        """Of which workers are that start for any other reason than a reload, or the loss of one."""
         self.broken: PoolBroken | None = None
         """Why no worker can start. Ends when one does."""
         self._slots = slots
@@ -55,26 +62,38 @@ class Fleet:
         self._next_id: WorkerId = 0
 
     def members(self) -> list[WorkerRecord]:
-        """The workers that count towards the size: all but those that retire."""
-        return [worker for worker in self.workers.values() if worker.state is not WorkerState.RETIRING]
+        """The workers that count towards the size: all but those that retire, and spares."""
+        return [w for w in self.workers.values() if w.state is not WorkerState.RETIRING and not w.is_spare]
 
     def surplus(self, size: int) -> list[WorkerRecord]:
-        """The members over this size: those that have not started or are killed, then the idlest, leased ones last."""
+        """The members over this size: those that have not started or are killed, then the idlest, leased ones last.
+
+        While a reload is under way those of an old generation go before new ones.
+        """
         members = self.members()
-        members.sort(key=lambda w: (w.state, not w.is_killed, w.lease is not None, len(w.running), -w.id))
+        members.sort(key=lambda w: (w.state, not w.is_killed, w.lease is not None, w.generation, len(w.running), -w.id))
         return members[: max(0, len(members) - size)]
 
-    def add(self, now: float, *, failures: int = 0) -> WorkerRecord:
-        """Record a worker that is wanted, to be started when the backoff after so many failures has passed."""
+    def add(self, now: float, *, failures: int = 0, waits: bool = False, generation: int | None = None) -> WorkerRecord:
+        """Record a worker that is wanted, to be started when the backoff after so many failures has passed.
+
+        If it `waits`, that is not before `hasten` says so. It is of this generation, or of the pool's.
+        """
         delay = 0.0
         if failures:
             delay = min(BACKOFF_MOST, BACKOFF_FIRST * 2.0 ** min(20, failures - 1))
             delay *= 0.5 + 0.5 * self._chance()  # spreads the restarts of many workers
-        worker = WorkerRecord(self._next_id, self._slots, now + delay, failures)
+        worker = WorkerRecord(self._next_id, self._slots, math.inf if waits else now + delay, failures)
+        worker.generation = self.generation if generation is None else generation
         self._next_id += 1
         self.workers[worker.id] = worker
         self._alarms.starts.add(worker, worker.start_at)
         return worker
+
+    def hasten(self, worker: WorkerRecord, now: float) -> None:
+        """Let a worker that is PENDING start now."""
+        worker.start_at = now
+        self._alarms.starts.add(worker, now)
 
     def step(self, worker: WorkerRecord, event: WorkerEvent, now: float) -> None:
         """Move a worker to its next state.
@@ -89,6 +108,7 @@ class Fleet:
             self.broken = None
         else:
             self.ready.pop(worker.id, None)
+            self._alarms.ages.forget(worker)
         if event is not WorkerEvent.START:
             self._alarms.starts.forget(worker)
         if worker.state is WorkerState.GONE:
@@ -101,7 +121,9 @@ class Fleet:
             self.step(worker, WorkerEvent.START, now)
         return due
 
-    def lose(self, worker: WorkerRecord, reason: str, now: float) -> WorkerRecord | None:
+    def lose(
+        self, worker: WorkerRecord, reason: str, now: float, cause: BaseException | None = None
+    ) -> WorkerRecord | None:
         """A worker has died or could not start: record its heir, if it is to have one.
 
         Raises:
@@ -111,14 +133,23 @@ class Fleet:
         self.step(worker, WorkerEvent.LOST, now)
         if state is WorkerState.STARTING:
             self.failed_starts += 1
-            self.last_failure = reason
+            self.last_failure, self.last_cause = reason, cause
         elif state is WorkerState.READY:
             self.failed_starts = 0
         if not self.heals or state is WorkerState.RETIRING:
             return None
+        if (renewal := worker.renewal) is not None and renewal.old is worker:
+            renewal.part()
+            return renewal.heir
+        if renewal is not None and renewal.gives_up(reason, cause):
+            return None
         was_healthy = state is WorkerState.READY and age >= HEALTHY_AFTER
         before = 0 if was_healthy else worker.failures
-        return self.add(now, failures=before + (not worker.is_killed))  # an end that was asked for is no failure
+        failures = before + (not worker.is_killed)  # an end that was asked for is no failure
+        heir = self.add(now, failures=failures, generation=worker.generation)
+        if renewal is not None:
+            renewal.pass_on(heir)
+        return heir
 
     def judge(self, size: int, reason: str, cause: BaseException | None) -> bool:
         """Decide whether any worker can still be hoped for (G8); if not, say so and why in `broken`."""

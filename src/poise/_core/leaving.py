@@ -60,10 +60,10 @@ class Leaving:
 
     # ---------------------------------------------------------------- at once
 
-    def lose(self, worker: WorkerRecord, reason: str, now: float) -> None:
+    def lose(self, worker: WorkerRecord, reason: str, now: float, cause: BaseException | None = None) -> None:
         """It has died or could not start: its heir, if it has one, takes over what waits for it alone."""
         has_started = worker.state is not WorkerState.STARTING
-        heir = self._fleet.lose(worker, reason, now)
+        heir = self._fleet.lose(worker, reason, now, cause)
         self._outcomes.counters.deaths += 1
         replaced_in = None if heir is None else heir.start_at - now
         self._outbox.add(Lost(worker.id, reason, has_started, worker.begun_functions(), replaced_in))
@@ -146,4 +146,5 @@ class Leaving:
         for call in self._queues.bound_for(worker):
             self._outcomes.refuse(call, WorkerLost(worker.id, reason, started=False))
         worker.end_recall()
+        worker.renewal = None
         self._placement.update(worker)

@@ -22,9 +22,13 @@ from poise._core.pace import Pace
 from poise._core.placement import Placement
 from poise._core.queues import Queues
 from poise._core.recalls import Recalls
+from poise._core.recycling import Recycling
+from poise._core.reloading import Reloading
+from poise._core.renewal import Order
+from poise._core.renewals import Renewals
 from poise._core.shares import Shares
 from poise._core.states import CallState, WorkerEvent, WorkerState
-from poise.errors import PoolBroken, PoolClosed
+from poise.errors import PoolClosed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -33,6 +37,7 @@ if TYPE_CHECKING:
     from poise._core.counters import Counters
     from poise._core.effects import Effect
     from poise._core.workers import WorkerId, WorkerRecord
+    from poise.policies import Recycle
     from poise.stats import Stats
 
 
@@ -50,6 +55,7 @@ class Scheduler:
         poison_after: int = 3,
         retry_budget: float | None = None,
         heals: bool = True,
+        recycle: Recycle | None = None,
         chance: Callable[[], float] = lambda: 1.0,
     ) -> None:
         self.size: int = size
@@ -66,7 +72,7 @@ class Scheduler:
         self._placement = placement = Placement(slots, alarms)
         self.shares = shares = Shares(backlog_per_tenant)
         self._queues = queues = Queues(backlog, shares, placement, alarms)
-        self._fleet = fleet = Fleet(slots, alarms, heals=heals, chance=chance)
+        self.fleet = fleet = Fleet(slots, alarms, heals=heals, chance=chance)
         self._workers = fleet.workers
         """Invariant: as many are not RETIRING as `size` asks for, while healing."""
         self._outcomes = outcomes = Outcomes(queues, alarms, outbox, kill_after)
@@ -77,6 +83,12 @@ class Scheduler:
         self._leaving = Leaving(
             fleet, queues, placement, alarms, outcomes, self._endings, self._recalls, self._granting, outbox
         )
+        self.renewals = renewals = Renewals(fleet, queues, self._leaving, self._granting, self.counters, outbox)
+        renewals.order = Order.NEW_FIRST if recycle is None or recycle.surge else Order.OLD_FIRST
+        self.reloading = Reloading(fleet, renewals, self._leaving)
+        self._recycling: Recycling | None = None
+        if recycle is not None:
+            self._recycling = Recycling(recycle, fleet, queues, alarms, renewals, outbox, chance)
 
     # ---------------------------------------------------------------- callers
 
@@ -94,8 +106,8 @@ class Scheduler:
             raise PoolClosed("the pool is closed and takes no more calls")
         if call.lease is not None:
             call.bound_for = call.lease.leased_worker()
-        elif self._fleet.broken is not None:
-            raise self._fleet.broken_error()
+        elif self.fleet.broken is not None:
+            raise self.fleet.broken_error()
         call.submitted_at = call.waits_since = now
         worker = self._granting.worker_for(call, now)
         if worker is None and not self._queues.admit(call, may_park=may_park):
@@ -193,8 +205,10 @@ class Scheduler:
         worker = self._workers.get(worker_id)
         if worker is None or worker.state is not WorkerState.STARTING:
             return []  # retired while it started: its Kill is on the way
-        self._fleet.step(worker, WorkerEvent.READY, now)
+        self.fleet.step(worker, WorkerEvent.READY, now)
         worker.most_ahead = most_ahead
+        self.renewals.is_ready(worker, now)
+        self._start_due(now)
         return self._changed(worker, now)
 
     def worker_lost(
@@ -206,7 +220,7 @@ class Scheduler:
         cause: BaseException | None = None,
         all_in_doubt: bool = False,
     ) -> list[Effect]:
-        """A worker has died or could not start. Told again of the same worker, it does nothing.
+        """A worker has died, could not start, or has ended as it was to. Told again of the same one, it does nothing.
 
         Args:
             worker_id: which.
@@ -216,29 +230,24 @@ class Scheduler:
             all_in_doubt: whether it may have begun calls sent ahead without having announced them.
         """
         worker = self._workers.get(worker_id)
-        if worker is None:
-            return []
-        if all_in_doubt:
-            self._endings.announced(worker, tuple(worker.ahead))
-        self._leaving.lose(worker, reason, now)
-        if self._fleet.judge(self.size, reason, cause):
-            for call in self._queues.calls(self.members()):
-                self._outcomes.refuse(call, self._fleet.broken_error())
-        self._start_due(now)  # at once, after an end that was asked for
-        self._granting.place(now)
-        return self._outbox.flush()
+        if worker is not None:
+            if all_in_doubt:
+                self._endings.announced(worker, tuple(worker.ahead))
+            self._leaving.lose(worker, reason, now, cause)
+            if self.fleet.judge(self.size, reason, cause):
+                for call in self._queues.calls(self.members()):
+                    self._outcomes.refuse(call, self.fleet.broken_error())
+        self.renewals.gone(worker_id, now)
+        return self.renewals.decided(now)  # which starts another at once, after an end that was asked for
 
-    def retire(self, worker_id: WorkerId, now: float) -> list[Effect]:
-        """A worker asks to be replaced: it finishes what it holds, and another starts in its place at once."""
+    def grown(self, worker_id: WorkerId, resident: int, now: float, *, is_fresh: bool) -> list[Effect]:
+        """A worker's resident set is beyond the limit; it is fresh if it has run nothing yet."""
         worker = self._workers.get(worker_id)
-        if worker is None or worker.state is not WorkerState.READY or worker.is_killed:
+        if worker is None or self._recycling is None:
             return []
-        if self._fleet.heals:
-            self._fleet.add(now)
-        self._leaving.retire(worker, now)
+        self._recycling.grown(worker, resident, now, is_fresh=is_fresh)
         self._start_due(now)
-        self._granting.place(now)
-        return self._outbox.flush()
+        return self._changed(worker, now)
 
     # ---------------------------------------------------------------- size and time
 
@@ -250,9 +259,11 @@ class Scheduler:
         """Ask for another number of workers. Those over it finish what they hold, the least busy ones first."""
         self.size = size
         for _ in range(size - len(self.members())):
-            self._fleet.add(now)
-        for worker in self._fleet.surplus(size):
+            self.fleet.add(now)
+        for worker in self.fleet.surplus(size):
+            self.renewals.drop(worker, now)
             self._leaving.retire(worker, now)
+        self.renewals.changed(now)
         self._start_due(now)
         self._granting.place(now)
         return self._outbox.flush()
@@ -268,6 +279,8 @@ class Scheduler:
             if call.bound_for is not None:
                 self._granting.advance(call.bound_for, now)
         self._queues.calm(now)
+        if self._recycling is not None:
+            self._recycling.tick(now)
         self._start_due(now)
         self._recalls.withdraw_unanswered(now)
         if len(self._workers) > 1:
@@ -282,6 +295,8 @@ class Scheduler:
     def close(self, now: float, *, reject_waiting: bool) -> list[Effect]:
         """Accept nothing more; if so told refuse what has not begun, else let it finish."""
         self.is_closed = True
+        if self._recycling is not None:
+            self._recycling.close()
         if reject_waiting:
             self._endings.refuse_waiting(self._workers.values())
             for worker in self._workers.values():
@@ -292,7 +307,7 @@ class Scheduler:
     def stop(self, now: float) -> list[Effect]:
         """Give up every worker; what is still on them ends as lost."""
         self.is_closed = True
-        self._fleet.heals = False
+        self.fleet.heals = False
         self._endings.refuse_waiting(self._workers.values())
         for worker in list(self._workers.values()):
             self._leaving.stop(worker, now)
@@ -302,7 +317,7 @@ class Scheduler:
 
     def members(self) -> list[WorkerRecord]:
         """The workers that count towards the size: all but those that retire."""
-        return self._fleet.members()
+        return self.fleet.members()
 
     def worker(self, worker_id: WorkerId) -> WorkerRecord | None:
         """The record of this worker, None if it is gone."""
@@ -316,26 +331,7 @@ class Scheduler:
     @property
     def ready_workers(self) -> int:
         """How many workers have started."""
-        return len(self._fleet.ready)
-
-    @property
-    def failed_starts(self) -> int:
-        """How many starts have failed in a row, since a worker was last ready."""
-        return self._fleet.failed_starts
-
-    @property
-    def last_failure(self) -> str | None:
-        """Why the last start that failed did so."""
-        return self._fleet.last_failure
-
-    @property
-    def broken(self) -> PoolBroken | None:
-        """Why no worker can start, until one does."""
-        return self._fleet.broken
-
-    def broken_error(self) -> PoolBroken:
-        """A new error for each caller, so that none shares a traceback."""
-        return self._fleet.broken_error()
+        return len(self.fleet.ready)
 
     @property
     def is_idle(self) -> bool:
@@ -357,6 +353,7 @@ class Scheduler:
             self.counters,
             now,
             size=self.size,
+            generation=self.fleet.generation,
             service_time=self.pace.overall,
             wait_time=self._granting.wait_time,
         )
@@ -365,20 +362,23 @@ class Scheduler:
 
     def _changed(self, worker: WorkerRecord, now: float) -> list[Effect]:
         """A worker's calls or state have changed: bring what follows from that up to date."""
+        if self._recycling is not None and self._recycling.look(worker, now):
+            self._start_due(now)
         self._granting.advance(worker, now)
         self._leaving.let_go(worker, now)
         self._granting.place(now)
         return self._outbox.flush()
 
     def _start_due(self, now: float) -> None:
-        for worker in self._fleet.start_due(now):
-            self._outbox.add(Start(worker.id))
+        for worker in self.fleet.start_due(now):
+            self._outbox.add(Start(worker.id, worker.is_spare, worker.generation))
 
     def check_invariants(self) -> None:
         """Check what is stated at the fields; for tests, after every step."""
         assert self._outbox.is_empty
-        assert not self._fleet.heals or len(self.members()) == self.size
-        self._fleet.check_invariants()
+        assert not self.fleet.heals or len(self.members()) == self.size
+        self.fleet.check_invariants()
+        self.renewals.check_invariants()
         self._queues.check_invariants()
         self._placement.check_invariants(self._workers.values())
         self._alarms.check_invariants(self._workers)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from poise._core.calls import CallId, CallRecord
+    from poise._core.renewal import Renewal
 
 WorkerId = int
 
@@ -33,6 +34,7 @@ class WorkerRecord:
         "claim",
         "failures",
         "finished",
+        "generation",
         "has_failed",
         "has_grace",
         "id",
@@ -41,9 +43,11 @@ class WorkerRecord:
         "keeps_all",
         "lease",
         "most_ahead",
+        "most_calls",
         "progress_at",
         "recalled",
         "recalled_at",
+        "renewal",
         "running",
         "sent_long",
         "since",
@@ -60,6 +64,8 @@ class WorkerRecord:
         """When its start is due."""
         self.failures: int = failures
         """Failed starts and early deaths in a row, of this worker and those that it replaces."""
+        self.generation: int = 0
+        """By which factory it is made. Changes only while it is PENDING."""
         self.state: WorkerState = WorkerState.PENDING
         self.since: float = start_at
         """When it came into its state."""
@@ -96,6 +102,10 @@ class WorkerRecord:
         """When it last answered, or was last given a first call: how long its sent-ahead calls have been stuck."""
         self.has_failed: bool = False
         """Whether its last answer to a caller was an exception: among equally loaded ones it comes last."""
+        self.renewal: Renewal | None = None
+        """What it is a part of, if it is to be replaced though it lives, or starts in the place of such a one."""
+        self.most_calls: float | None = None
+        """After how many calls it is recycled, once that was decided."""
         self.finished: int = 0
         self.busy: float = 0.0
         """Seconds of service that it has reported."""
@@ -111,6 +121,11 @@ class WorkerRecord:
         except KeyError:
             raise IllegalTransitionError(f"worker {self.id}: {event.name} while {self.state.name}") from None
         self.since = now
+
+    @property
+    def is_spare(self) -> bool:
+        """Whether it starts while the one that it is to replace works, so that it does not count towards the size."""
+        return (renewal := self.renewal) is not None and renewal.old is not None and renewal.heir is self
 
     @property
     def free_slots(self) -> int:

@@ -6,7 +6,6 @@ performed before the next event is looked at.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
 import os
@@ -17,22 +16,24 @@ from typing import TYPE_CHECKING, Any
 
 from poise._answers import NOT_BEGUN, RAISED, RETRYABLE, RETURNED, Answer
 from poise._core.calls import TenantCallRecord
-from poise._core.effects import Cancel, Effect, Kill, Lease, Lost, Recall, Reject, Resolve, Send, Start, Withdraw
+from poise._core.effects import Cancel, Effect, Kill, Lease, News, Recall, Reject, Resolve, Send, Start, Withdraw
 from poise._core.states import CallState
 from poise._engine.call import is_plain
 from poise._engine.journal import Journal
-from poise._engine.loops import trio_here
+from poise._engine.loops import check_loop
 from poise._engine.supervisor import Supervisor
 from poise._engine.watchers import Watchers
 from poise._lanes.lane import Lane, Launcher, Parcel
 from poise._protocol.words import describe
-from poise._ray.forks import forked_error
-from poise.errors import ConfigError, PoolClosed, WrongLoop
+from poise.errors import ConfigError, PoolClosed
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable, Hashable, Iterable, Sequence
 
     from poise._core.calls import CallRecord
+    from poise._core.reloading import Reload
+    from poise._core.renewal import Renewal
     from poise._core.scheduler import Scheduler
     from poise._engine.call import Call
     from poise._engine.clock import Clock, Timer
@@ -77,26 +78,8 @@ class Dispatcher:
     # ---------------------------------------------------------------- callers
 
     def check_loop(self) -> None:
-        """Refuse to be used from anywhere but the loop that opened the pool.
-
-        Raises:
-            WrongLoop: this is another loop, or another thread.
-        """
-        try:
-            if asyncio.get_running_loop() is self.loop:
-                return
-            where = "another event loop"
-        except RuntimeError:
-            if os.getpid() != self._process:
-                raise forked_error(self._process, "which has opened this pool") from None
-            where = "a thread in which no event loop runs"
-            if threading.get_ident() == self.thread:
-                where = "outside a coroutine of it (in IPython in a terminal a cell without an `await` runs outside)"
-            where = trio_here() or where
-        raise WrongLoop(
-            f"this pool belongs to the event loop that opened it, and was used from {where}; "
-            "open a pool there too, or hand the call over with asyncio.run_coroutine_threadsafe"
-        )
+        """Refuse, with `WrongLoop`, to be used from anywhere but the loop that opened the pool."""
+        check_loop(self.loop, self.thread, self._process)
 
     def next_call_id(self) -> int:
         """A number for a new call, greater than all before it."""
@@ -141,11 +124,7 @@ class Dispatcher:
             self._forget(call)
 
     def check_may_kill(self, option: str, value: object) -> None:
-        """Refuse what would end a worker that the pool has not started.
-
-        Raises:
-            ConfigError: the workers are actors that existed before.
-        """
+        """Refuse, with `ConfigError`, what would end a worker that the pool has not started."""
         if not self.scheduler.replaces:
             raise ConfigError(
                 option, value, "actors that exist already are not the pool's to kill; cancel() gives a call up"
@@ -174,6 +153,20 @@ class Dispatcher:
     def resize(self, size: int) -> None:
         """Ask for another number of workers."""
         self._perform(self.scheduler.resize(size, self.clock.time()))
+
+    def replace(self, worker_id: int) -> Renewal | None:
+        """Have a worker replaced; None if it is none that works."""
+        renewal, effects = self.scheduler.renewals.replace(worker_id, self.clock.time())
+        self._perform(effects)
+        return renewal
+
+    def reload(self, launcher: Launcher, surge: int) -> Reload:
+        """Have every worker replaced by one that this starts, some at a time; no reload is under way."""
+        reload, effects = self.scheduler.reloading.begin(surge, self.clock.time())
+        kept = {reload.before, *(worker.generation for worker in self.scheduler.members())}
+        self.supervisor.use(launcher, reload.generation, kept)
+        self._perform(effects)
+        return reload
 
     def close(self, *, reject_waiting: bool) -> None:
         """Accept nothing more, and end the streams of which nobody is about to take an item: they would never end."""
@@ -218,6 +211,10 @@ class Dispatcher:
         now = self.clock.time()
         self._take(self.scheduler.worker_lost, worker_id, reason, now, cause=cause, all_in_doubt=all_in_doubt)
 
+    def no_room(self, worker_id: int, shortage: str) -> None:
+        """A worker that is to replace one that works has no room beside that."""
+        self._perform(self.scheduler.renewals.no_room(worker_id, shortage, self.clock.time()))
+
     # ---------------------------------------------------------------- the wire (Listener)
 
     def on_answers(self, worker_id: int, answers: Sequence[Answer]) -> None:
@@ -240,9 +237,13 @@ class Dispatcher:
             self.scheduler.forgo_retries(call.record)
             call.stream.put(items)
 
-    def on_retire(self, worker_id: int) -> None:
-        """A worker was told to end, and another takes its place."""
-        self._take(self.scheduler.retire, worker_id, self.clock.time())
+    def on_retire(self, worker_id: int, reason: str) -> None:
+        """A worker is to be given nothing more, and another takes its place."""
+        self._take(self.scheduler.renewals.retire, worker_id, reason, self.clock.time())
+
+    def on_grown(self, worker_id: int, resident: int, *, is_fresh: bool) -> None:
+        """A worker has more memory than it is to have."""
+        self._take(self.scheduler.grown, worker_id, resident, self.clock.time(), is_fresh=is_fresh)
 
     def on_lost(self, worker_id: int, reason: str, *, all_in_doubt: bool = False) -> None:
         """A worker has died by itself."""
@@ -306,11 +307,11 @@ class Dispatcher:
         elif isinstance(effect, Lease):
             self._finish(effect.call.tag, effect.worker_id)
         elif isinstance(effect, Start):
-            self.supervisor.start(effect.worker_id)
+            self.supervisor.start(effect.worker_id, generation=effect.generation, is_spare=effect.is_spare)
         elif isinstance(effect, Kill):
             self.supervisor.end(effect.worker_id, effect.reason, gently=effect.gently)
-        elif isinstance(effect, Lost):
-            self.journal.lost(effect, self.scheduler.broken)
+        elif isinstance(effect, News):
+            self.journal.tell(effect, self.scheduler.fleet.broken)
         elif not isinstance(effect, Resolve) and (lane := self.lanes.get(effect.worker_id)) is not None:
             self._tell(lane, effect)
 

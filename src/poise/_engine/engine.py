@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from poise._core.calls import CallRecord
 from poise._core.scheduler import Scheduler
 from poise._core.states import CallState
+from poise._engine import renewing
 from poise._engine.call import Call, pace_key
 from poise._engine.dispatcher import Dispatcher
 from poise._engine.looking import LOOKS_FOR, look
 from poise._engine.loops import running_loop
+from poise.checks import check_whole
 from poise.errors import ConfigError, DeadlineExceeded, PoolBroken, PoolClosed
-from poise.options import check_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -206,24 +207,20 @@ class Engine:
         )
         if self._closing is not None:
             raise PoolClosed("the pool was closed while its workers were awaited")
-        if scheduler.broken is not None:
-            raise scheduler.broken_error()
+        if scheduler.fleet.broken is not None:
+            raise scheduler.fleet.broken_error()
 
     async def resize(self, size: int) -> None:
-        """Ask for another number of workers.
+        """Ask for another number of workers, and raise what `Pool.resize` says."""
+        renewing.resize(self._opened, size)
 
-        Raises:
-            ConfigError, PoolClosed: see `Pool.resize`.
-        """
-        dispatcher = self._opened
-        dispatcher.check_loop()
-        check_whole("size", size, 1)
-        if not self._launcher.replaces:
-            raise ConfigError("size", size, "a pool of existing actors keeps its size")
-        if dispatcher.scheduler.is_closed:
-            raise PoolClosed("the pool is closed and cannot be resized")
-        dispatcher.resize(size)
-        dispatcher.supervisor.watch_shortage()
+    async def replace(self, worker_id: int) -> int:
+        """Have a worker replaced, return the number of the new one once it is ready; raise what `Pool.replace` says."""
+        return await renewing.replace(self._opened, worker_id)
+
+    async def reload(self, factory: Any, surge: int) -> None:
+        """Have every worker replaced, return when those that work are new, and raise what `Pool.reload` says."""
+        await renewing.reload(self._opened, factory, surge)
 
     async def drain(self) -> None:
         """Accept nothing more, and return when every accepted call has had its outcome and every lease has ended."""
@@ -263,7 +260,7 @@ class Engine:
             return "closed"
         if self._dispatcher.scheduler.is_closed:
             return "draining"
-        return "open" if self._dispatcher.scheduler.broken is None else "broken"
+        return "open" if self._dispatcher.scheduler.fleet.broken is None else "broken"
 
     @property
     def phase(self) -> str:
@@ -311,6 +308,7 @@ class Engine:
             poison_after=settings.poison_after,
             retry_budget=settings.retry_budget,
             heals=self._launcher.replaces,
+            recycle=settings.recycle,
             chance=self._runtime.chance,
         )
         clock = self._runtime.clock(loop)
@@ -338,15 +336,15 @@ class Engine:
             ready = scheduler.ready_workers
             reason = f"{ready} of min_ready={wanted} workers were ready after start_timeout={timeout:g} s"
             shortage = await self._launcher.shortage()
-            if shortage or scheduler.last_failure is not None:
-                reason += f": {shortage or scheduler.last_failure}"
-            raise PoolBroken(reason, scheduler.failed_starts)
+            if shortage or scheduler.fleet.last_failure is not None:
+                reason += f": {shortage or scheduler.fleet.last_failure}"
+            raise PoolBroken(reason, scheduler.fleet.failed_starts)
         if scheduler.ready_workers < wanted:
-            raise scheduler.broken_error()
+            raise scheduler.fleet.broken_error()
 
     def _is_settled(self, scheduler: Scheduler, wanted: int) -> bool:
         """Whether so many workers are ready, or never will be."""
-        return scheduler.ready_workers >= wanted or scheduler.broken is not None or self._closing is not None
+        return scheduler.ready_workers >= wanted or scheduler.fleet.broken is not None or self._closing is not None
 
     def __del__(self) -> None:  # runs on any thread, where the collector comes by
         """Close a pool that nobody has any more: neither the pool itself, nor a view, a lease or a map of it."""

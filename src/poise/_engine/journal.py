@@ -11,10 +11,13 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from poise._core.effects import Crowded, Lost, Replacing
+from poise._core.recycling import in_mib
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from poise._core.effects import Lost
+    from poise._core.effects import News, Oversized
     from poise._engine.clock import Clock, Timer
     from poise.errors import PoolBroken
 
@@ -68,6 +71,17 @@ class Journal:
             text += ", the pool is whole again"
         self._say("workers that became ready", level, f"{text}: {ready} of {size} workers are ready")
 
+    def tell(self, news: News, broken: PoolBroken | None) -> None:
+        """Something has befallen a worker; `broken` says what that means for all."""
+        if isinstance(news, Lost):
+            self.lost(news, broken)
+        elif isinstance(news, Replacing):
+            self._replacing(news)
+        elif isinstance(news, Crowded):
+            self._crowded(news)
+        else:
+            self._oversized(news)
+
     def lost(self, loss: Lost, broken: PoolBroken | None) -> None:
         """A worker died, or could not start, and nobody had asked for it; `broken` says what that means for all."""
         self._is_harmed = True
@@ -86,6 +100,28 @@ class Journal:
             remedy = "open another pool" if loss.replaced_in is None else "starting workers is tried again and again"
             text = f"the pool is broken and refuses calls until a worker is ready ({remedy}): {_one_line(str(broken))}"
             self._say("times that it broke", logging.WARNING, text)
+
+    def _replacing(self, effect: Replacing) -> None:
+        """A worker that lives is to be replaced."""
+        order = "starts first" if effect.is_gentle else "takes its place"
+        text = f"{self._name(effect.worker_id)} is replaced: {effect.reason}; worker {effect.heir_id} {order}"
+        self._say("workers that are replaced", logging.INFO, text)
+
+    def _crowded(self, effect: Crowded) -> None:
+        """There is no room for one more while the one that it replaces works."""
+        text = (
+            f"{self._name(effect.worker_id)} leaves before worker {effect.heir_id} takes its place, because Ray has no "
+            f"room for both: {effect.shortage}"
+        )
+        self._say("workers that left first", logging.WARNING, text)
+
+    def _oversized(self, effect: Oversized) -> None:
+        """A worker has too much memory from the start."""
+        text = (
+            f"{self._name(effect.worker_id)} is not recycled, because another would be no better: before its first "
+            f"call its resident set is {in_mib(effect.resident)}, and Recycle(memory=) is {in_mib(effect.limit)}"
+        )
+        self._say("workers that are too large from the start", logging.WARNING, text)
 
     def ended(self, worker_id: int) -> None:
         """A worker has ended as it was to, or has been told of before."""

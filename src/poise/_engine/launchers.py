@@ -35,6 +35,7 @@ def _launcher(factory: Callable[[], Any] | Any | None, options: PoolOptions) -> 
         "concurrency": options.concurrency,
         "close_timeout": options.close_timeout,
         "writable": options.writable,
+        "most_bytes": None if options.recycle is None else options.recycle.most_bytes,
         "ray_options": options.ray_options,
         "ray_init": options.ray_init,
     }
@@ -82,6 +83,12 @@ class _LateLauncher:
 
     async def shortage(self) -> str | None:
         return None if self._launcher is None else await self._launcher.shortage()
+
+    async def has_room(self) -> bool:
+        return await self._opened.has_room()
+
+    async def again(self, factory: Any) -> Launcher:
+        return await self._opened.again(factory)
 
     async def aclose(self, within: float) -> None:
         if self._launcher is not None:

@@ -35,12 +35,16 @@ class Owner(Protocol):
     def worker_lost(self, worker_id: int, reason: str, cause: BaseException | None = None) -> None:
         """A worker is dead, or could not start."""
 
+    def no_room(self, worker_id: int, shortage: str) -> None:
+        """A spare one waits for room; nothing is to be done if it is none any more."""
+
 
 class Supervisor:
     """Performs `Start` and `Kill`. Every asyncio task of a pool is one of its own, and it waits for all of them."""
 
     def __init__(self, launcher: Launcher, owner: Owner, start_timeout: float, close_timeout: float) -> None:
-        self._launcher = launcher
+        self.launchers: dict[int, Launcher] = {0: launcher}
+        """What starts the workers of each generation."""
         self._owner = owner
         self._start_timeout = start_timeout
         self._close_timeout = close_timeout
@@ -51,9 +55,16 @@ class Supervisor:
         self._is_closing = False
         self._last_warning = ""
 
-    def start(self, worker_id: int) -> None:
-        """Start a worker; its owner hears of the outcome."""
-        task = self._spawn(self._start(worker_id))
+    def use(self, launcher: Launcher, generation: int, kept: set[int]) -> None:
+        """Start the workers of a new generation by this; of the others these may still be asked for."""
+        self.launchers = {number: each for number, each in self.launchers.items() if number in kept}
+        self.launchers[generation] = launcher
+
+    def start(self, worker_id: int, *, generation: int = 0, is_spare: bool = False) -> None:
+        """Start a worker; its owner hears of the outcome, and of a lack of room for a spare one."""
+        launcher = self.launchers[generation]
+        work = self._start_spare(worker_id, launcher) if is_spare else self._start(worker_id, launcher)
+        task = self._spawn(work)
         self._starting[worker_id] = task
         task.add_done_callback(lambda _: self._starting.pop(worker_id, None))
 
@@ -98,10 +109,10 @@ class Supervisor:
             for task in self._tasks:
                 task.cancel()
 
-    async def _start(self, worker_id: int) -> None:
+    async def _start(self, worker_id: int, launcher: Launcher) -> None:
         owner = self._owner
         try:
-            lane = await self._launch_in_time(worker_id)
+            lane = await self._launch_in_time(worker_id, launcher)
         except StartFailed as failure:
             owner.worker_lost(worker_id, str(failure), failure.__cause__)
         except Exception as error:
@@ -112,8 +123,28 @@ class Supervisor:
             if not owner.worker_ready(worker_id, lane):
                 self._spawn(lane.close(self._close_timeout))
 
-    async def _launch_in_time(self, worker_id: int) -> Lane:
-        launch = self._owner.loop.create_task(self._launcher.launch(worker_id))
+    async def _start_spare(self, worker_id: int, launcher: Launcher) -> None:
+        """Start a worker beside the one that it is to replace, and notice if there is no room for both.
+
+        What Ray says is free is a moment old, and does not count what it has just given to this very worker. So nothing
+        follows from it before the worker has had a while.
+        """
+        if await launcher.has_room():
+            await self._start(worker_id, launcher)
+            return
+        watch = self._spawn(self._watch_spare(worker_id, launcher))
+        try:
+            await self._start(worker_id, launcher)
+        finally:
+            watch.cancel()
+
+    async def _watch_spare(self, worker_id: int, launcher: Launcher) -> None:
+        await asyncio.sleep(SHORTAGE_AFTER)
+        if shortage := await launcher.shortage():
+            self._owner.no_room(worker_id, shortage)
+
+    async def _launch_in_time(self, worker_id: int, launcher: Launcher) -> Lane:
+        launch = self._owner.loop.create_task(launcher.launch(worker_id))
         late: asyncio.Future[None] = self._owner.loop.create_future()
         timer = alarm(self._owner.clock, self._start_timeout, late, None)
         try:
@@ -124,9 +155,10 @@ class Supervisor:
             if launch.done():
                 return launch.result()
             reason = f"it was not ready after start_timeout={self._start_timeout:g} s"
-            shortage = await self._launcher.shortage()
+            shortage = await launcher.shortage()
             if shortage:
                 self._warn(shortage)
+                self._owner.no_room(worker_id, shortage)
             raise StartFailed(f"{reason}: {shortage}" if shortage else reason)  # noqa: TRY301
         except BaseException:
             # In a task of its own: the pool may be closed meanwhile, which cancels this one.
@@ -155,8 +187,10 @@ class Supervisor:
         if not starts:
             return
         _, late = await asyncio.wait(starts, timeout=SHORTAGE_AFTER)
-        if late and (shortage := await self._launcher.shortage()):
-            self._warn(shortage)
+        if late:
+            for launcher in list(self.launchers.values()):
+                if shortage := await launcher.shortage():
+                    self._warn(shortage)
 
     def _warn(self, shortage: str) -> None:
         """Say what is missing, once for each different message."""

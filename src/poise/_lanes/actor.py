@@ -49,7 +49,7 @@ class Actor:
         *,
         lose: Callable[[str], object],
         on_exit: Callable[[], object],
-        on_retire: Callable[[], object],
+        on_news: Callable[..., object],
     ) -> None:
         """Take an actor that Ray has taken note of.
 
@@ -58,7 +58,7 @@ class Actor:
             handle: Ray's handle of the actor, a `Host`.
             lose: called, perhaps more than once, when the actor is dead or cannot be called, with the reason.
             on_exit: called when the kernel says that the process has ended, before that.
-            on_retire: called when the process was told, from outside, to end.
+            on_news: called with what it says of itself, see `poise._worker.host.News`.
         """
         self.worker_id = worker_id
         self.handle: Any = handle
@@ -71,17 +71,15 @@ class Actor:
         """Whether nothing more is said to it, and nothing more is heard of it."""
         self._lose = lose
         self._on_exit = on_exit
-        self._on_retire = on_retire
+        self._on_news = on_news
         self._loop = asyncio.get_running_loop()
         self._asked_at = self._loop.time()
         self._process: ProcessWatch | None = None
         self._fate: str | None = None
         """How the process ended, if the kernel has told."""
         self._dead = asyncio.Event()
-        self._signals: Any = None
-        self._signals_heard: Door[Future[Any]] = Door(
-            self._loop, self._told_to_end, lambda error: lose(describe(error))
-        )
+        self._news: Any = None
+        self._news_heard: Door[Future[Any]] = Door(self._loop, self._hear_news, lambda error: lose(describe(error)))
         # A pool that is forgotten unclosed leaves no actor: `serve` keeps one alive that has lost its last handle.
         self._forgotten = weakref.finalize(self, kill_forgotten, handle)
         self._forgotten.atexit = False
@@ -110,13 +108,19 @@ class Actor:
         if failure is not None:
             raise start_failed(failure)
         self.is_started = True
-        self._signals = self.handle.told_to_end.remote()  # a reference that is dropped never answers
-        self._signals.future().add_done_callback(self._signals_heard.way_in())
+        self._ask_for_news()
         return classes  # type: ignore[no-any-return]
 
-    def _told_to_end(self, futures: list[Future[Any]]) -> None:
-        if any(future.exception() is None and future.result() for future in futures):
-            self._on_retire()
+    def _ask_for_news(self) -> None:
+        self._news = self.call("news")  # a reference that is dropped never answers
+        self._news.future().add_done_callback(self._news_heard.way_in())
+
+    def _hear_news(self, futures: list[Future[Any]]) -> None:
+        for future in futures:
+            if future.exception() is None and (news := future.result()) is not None:
+                if self.may_call():
+                    self._ask_for_news()
+                self._on_news(*news)
 
     def may_call(self) -> bool:
         """Whether it can be called."""
@@ -208,7 +212,7 @@ class Actor:
         if not self._dead.is_set():
             _log.warning("worker %d (process %s) was killed and has not ended yet", self.worker_id, self.pid)
         self.is_lost = True
-        self._signals = None
+        self._news = None
         if self._process is not None:
             self._process.close()
             self._process = None

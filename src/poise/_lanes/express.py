@@ -11,7 +11,7 @@ from poise._answers import NOT_BEGUN, RAISED, Answer
 from poise._lanes.ahead import SentAhead
 from poise._lanes.answers import unpack_answer, unpack_items
 from poise._lanes.in_turn import InTurn
-from poise._lanes.lane import AHEAD_CALLS, UNFENCED_CALLS, Listener
+from poise._lanes.lane import AHEAD_CALLS, BY_ITSELF, UNFENCED_CALLS, Listener
 from poise._protocol.frames import FrameError, Unloaded, pack_frames
 from poise._protocol.journal import JournalReader
 from poise._protocol.marks import Marks
@@ -28,6 +28,7 @@ from poise._protocol.messages import (
     RECALL,
     RECALL_DONE,
     REPLY,
+    RETIRE,
     is_express,
     load,
     seconds,
@@ -263,6 +264,8 @@ class Express:
             self._in_turn.add(whole(message[1]), load(message[2], buffers))
         elif operation == REPLY:
             self._in_turn.add(whole(message[1]), self._answer(message, buffers))
+        elif operation == RETIRE:
+            self._listener.on_retire(self._worker_id, BY_ITSELF)
         elif operation == COLLECT:
             self._collect(whole(message[1]))
         elif operation == COLLECT_ITEM:

@@ -18,7 +18,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError, Unserializable
 
 from poise._answers import RAISED, RETURNED, Answer
 from poise._lanes.door import Door
-from poise._lanes.lane import Lane, Listener, Origin, Parcel, StartFailed
+from poise._lanes.lane import Lane, Launcher, Listener, Origin, Parcel, StartFailed
 from poise._protocol.codec import pack_arguments
 from poise._protocol.credit import Credit
 from poise._protocol.functions import method_name, names_like
@@ -98,6 +98,14 @@ class ForeignLauncher:
     async def shortage(self) -> str | None:
         """Nothing is lacking: the actors are there."""
         return None
+
+    async def has_room(self) -> bool:
+        """Whether there is another actor, for which nobody asks."""
+        return bool(self._free)
+
+    async def again(self, factory: Any) -> Launcher:
+        """There are no others."""
+        raise ConfigError("factory", factory, "a pool of existing actors keeps those that it has")
 
     async def aclose(self, within: float = LETTING_GO) -> None:
         """Let go of Ray, in so many seconds at most, and not of the actors."""

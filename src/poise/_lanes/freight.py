@@ -13,6 +13,7 @@ from poise._answers import RAISED, Answer
 from poise._lanes.answers import unpack_answer, unpack_items
 from poise._lanes.door import Door
 from poise._lanes.failures import answer_of_failure
+from poise._lanes.lane import BY_ITSELF
 from poise._protocol.crates import crate_call, uncrate
 from poise._protocol.words import describe
 from poise.errors import PayloadError
@@ -161,11 +162,18 @@ class Freight:
         elif what in self._streams:
             self._take_items(what, contents, answers)
         else:
-            answers.append(unpack_answer(contents, writable=self._writable))
+            reply, retires = contents
+            self._hear_of_itself(retires=retires)
+            answers.append(unpack_answer(reply, writable=self._writable))
+
+    def _hear_of_itself(self, *, retires: bool) -> None:
+        if retires:
+            self._listener.on_retire(self._actor.worker_id, BY_ITSELF)
 
     def _take_items(self, call_id: int, contents: Any, answers: list[Answer]) -> None:
         """Pass a stream's items on, then its end or the next question."""
-        packed, end = contents
+        packed, end, retires = contents
+        self._hear_of_itself(retires=retires)
         stream = self._streams[call_id]
         stream.is_asked = False
         stream.owed -= len(packed)

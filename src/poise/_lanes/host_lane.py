@@ -13,7 +13,7 @@ from poise._lanes.book import FunctionBook
 from poise._lanes.door import Door
 from poise._lanes.express import Express
 from poise._lanes.freight import Freight
-from poise._lanes.lane import Listener, Origin, Parcel
+from poise._lanes.lane import BY_ITSELF, Listener, Origin, Parcel
 from poise._protocol.codec import pack_arguments
 from poise._protocol.messages import CALL, CallMessage, is_express, new_call
 from poise._protocol.words import describe
@@ -60,7 +60,7 @@ class HostLane:
         self._book = FunctionBook(())
         self._loop = asyncio.get_running_loop()
         self._refusals: Door[Answer] = Door(self._loop, partial(listener.on_answers, worker_id), self._fail)
-        self.actor = Actor(worker_id, handle, lose=self._lose, on_exit=self._on_exit, on_retire=self._on_retire)
+        self.actor = Actor(worker_id, handle, lose=self._lose, on_exit=self._on_exit, on_news=self._on_news)
         self._freight = Freight(
             self.actor, listener, refuse=self._refuse, lose=self._lose, fail=self._fail, writable=writable
         )
@@ -174,9 +174,14 @@ class HostLane:
         if self._express is not None:
             await self._express.wind_up(LAST_WORDS)
 
-    def _on_retire(self) -> None:
-        if self._killing is None:
-            self._listener.on_retire(self.worker_id)
+    def _on_news(self, what: str, *details: Any) -> None:
+        if self._killing is not None:
+            return
+        if what == "grown":
+            resident, is_fresh = details
+            self._listener.on_grown(self.worker_id, resident, is_fresh=is_fresh)
+        else:
+            self._listener.on_retire(self.worker_id, BY_ITSELF if what == "retire" else f"it got {what}")
 
     def _on_exit(self) -> None:
         if self._express is not None:

@@ -8,7 +8,7 @@ hears something on another thread brings it over with `loop.call_soon_threadsafe
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from poise._core.pace import AHEAD_CALLS as AHEAD_CALLS
 from poise._core.pace import UNFENCED_CALLS as UNFENCED_CALLS
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
     from poise._answers import Answer
     from poise._protocol.messages import Headers
+
+
+BY_ITSELF: Final = "it asks for it"
+"""Why a worker retires that nobody told to."""
 
 
 @dataclass(slots=True, eq=False)
@@ -51,8 +55,11 @@ class Listener(Protocol):
     def on_items(self, worker_id: int, call_id: int, items: Sequence[Any]) -> None:
         """A stream has produced these items, in order."""
 
-    def on_retire(self, worker_id: int) -> None:
-        """The worker was told, from outside, to end: it is to be given nothing more, and closed when it is done."""
+    def on_retire(self, worker_id: int, reason: str) -> None:
+        """The worker is to be given nothing more, and closed when it is done: it was told so, or asks for it."""
+
+    def on_grown(self, worker_id: int, resident: int, *, is_fresh: bool) -> None:
+        """The worker has so many bytes of memory, more than it was told to have; if it is fresh it has run nothing."""
 
     def on_lost(self, worker_id: int, reason: str, *, all_in_doubt: bool = False) -> None:
         """The worker is dead, or out of reach; may be told more than once.
@@ -133,6 +140,20 @@ class Launcher(Protocol):
 
     async def shortage(self) -> str | None:
         """Say which resource the launches under way wait for a place with, or None if none waits for one."""
+
+    async def has_room(self) -> bool:
+        """Whether one more worker could be placed now; True if that is not known."""
+        ...
+
+    async def again(self, factory: Any) -> Launcher:
+        """What starts workers that this factory makes, or the same one as it is now if None, with all else as here.
+
+        It needs no opening, and is closed with this one.
+
+        Raises:
+            ConfigError, PayloadError: they cannot be made so.
+        """
+        ...
 
     async def aclose(self, within: float) -> None:
         """Undo `open`, in so many seconds at most. Every lane has been killed before. Safe to call again."""

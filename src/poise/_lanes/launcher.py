@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from typing import TYPE_CHECKING, Any, Final
 
 import ray
@@ -10,7 +11,7 @@ import ray
 from poise._lanes.creation import Creation, refuse_another_ray
 from poise._lanes.factory import pack_factory
 from poise._lanes.host_lane import HostLane
-from poise._lanes.lane import Lane, Listener, StartFailed
+from poise._lanes.lane import Lane, Launcher, Listener, StartFailed
 from poise._lanes.redefined import KnownClasses
 from poise._protocol.paths import own_paths
 from poise._protocol.payloads import nbytes
@@ -53,6 +54,7 @@ class HostLauncher:
         concurrency: int = 1,
         close_timeout: float = 0.0,
         writable: bool = False,
+        most_bytes: int | None = None,
         ray_options: Mapping[str, Any] | None = None,
         ray_init: Mapping[str, Any] | None = None,
     ) -> None:
@@ -65,6 +67,7 @@ class HostLauncher:
             concurrency: how many calls each worker runs at once.
             close_timeout: seconds that a worker that is given up while it starts has to close what it holds already.
             writable: whether large arrays arrive writable, as small ones do.
+            most_bytes: the memory beyond which a worker tells of it; None if nobody cares.
             ray_options: for Ray's `.options()`, unchanged.
             ray_init: for `ray.init()`, if Ray is to be joined or started.
 
@@ -74,31 +77,41 @@ class HostLauncher:
         """
         check_ray_options(ray_options or {})
         check_ray_init(ray_init or {})
-        self._factory: Callable[[], Any] | None = None
-        defaults: dict[str, Any] = {}
-        if factory is not None:
-            self._factory, defaults = unwrap_factory(factory)
-        self._options = {**defaults, **(ray_options or {})}
+        self._ray_options = dict(ray_options or {})
         self._sockets = sockets
         self._concurrency = concurrency
         self._close_timeout = close_timeout
         self._writable = writable
-        self._label = label_of(self._factory)
-        self._prints_plainly = getattr(self._factory, "__poise_prints_plainly__", False) is True
-        self._known = KnownClasses(self._factory)
-        # `perform` of a call that was sent ahead waits for its turn, so what others need is not on its threads.
-        threads = concurrency + SPARE_THREADS
-        groups = {"control": 2, "signals": 1, "freight": threads, "pull": threads, "collect": SPARE_THREADS}
-        try:
-            actor_class: Any = _ray.remote(concurrency_groups=groups)(Host)
-            self._actor_class = actor_class.options(**self._options, max_restarts=0, max_task_retries=0)
-        except (ValueError, TypeError) as error:
-            raise ConfigError("ray_options", dict(ray_options or {}), str(error)) from error
+        self._most_bytes = most_bytes
+        self._take(factory)
         self._session = RaySession(ray_init)
         self._listener: Listener | None = None
         self._packed: Any = None  # the factory, or an ObjectRef to it
         self._node = ""
         self._placing: set[int] = set()
+
+    def _take(self, factory: Callable[[], Any] | Any | None) -> None:
+        """Make actors that hold what this makes.
+
+        Raises:
+            ConfigError: it cannot be called, or Ray does not take the options.
+        """
+        self._factory: Callable[[], Any] | None = None
+        defaults: dict[str, Any] = {}
+        if factory is not None:
+            self._factory, defaults = unwrap_factory(factory)
+        self._options = {**defaults, **self._ray_options}
+        self._label = label_of(self._factory)
+        self._prints_plainly = getattr(self._factory, "__poise_prints_plainly__", False) is True
+        self._known = KnownClasses(self._factory)
+        # `perform` of a call that was sent ahead waits for its turn, so what others need is not on its threads.
+        threads = self._concurrency + SPARE_THREADS
+        groups = {"control": 2, "signals": 1, "freight": threads, "pull": threads, "collect": SPARE_THREADS}
+        try:
+            actor_class: Any = _ray.remote(concurrency_groups=groups)(Host)
+            self._actor_class = actor_class.options(**self._options, max_restarts=0, max_task_retries=0)
+        except (ValueError, TypeError) as error:
+            raise ConfigError("ray_options", self._ray_options, str(error)) from error
 
     def __repr__(self) -> str:
         return self._label if self._factory is not None else "functions"
@@ -173,11 +186,34 @@ class HostLauncher:
         if not self._placing:
             return None
         try:
-            async with asyncio.timeout(TOLD_OF_SHORTAGE):
-                free, total = await in_thread(lambda: (_ray.available_resources(), _ray.cluster_resources()))
+            return await self._lack()
         except TimeoutError:
             return f"Ray has not answered within {TOLD_OF_SHORTAGE:g} s"
+
+    async def has_room(self) -> bool:
+        """Whether one more worker could be placed now; True if Ray does not say."""
+        try:
+            return await self._lack() is None
+        except TimeoutError:
+            return True
+
+    async def _lack(self) -> str | None:
+        """What Ray lacks for one more worker, as far as it knows."""
+        async with asyncio.timeout(TOLD_OF_SHORTAGE):
+            free, total = await in_thread(lambda: (_ray.available_resources(), _ray.cluster_resources()))
         return shortage_of(needs_of(self._options), free, total)
+
+    async def again(self, factory: Callable[[], Any] | Any | None) -> Launcher:
+        """What starts workers that this factory makes, in the same Ray; see `Launcher`."""
+        other = copy.copy(self)
+        await other._begin_again(factory)  # noqa: SLF001 (it is one of this class)
+        return other
+
+    async def _begin_again(self, factory: Callable[[], Any] | Any | None) -> None:
+        self._placing = set()
+        if factory is not None:
+            self._take(factory)
+        self._packed, _ = await in_thread(self._prepare)
 
     async def aclose(self, within: float = LETTING_GO) -> None:
         """Let go of Ray, in so many seconds at most."""
@@ -195,5 +231,5 @@ class HostLauncher:
 
     def _create(self) -> tuple[Any, Any]:
         refuse_another_ray()
-        host = self._actor_class.remote(self._label)
+        host = self._actor_class.remote(self._label, self._most_bytes)
         return host, host.serve.remote(self._packed, self._concurrency, own_paths(), self._writable)

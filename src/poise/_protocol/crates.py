@@ -43,17 +43,23 @@ def crate_item(item: Packed) -> Crate:
 
 
 def crate_answer(answer: Answer) -> Crate:
-    """Crate the end of an attempt."""
+    """Crate the end of an attempt that the express lane cannot carry."""
     contents = _for_ray(answer)
     return _crate(*contents, plain=type(contents[2]) is not Payload)
 
 
-def crate_stream(items: list[Packed], end: Answer | None) -> Crate:
-    """Crate a stream's next items, and its end if it has come."""
+def crate_end(answer: Answer, *, retires: bool) -> Crate:
+    """Crate the end of an attempt, and whether the worker asks to be replaced, which must be heard before that."""
+    contents = _for_ray(answer)
+    return _crate(contents, retires, plain=type(contents[2]) is not Payload)
+
+
+def crate_stream(items: list[Packed], end: Answer | None, *, retires: bool) -> Crate:
+    """Crate a stream's next items, its end if it has come, and whether the worker asks to be replaced."""
     items = [for_ray(item) for item in items]
     contents = None if end is None else _for_ray(end)
     packed = [*items, contents[2]] if contents is not None else items
-    return _crate(items, contents, plain=not any(type(each) is Payload for each in packed))
+    return _crate(items, contents, retires, plain=not any(type(each) is Payload for each in packed))
 
 
 def _for_ray(answer: Answer) -> tuple[int, Ending, Packed | None, float]:

@@ -13,6 +13,7 @@
 | RECALL_DONE | | worker |
 | COLLECT | call id whose reply waits in the worker for a Ray call | worker |
 | COLLECT_ITEM | call id, the number under which an item of it waits there | worker |
+| RETIRE | | worker, which asks to be replaced |
 
 A packed value, and a pickled function, is bytes, or `[pickle, number of buffers]` with the buffers following in the
 frame, in order. A large pickle is the first of the buffers itself, and None in its place.
@@ -44,6 +45,7 @@ BEGUN: Final = 7
 RECALL_DONE: Final = 8
 COLLECT: Final = 9
 COLLECT_ITEM: Final = 10
+RETIRE: Final = 11
 
 DEPOSIT: Final = 16 << 20
 """Bytes above which a value goes through Ray's object store: there it is not copied on arrival (see docs/design.md)."""

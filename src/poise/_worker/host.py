@@ -15,13 +15,13 @@ import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, TypeVar
 
 import ray
 
 from poise._answers import NOT_BEGUN, RAISED, Answer
 from poise._protocol.codec import unpack
-from poise._protocol.crates import Crate, crate_answer, crate_item, crate_stream, uncrate_call
+from poise._protocol.crates import Crate, crate_answer, crate_end, crate_item, crate_stream, uncrate_call
 from poise._protocol.exceptions import pack_exception
 from poise._protocol.functions import TypeNames, type_names
 from poise._protocol.main_names import become_worker
@@ -48,6 +48,10 @@ _ray: Any = ray  # its own types leave out some of what it takes and gives
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+News: TypeAlias = tuple[str] | tuple[str, int, bool]
+"""What a worker says of itself: "SIGTERM" if it got that, "retire" if it asks to be replaced, or "grown", the bytes
+that it has and whether it has run nothing yet."""
+
 
 def _in_group(name: str) -> Callable[[F], F]:
     """Let Ray run a method on the threads of this concurrency group."""
@@ -58,18 +62,22 @@ def _in_group(name: str) -> Callable[[F], F]:
 class Host:
     """One worker."""
 
-    def __init__(self, label: str) -> None:
+    def __init__(self, label: str, most_bytes: int | None = None) -> None:
         """Wait for `serve`.
 
         Args:
             label: what Ray prints before the worker's output.
+            most_bytes: the memory beyond which the caller is told of it; None if it does not care.
         """
         self._label = label
         self._pid = os.getpid()
         self._built = threading.Event()
         self._failure: Packed | None = None
         self._classes: TypeNames = ()
-        self._inbox = Inbox(self._announce)
+        self._news: SimpleQueue[News | None] = SimpleQueue()
+        self._inbox = Inbox(self._announce) if most_bytes is None else self._gauged_inbox(most_bytes)
+        self._inbox.give_back = lambda call_id: self.reply(Answer(call_id, NOT_BEGUN, None))
+        self._retires = False
         self._shelf: FunctionShelf | None = None
         self._link: Link | None = None
         """The express lane, once the caller has connected."""
@@ -81,7 +89,6 @@ class Host:
         self._closed: SimpleQueue[list[str]] = SimpleQueue()
         """What went wrong with closing, once that is over."""
         self._may_end = threading.Event()
-        self._endings: SimpleQueue[str] = SimpleQueue()
         if threading.current_thread() is threading.main_thread():  # where Ray makes actors, and signals arrive
             self._ray_on_sigterm = signal.signal(signal.SIGTERM, self._on_sigterm)
         # Before any of the user's own, so that it is called after all of those.
@@ -134,7 +141,7 @@ class Host:
         ray_on_sigterm = self._ray_on_sigterm
         signal.signal(signal.SIGTERM, ray_on_sigterm)
         if os.getpid() == self._pid:
-            self._endings.put("SIGTERM")
+            self._news.put(("SIGTERM",))
         elif callable(ray_on_sigterm):
             ray_on_sigterm(number, frame)
 
@@ -163,14 +170,14 @@ class Host:
         if not self._built.is_set() or self._failure is not None:
             return None
         self._is_closing = True
-        self._endings.put("closed")  # Ray lets no actor end while a call of it runs
+        self._news.put(None)  # Ray lets no actor end while a call of it runs
         self._inbox.close()
         return self._closed.get()
 
     @_in_group("signals")
-    def told_to_end(self) -> bool:
-        """Wait until the process is to end; return whether by SIGTERM, and not because the pool closes it."""
-        return self._endings.get() == "SIGTERM"
+    def news(self) -> News | None:
+        """Wait for what the worker has to say of itself; None if the pool closes it."""
+        return self._news.get()
 
     @_in_group("control")
     def end(self) -> None:
@@ -196,7 +203,6 @@ class Host:
         assert self._shelf is not None
         if memory is not None:
             self._inbox.marks = Marks(marks_of(memory))
-            self._inbox.give_back = lambda call_id: self.reply(Answer(call_id, NOT_BEGUN, None))
         journal = None if memory is None else journal_of(memory)
         self._link = Link(connection, self._inbox, self._shelf, self.reply, journal)
         self._link.run()
@@ -222,13 +228,13 @@ class Host:
         if not isinstance(arguments, bytes) and arguments.awaited:
             refusal = self._fetch(call_id, arguments, awaited)
             if refusal is not None:
-                return crate_answer(refusal) if credit is None else crate_stream([], refusal)
+                return self._crate_end(refusal) if credit is None else self._crate_stream([], refusal)
         call = Arrival(message, awaited)
         call.announced = self._link is None  # the freight lane takes every call that it sent to have begun
         if credit is None:
             replies = self._values[call_id] = SimpleQueue()
             self._enter(call)
-            return crate_answer(replies.get())
+            return self._crate_end(replies.get())
         self._streams[call_id] = _Outgoing()
         self._enter(call)
         return self._next_items(call_id)
@@ -275,6 +281,22 @@ class Host:
         elif self._link is not None:
             self._link.item(call_id, item)
 
+    def retire(self) -> None:
+        """Ask to be replaced: heard before the reply to the call that asks, on whichever way that goes."""
+        if self._retires:
+            return
+        self._retires = True
+        if self._link is not None:
+            self._link.retire()
+        else:
+            self._news.put(("retire",))
+        self._inbox.retire()
+
+    def _gauged_inbox(self, most_bytes: int) -> Inbox:
+        from poise._worker.memory import GaugedInbox
+
+        return GaugedInbox(self._announce, most_bytes, lambda own, is_fresh: self._news.put(("grown", own, is_fresh)))
+
     def _announce(self, call_ids: Sequence[int]) -> bool:
         return self._link is not None and self._link.announce(call_ids)
 
@@ -287,11 +309,17 @@ class Host:
     def _next_items(self, call_id: int) -> Crate:
         outgoing = self._streams.get(call_id)
         if outgoing is None:  # it has ended and its end has been sent
-            return crate_stream([], None)
+            return self._crate_stream([], None)
         items, end = outgoing.take()
         if end is not None:
             self._streams.pop(call_id, None)
-        return crate_stream(items, end)
+        return self._crate_stream(items, end)
+
+    def _crate_end(self, answer: Answer) -> Crate:
+        return crate_end(answer, retires=self._retires)
+
+    def _crate_stream(self, items: list[Packed], end: Answer | None) -> Crate:
+        return crate_stream(items, end, retires=self._retires)
 
     def _fetch(self, call_id: int, arguments: Payload, awaited: list[Any]) -> Answer | None:
         """Get the values of ObjectRef arguments; return the call's end if it cannot begin.

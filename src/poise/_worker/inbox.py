@@ -77,11 +77,13 @@ class Inbox:
         self.marks: Marks | None = None
         """Those of the calls that arrive, if the caller can see them."""
         self.give_back: Callable[[int], object] = lambda call_id: None  # noqa: ARG005 (there are no marks)
-        """Called on a runner thread with a call that was withdrawn when it was about to begin."""
+        """Called on any thread with a call that is not to begin: it was withdrawn, or the worker retires."""
         self._queue: SimpleQueue[Arrival | None] = SimpleQueue()
         # Invariant: a call is in `_live` from its arrival to its end, and in `_waiting` until it is claimed.
         self._live: dict[int, Arrival] = {}
         self._waiting: dict[int, Arrival] = {}
+        self._gives_back = False
+        """Whether the worker retires, so that what was sent ahead is not for it any more."""
         self.on_news: Callable[[], object] | None = None
         """Called on any thread when something has come for a thread that waits otherwise than in `take`."""
         self._missed: OrderedDict[int, None] = OrderedDict()
@@ -93,6 +95,8 @@ class Inbox:
 
     def put(self, calls: Iterable[Arrival]) -> None:
         """Add calls at the end."""
+        if self._gives_back:
+            calls = self._to_be_run(calls)
         live, waiting, put = self._live, self._waiting, self._queue.put
         for call in calls:
             live[call.call_id] = waiting[call.call_id] = call
@@ -154,6 +158,22 @@ class Inbox:
             elif call_id not in self._live:
                 self._miss(call_id)
         return removed
+
+    def retire(self) -> None:
+        """Give back what was sent ahead and has not begun, now and later: others are to do it."""
+        self._gives_back = True
+        for call_id in self.recall([call_id for call_id, call in list(self._waiting.items()) if call.mark is not None]):
+            self.give_back(call_id)
+
+    def _to_be_run(self, calls: Iterable[Arrival]) -> list[Arrival]:
+        """Those of the calls that hold a slot, for which a worker that retires is there still."""
+        kept: list[Arrival] = []
+        for call in calls:
+            if call.mark is None:
+                kept.append(call)
+            else:
+                self.give_back(call.call_id)
+        return kept
 
     def has_missed(self, call_id: int) -> bool:
         """Whether this call was recalled or cancelled before it was put; asked once, after that."""

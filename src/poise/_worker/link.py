@@ -31,6 +31,7 @@ from poise._protocol.messages import (
     RECALL,
     RECALL_DONE,
     REPLY,
+    RETIRE,
     is_express,
     load,
     load_call,
@@ -124,6 +125,10 @@ class Link:
         """Say that these calls may begin; return whether this has been written."""
         self._say((BEGUN, list(call_ids)), at_once=True)
         return self._is_open
+
+    def retire(self) -> None:
+        """Ask to be replaced."""
+        self._say((RETIRE,), at_once=True)
 
     def flush(self) -> None:
         """Write what was collected; waits for as long as the caller does not read."""

@@ -28,6 +28,9 @@ class Outlet(Protocol):
     def item(self, call_id: int, item: Packed) -> None:
         """A stream has produced an item."""
 
+    def retire(self) -> None:
+        """The code of a call asks for this worker to be replaced, to be heard before the reply of that call."""
+
 
 def pack_result(result: Any) -> Packed:
     """Pack what a call returned.

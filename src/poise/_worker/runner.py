@@ -107,7 +107,7 @@ class Runner:
 
     def _run_alone(self, loop: OwnLoop) -> None:
         take, begin = self._inbox.take, self._begin
-        seat = take_seat()
+        seat = take_seat(self._outlet)
         while (call := take(loop.wait)) is not None:
             seat.call = call
             handed_over = begin(call)
@@ -126,7 +126,7 @@ class Runner:
     # Threads: before one of them blocks in a synchronous call it makes sure that another waits for the next call.
 
     def _run_among_others(self) -> None:
-        seat = take_seat()
+        seat = take_seat(self._outlet)
         while (call := self._inbox.take()) is not None:
             with self._lock:
                 self._idle -= 1

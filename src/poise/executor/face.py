@@ -10,12 +10,13 @@ import time
 from concurrent import futures
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, TypeAlias, TypeVar, get_args, overload
 
+from poise.checks import check_one_of, check_whole
 from poise.errors import ConfigError
 from poise.executor.driver import Driver
 from poise.executor.duties import log_as_original, run_chunk, run_chunk_on, start
 from poise.executor.results import flat, in_order
 from poise.executor.room import Room
-from poise.options import check_one_of, check_whole
+from poise.policies import Recycle
 from poise.pool import Pool, RemoteClass
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class Executor(futures.Executor, Generic[T]):
         max_workers: int | None = None,
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
+        max_tasks_per_child: int | None = None,
         on_full: OnFull = "refuse",
         **options: Unpack[WorkerArguments],
     ) -> None: ...
@@ -67,6 +69,7 @@ class Executor(futures.Executor, Generic[T]):
         max_workers: int | None = None,
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
+        max_tasks_per_child: int | None = None,
         on_full: OnFull = "refuse",
         **options: Unpack[WorkerArguments],
     ) -> None: ...
@@ -78,6 +81,7 @@ class Executor(futures.Executor, Generic[T]):
         max_workers: int | None = None,
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
+        max_tasks_per_child: int | None = None,
         on_full: OnFull = "refuse",
         **options: Unpack[WorkerArguments],
     ) -> None: ...
@@ -88,6 +92,7 @@ class Executor(futures.Executor, Generic[T]):
         max_workers: int | None = None,
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
+        max_tasks_per_child: int | None = None,
         on_full: OnFull = "refuse",
         **options: Unpack[WorkerArguments],
     ) -> None:
@@ -99,6 +104,8 @@ class Executor(futures.Executor, Generic[T]):
             max_workers: how many workers; as many as Ray offers CPUs if None.
             initializer: called once in each worker before anything else, in those that replace dead ones too.
             initargs: arguments for it.
+            max_tasks_per_child: how many calls a worker runs before it ends and another takes its place, as in the
+                original: exactly so many with `concurrency=1`. To start a worker takes about a second.
             on_full: what `submit` does when `backlog` calls wait: "refuse" returns a future that ends with
                 `Overloaded`, "wait" returns when there is room (at once in a callback of a future, which makes room).
             concurrency (1): how many calls one worker runs at once: threads for plain functions, tasks for coroutines.
@@ -115,13 +122,14 @@ class Executor(futures.Executor, Generic[T]):
             link_timeout (5.0): see `poise.Pool`.
             writable (True): see `poise.Pool`. True, as in the original; with False large arrays are read-only, and
                 those that come through Ray need not be copied.
+            recycle (None): see `poise.Pool`; `max_tasks_per_child` is another name for a part of it.
             ray_options (None): options of Ray's for each actor, passed on unchanged: `num_gpus`, `resources`,
                 `runtime_env`...
             ray_init (None): see `poise.Pool`.
 
         Raises:
             ConfigError: an option is outside its range. It is also a `ValueError`.
-            TypeError: `initializer` cannot be called.
+            TypeError: `initializer` cannot be called, or `max_tasks_per_child` is no whole number.
         """
         if isinstance(factory, int):
             if max_workers is not None:
@@ -132,6 +140,7 @@ class Executor(futures.Executor, Generic[T]):
         if max_workers is not None:
             check_whole("max_workers", max_workers, 1)
         _refuse_what_processes_have(options)
+        options["recycle"] = _recycle(max_tasks_per_child, options.get("recycle"))
         self._max_workers = max_workers or os.cpu_count() or 1  # dask and others read it
         ray_options = dict(options.get("ray_options") or {})
         self._holds_instances = factory is not None
@@ -333,6 +342,26 @@ class Executor(futures.Executor, Generic[T]):
             driver.shut()
 
 
+def _recycle(max_tasks_per_child: Any, recycle: Recycle | None) -> Recycle | None:
+    """When workers are replaced, by either name.
+
+    Raises:
+        TypeError: `max_tasks_per_child` is no whole number.
+        ConfigError: it is less than 1, or both are given.
+    """
+    if max_tasks_per_child is None:
+        return recycle
+    if not isinstance(max_tasks_per_child, int):
+        raise TypeError("max_tasks_per_child must be an integer")
+    if max_tasks_per_child <= 0:
+        raise ConfigError("max_tasks_per_child", max_tasks_per_child, "max_tasks_per_child must be >= 1")
+    if recycle is not None:
+        raise ConfigError(
+            "max_tasks_per_child", max_tasks_per_child, "give it or recycle=, which has calls= and exact="
+        )
+    return Recycle(calls=int(max_tasks_per_child), jitter=0, exact=True)
+
+
 def _refuse_what_processes_have(options: Mapping[str, Any]) -> None:
     """Refuse options of `ProcessPoolExecutor` that have no meaning here.
 
@@ -341,7 +370,6 @@ def _refuse_what_processes_have(options: Mapping[str, Any]) -> None:
     """
     why = {
         "mp_context": "workers are Ray actors and are not started by multiprocessing; leave it out",
-        "max_tasks_per_child": "workers are not replaced after a number of calls; leave it out",
     }
     for name in why.keys() & options.keys():
         raise ConfigError(name, options[name], why[name])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from poise._engine.call import name_of
 from poise._lanes.lane import StartFailed
-from poise.options import check_whole
+from poise.checks import check_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,7 +16,7 @@ from poise._lanes.ahead import SentAhead
 from poise._lanes.answers import start_failed, unpack_answer, unpack_items
 from poise._lanes.book import FunctionBook
 from poise._lanes.door import Door
-from poise._lanes.lane import AHEAD_CALLS, Listener, Origin, Parcel
+from poise._lanes.lane import AHEAD_CALLS, BY_ITSELF, Listener, Origin, Parcel
 from poise._protocol.codec import pack_arguments
 from poise._protocol.exceptions import pack_exception
 from poise._protocol.functions import Target, type_names
@@ -200,6 +200,10 @@ class LocalLane:
         held, self._held = self._held, None
         self._deliver(held or [])
 
+    def grow(self, resident: int) -> None:
+        """Say that it has so much memory, more than it is to have."""
+        self._listener.on_grown(self._worker_id, resident, is_fresh=False)
+
     # -----------------------------------------------------------------------------------------------------------------
     # The runner's outlet: runs on its threads.
 
@@ -213,6 +217,11 @@ class LocalLane:
         """A stream has produced an item."""
         kept = detach(item)
         self._tell(lambda: self._take_item(call_id, kept))
+
+    def retire(self) -> None:
+        """Ask to be replaced."""
+        self._tell(self._heard_retire)
+        self._inbox.retire()
 
     def suffer(self, function: Callable[..., Any] | str) -> None:
         """A call of this function begins: go wrong, if that is planned."""
@@ -329,6 +338,10 @@ class LocalLane:
     def _tell_recalled(self) -> None:
         if self._ahead.has_let_go():
             self._listener.on_recall_done(self._worker_id)
+
+    def _heard_retire(self) -> None:
+        self._flush()
+        self._listener.on_retire(self._worker_id, BY_ITSELF)
 
     def _heard_lost(self, reason: str) -> None:
         self._flush()

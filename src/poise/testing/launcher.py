@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from poise._lanes.redefined import KnownClasses
+from poise._ray.options import unwrap_factory
 from poise.testing.faults import Faults
 from poise.testing.lane import LocalLane
 
@@ -13,6 +16,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from poise._lanes.lane import Lane, Listener
+
+
+@dataclass(slots=True)
+class _Place:
+    """What all generations of one pool's workers share."""
+
+    room: int | None = None
+    hold: asyncio.Event | None = None
+    waiting: int = 0
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class LocalLauncher:
@@ -46,23 +59,32 @@ class LocalLauncher:
             size: what `default_size` answers.
             faults: what is to go wrong.
         """
-        self._factory = factory
-        self._known = KnownClasses(factory)
-        self._name = getattr(factory, "__name__", "functions" if factory is None else "local")
+        self._take(factory)
         self._concurrency = concurrency
         self._sends_ahead = sends_ahead
         self._writable = writable
         self._size = size
         self._listener: Listener | None = None
         self._faults = Faults() if faults is None else faults
-        self._hold: asyncio.Event | None = None
-        self._waiting = 0
-        self._changed = asyncio.Event()
         self.lanes: dict[int, LocalLane] = {}
-        self.room: int | None = None
+        self._place = _Place()
+
+    def _take(self, factory: Callable[[], Any] | None) -> None:
+        self._factory = factory
+        self._known = KnownClasses(factory)
+        self._name = getattr(factory, "__name__", "functions" if factory is None else "local")
 
     def __repr__(self) -> str:
         return self._name
+
+    @property
+    def room(self) -> int | None:
+        """How many workers there is room for."""
+        return self._place.room
+
+    @room.setter
+    def room(self, room: int | None) -> None:
+        self._place.room = room
 
     async def open(self, listener: Listener) -> None:
         """Get ready to launch."""
@@ -79,8 +101,8 @@ class LocalLauncher:
             StartFailed: the constructor raised, or `refuse` said so.
         """
         assert self._listener is not None
-        if self._hold is not None:
-            await self._hold.wait()
+        if self._place.hold is not None:
+            await self._place.hold.wait()
         await self._wait_for_room()
         self._faults.on_start()
         lane = LocalLane(
@@ -102,7 +124,18 @@ class LocalLauncher:
 
     async def shortage(self) -> str | None:
         """Say that there is no room, if launches wait for it."""
-        return f"slots: each worker needs 1, 0 of {self.room} are free" if self._waiting else None
+        return f"slots: each worker needs 1, 0 of {self.room} are free" if self._place.waiting else None
+
+    async def has_room(self) -> bool:
+        """Whether there is room for one more."""
+        return self.room is None or len(self.lanes) < self.room
+
+    async def again(self, factory: Any) -> LocalLauncher:
+        """What starts workers that this factory makes, in the same place."""
+        other = copy.copy(self)
+        if factory is not None:
+            other._take(unwrap_factory(factory)[0])  # noqa: SLF001 (it is one of this class)
+        return other
 
     async def aclose(self, within: float) -> None:  # noqa: ARG002 - nothing here can be late
         """Undo `open`."""
@@ -117,24 +150,24 @@ class LocalLauncher:
 
     def hold(self) -> None:
         """Let launches wait until `let_go`."""
-        self._hold = asyncio.Event()
+        self._place.hold = asyncio.Event()
 
     def let_go(self) -> None:
         """Let the launches go on that `hold` keeps."""
-        if self._hold is not None:
-            self._hold.set()
-            self._hold = None
+        if self._place.hold is not None:
+            self._place.hold.set()
+            self._place.hold = None
 
     async def _wait_for_room(self) -> None:
         while self.room is not None and len(self.lanes) >= self.room:
-            self._waiting += 1
+            self._place.waiting += 1
             try:
-                await self._changed.wait()
+                await self._place.changed.wait()
             finally:
-                self._waiting -= 1
+                self._place.waiting -= 1
 
     def _forget(self, worker_id: int, lane: LocalLane) -> None:
         if self.lanes.get(worker_id) is lane:
             del self.lanes[worker_id]
-        self._changed.set()
-        self._changed = asyncio.Event()
+        self._place.changed.set()
+        self._place.changed = asyncio.Event()

@@ -109,6 +109,16 @@ class LocalPool(Pool[T]):
         """
         self.launcher.lanes[worker_id].crash(reason)
 
+    def grow(self, worker_id: int, resident: int) -> None:
+        """Let a worker say that its resident set is so many bytes, more than `Recycle(memory=)` lets it have.
+
+        It does not look by itself: all workers here are one process.
+
+        Raises:
+            KeyError: there is no such worker.
+        """
+        self.launcher.lanes[worker_id].grow(resident)
+
     async def until(self, predicate: Callable[[Stats], bool], *, within: float = 10.0) -> Stats:
         """Wait until the pool is in a certain state, for example until a call runs.
 
