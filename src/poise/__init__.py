@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from poise._ray.here import ray_here
     from poise._worker.current import ThisWorker, cancelled, this_worker
     from poise.actor_pool import ActorCall, ActorPool
+    from poise.batching import BatchedFunction, BatchedMethod, Failed, batched
     from poise.errors import (
+        BatchError,
         ConfigError,
         DeadlineExceeded,
         LeaseExpired,
@@ -43,6 +45,9 @@ if TYPE_CHECKING:
 __all__ = [
     "ActorCall",
     "ActorPool",
+    "BatchError",
+    "BatchedFunction",
+    "BatchedMethod",
     "Call",
     "CallArguments",
     "CallOptions",
@@ -52,6 +57,7 @@ __all__ = [
     "ExecutorBroken",
     "ExecutorPoisonCall",
     "ExecutorWorkerLost",
+    "Failed",
     "LeaseExpired",
     "LoopBlocked",
     "MapArguments",
@@ -78,6 +84,7 @@ __all__ = [
     "WorkerLost",
     "WorkerStats",
     "WrongLoop",
+    "batched",
     "cancelled",
     "ray_here",
     "this_worker",
@@ -90,6 +97,9 @@ _MODULES = frozenset({"asgi", "errors", "testing"})
 _HOMES = {
     "ActorCall": "poise.actor_pool",
     "ActorPool": "poise.actor_pool",
+    "BatchError": "poise.errors",
+    "BatchedFunction": "poise.batching",
+    "BatchedMethod": "poise.batching",
     "Call": "poise._engine.call",
     "CallArguments": "poise.options",
     "CallOptions": "poise.options",
@@ -99,6 +109,7 @@ _HOMES = {
     "ExecutorBroken": "poise.executor.broken",
     "ExecutorPoisonCall": "poise.executor.broken",
     "ExecutorWorkerLost": "poise.executor.broken",
+    "Failed": "poise.batching",
     "LeaseExpired": "poise.errors",
     "LoopBlocked": "poise.errors",
     "MapArguments": "poise.options",
@@ -125,6 +136,7 @@ _HOMES = {
     "WorkerLost": "poise.errors",
     "WorkerStats": "poise.stats",
     "WrongLoop": "poise.errors",
+    "batched": "poise.batching",
     "cancelled": "poise._worker.current",
     "ray_here": "poise._ray.here",
     "this_worker": "poise._worker.current",

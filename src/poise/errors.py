@@ -12,6 +12,7 @@ PoiseError
 ├── PayloadError        an argument or a result cannot travel
 │   ├── PayloadRefused      ... because of a PicklingError (as which it can be caught)
 │   └── PayloadTypeError    ... because of a TypeError (likewise)
+├── BatchError          a batched function returned no list with a result for each value
 ├── RemoteError         the user's exception cannot travel as itself
 ├── ConfigError         a bad option (also a ValueError)
 │   └── UnknownOption   there is none of that name (also a TypeError)
@@ -195,6 +196,31 @@ def not_pickled(what: str, reason: str, cause: BaseException, *, started: bool) 
     kinds = ((pickle.PicklingError, PayloadRefused), (TypeError, PayloadTypeError))
     kind = next((kind for own, kind in kinds if issubclass(type(cause), own)), PayloadError)
     return kind(what, reason, started=started)
+
+
+class BatchError(PoiseError):
+    """A batched function returned what is no list of as many results as it was given values, so nobody has one.
+
+    Attributes:
+        function: the name of the function.
+        expected: how many values it was given.
+        returned: how many results it returned; None if that was no list.
+        type_name: the type of what it returned.
+    """
+
+    def __init__(self, function: str, expected: int, returned: int | None, type_name: str) -> None:
+        """Say what was returned, and what was to be."""
+        results = "1 result" if returned == 1 else f"{returned} results"
+        got = results if returned is not None else f"a {type_name}, which is no list"
+        values = "1 value" if expected == 1 else f"{expected} values"
+        remedy = (
+            "return a list with one result for each value, in their order, and poise.Failed(error) for one that failed"
+        )
+        super().__init__(f"{function} was given {values} and returned {got}: {remedy}")
+        self.function = function
+        self.expected = expected
+        self.returned = returned
+        self.type_name = type_name
 
 
 class RemoteError(PoiseError):

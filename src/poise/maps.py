@@ -70,8 +70,8 @@ class Maps(Generic[T]):
         Args:
             fn: as in `run`, called with one item.
             items: a sync or async iterable.
-            buffersize (None): the most items taken from the source whose results were not taken yet; twice the slots
-                if None.
+            buffersize (None): the most items taken from the source whose results were not taken yet; if None twice the
+                slots, and for a batched function as many batches.
             on_error ("raise"): what becomes of a call that fails. "raise" ends the iteration with its error; "return"
                 gives the error in the place of the result; "skip" leaves it out. What ends every call, such as a pool
                 that was closed or is broken, and errors of the source itself are always raised.

@@ -16,7 +16,7 @@ class WorkerStats:
     generation: int
     """How many reloads there were before the factory that it was made by, those that failed among them."""
     running: int
-    """Calls that hold a slot, abandoned ones among them."""
+    """Calls that run, abandoned ones among them: each holds a slot, or shares that of another in a batch."""
     ahead: int
     """Calls sent ahead of their slot."""
     slots: int
@@ -29,6 +29,8 @@ class WorkerStats:
     """Seconds of service that it has reported: the difference of two snapshots tells how busy it was between them."""
     age: float
     """Seconds in its state."""
+    shared: int = 0
+    """Of those that run, calls that share the slot of another."""
     pid: int | None = None
     """Its process; None until it has started, and where it is not known."""
     node: str | None = None
@@ -39,7 +41,7 @@ class WorkerStats:
     @property
     def load(self) -> float:
         """The part of its slots that is in use, 0 to 1."""
-        return self.running / self.slots
+        return (self.running - self.shared) / self.slots
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +61,7 @@ class Stats:
     parked: int
     """Calls whose caller waits for room in the backlog."""
     running: int
-    """Calls that hold a slot and whose caller still waits."""
+    """Calls that hold a slot, or share one in a batch, and whose caller still waits."""
     ahead: int
     """Calls sent to a worker ahead of their slot, which have not begun as far as is known."""
     abandoned: int
@@ -94,6 +96,10 @@ class Stats:
     """Workers that died, or failed to start."""
     recycled: int
     """Healthy workers that were replaced because `recycle` said so; not among the deaths."""
+    batches: int
+    """Batches of several calls that were sent to a worker."""
+    batched: int
+    """Calls in them, once for each attempt: so many for each batch, on average, is this divided by those."""
     workers: tuple[WorkerStats, ...]
     """Every worker that is not gone, those that start among them."""
 

@@ -6,7 +6,7 @@ import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, overload
 
-from poise._engine.call import name_of, results_of
+from poise._engine.call import most_together, name_of, results_of
 from poise._engine.mapping import Results
 from poise._engine.stream import Stream
 from poise.errors import ConfigError
@@ -328,7 +328,7 @@ class View(Maps[T]):
         return Results(
             lambda item: self._submit(fn, (item,), {}, may_park=True),
             items,
-            options.buffersize or 2 * slots,
+            options.buffersize or 2 * slots * most_together(fn),
             is_ordered=is_ordered,
             on_error=options.on_error,
             bar=bar,

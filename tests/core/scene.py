@@ -21,6 +21,7 @@ from poise._core.effects import (
     Replacing,
     Resolve,
     Send,
+    SendBatch,
     Start,
     Withdraw,
 )
@@ -28,7 +29,7 @@ from poise._core.pace import AHEAD_CALLS
 from poise._core.scheduler import Scheduler
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Hashable
 
     from poise._core.states import CallState
     from poise._core.workers import WorkerRecord
@@ -79,6 +80,8 @@ class Scene:
         )
         self.sent: dict[int, list[CallRecord]] = defaultdict(list)
         """Every call that was sent to each worker, in order."""
+        self.batches: list[list[CallRecord]] = []
+        """Those that were sent together, whichever worker to."""
         self.results: dict[CallRecord, Any] = {}
         self.errors: dict[CallRecord, PoiseError] = {}
         self.cancels: list[tuple[int, int]] = []
@@ -104,6 +107,9 @@ class Scene:
             match effect:
                 case Send(worker_id, calls):
                     self.sent[worker_id] += calls
+                case SendBatch(worker_id, calls):
+                    self.sent[worker_id] += calls
+                    self.batches.append(list(calls))
                 case Resolve(call, answer):
                     assert call not in self.results
                     assert call not in self.errors
@@ -136,7 +142,7 @@ class Scene:
 
     # ---------------------------------------------------------------- callers
 
-    def new(self, function: str = "f", *, timeout: float | None = None, **fields: Any) -> CallRecord:
+    def new(self, function: Hashable = "f", *, timeout: float | None = None, **fields: Any) -> CallRecord:
         """A call that was not submitted yet."""
         self._next_id += 1
         member: WorkerRecord | None = fields.pop("member", None)
@@ -148,7 +154,7 @@ class Scene:
         call.bound_for = member
         return call
 
-    def submit(self, function: str = "f", *, may_park: bool = False, **fields: Any) -> CallRecord:
+    def submit(self, function: Hashable = "f", *, may_park: bool = False, **fields: Any) -> CallRecord:
         call = self.new(function, **fields)
         self.act(self.pool.submit(call, self.now, may_park=may_park))
         return call
@@ -228,6 +234,11 @@ class Scene:
     def functions(self, worker_id: int) -> list[str]:
         """What was sent to this worker, by name."""
         return [call.name for call in self.sent[worker_id]]
+
+    @property
+    def sizes(self) -> list[int]:
+        """How many calls each batch of several had."""
+        return [len(batch) for batch in self.batches]
 
     @property
     def counts(self) -> dict[str, int]:

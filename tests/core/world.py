@@ -17,6 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from poise._answers import NOT_BEGUN, RAISED, RETRYABLE, RETURNED, Answer, Ending
+from poise._core.batches import Batching
 from poise._core.calls import CallRecord, TenantCallRecord
 from poise._core.effects import (
     Cancel,
@@ -28,19 +29,37 @@ from poise._core.effects import (
     Replacing,
     Resolve,
     Send,
+    SendBatch,
     Start,
     Withdraw,
 )
 from poise._core.pace import AHEAD_CALLS
 from poise._core.scheduler import Scheduler
 from poise._core.states import CallState
-from poise.errors import DeadlineExceeded, LeaseExpired, Overloaded, PoiseError, PoolBroken, PoolClosed, WorkerLost
+from poise.errors import (
+    DeadlineExceeded,
+    LeaseExpired,
+    Overloaded,
+    PoiseError,
+    PoisonCall,
+    PoolBroken,
+    PoolClosed,
+    WorkerLost,
+)
 from poise.policies import Recycle
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Hashable, Sequence
 
-SERVICE_TIMES = {"short": 0.00001, "middling": 0.0008, "long": 0.5}
+TRIPLES, PATIENT = Batching(3, 0.0), Batching(8, 0.01)
+"""Batched functions; calls of the second wait for company."""
+SERVICE_TIMES: dict[Hashable, float] = {
+    "short": 0.00001,
+    "middling": 0.0008,
+    "long": 0.5,
+    TRIPLES: 0.00001,
+    PATIENT: 0.5,
+}
 """Seconds by function: the first two are sent ahead."""
 
 
@@ -58,6 +77,10 @@ class Actor:
     unflushed: list[Answer] = field(default_factory=list[Answer])
     outstanding: set[int] = field(default_factory=set[int])
     """Sent by the pool and not yet answered, as the pool knows it."""
+    batches: dict[int, list[int]] = field(default_factory=dict[int, list[int]])
+    """The calls of each batch, by the number of the first, under which it travels."""
+    given_up: set[int] = field(default_factory=set[int])
+    """Those of them that nobody waits for."""
     marked: set[int] = field(default_factory=set[int])
     """Those of them that were sent ahead, so that it can be seen from outside whether they have begun."""
     is_killed: bool = False
@@ -79,7 +102,7 @@ class Actor:
         given_back = [call_id for call_id in content if call_id in self.inbox]
         for call_id in given_back:
             self.inbox.remove(call_id)
-            self.unflushed.append(Answer(call_id, NOT_BEGUN, None, 0.0))
+            self.unflushed += [Answer(each, NOT_BEGUN, None, 0.0) for each in self.members(call_id)]
         if kind == "recall":
             self.flush()
             self.to_pool.append(("recalled", None))
@@ -105,6 +128,29 @@ class Actor:
         self.begun.append(call_id)
         return call_id
 
+    def members(self, call_id: int) -> list[int]:
+        """The calls that travel under this number."""
+        return self.batches.get(call_id, [call_id])
+
+    def cancelled(self, call_id: int) -> int | None:
+        """Nobody waits for this call: what to tell the actor of, if it is to hear of it."""
+        for first, calls in self.batches.items():
+            if call_id in calls:
+                self.given_up.add(call_id)
+                return first if self.given_up >= set(calls) else None
+        return call_id
+
+    @property
+    def slots_held(self) -> int:
+        """Slots that are taken, as the pool knows it."""
+        firsts = {call_id: first for first, calls in self.batches.items() for call_id in calls}
+        return len({firsts.get(call_id, call_id) for call_id in self.outstanding})
+
+    def forget(self) -> None:
+        """Know no batch any more of which all calls were answered."""
+        self.batches = {first: calls for first, calls in self.batches.items() if self.outstanding.intersection(calls)}
+        self.given_up &= self.outstanding
+
     def flush(self) -> None:
         if self.unflushed:
             self.to_pool.append(("answers", self.unflushed))
@@ -127,6 +173,10 @@ class Fate:
     rests_until: float = -math.inf
     """When the pause after its last attempt is over, at the earliest."""
     sends: int = 0
+    beside: int = 1
+    """Calls in the batch in which it was sent last, itself among them."""
+    most_beside: int = 1000
+    """How many there may be the next time."""
     is_cancelled: bool = False
     holder: Actor | None = None
     """The actor that it was last sent to, until that has answered or died."""
@@ -188,6 +238,8 @@ class World:
         self.spares: dict[int, int] = {}
         """Workers that start while the one of this number works, which is to do so until they are ready."""
         self.seen: Counter[str] = Counter()
+        self.functions: Sequence[Hashable] = tuple(SERVICE_TIMES)
+        """What its callers call."""
         self._next_id = 0
         self._accepted: set[int] = set()
         """Calls that were waiting, and not only parked, after the last step."""
@@ -204,11 +256,19 @@ class World:
             match effect:
                 case Send(worker_id, calls):
                     for call in calls:
-                        self._check_send(self.actors[worker_id], call)
+                        self._check_send(self.actors[worker_id], call, {call.id})
+                        self.fates[call.id].beside = 1
                     self.actors[worker_id].to_actor.append(("send", [call.id for call in calls]))
                     sent += calls
                     if self.has_marks:
                         self.actors[worker_id].marked |= {call.id for call in calls if call.state is CallState.AHEAD}
+                case SendBatch(worker_id, calls):
+                    self._check_batch(calls)
+                    self.actors[worker_id].batches[calls[0].id] = [call.id for call in calls]
+                    for call in calls:
+                        self._check_send(self.actors[worker_id], call, {each.id for each in calls})
+                    self.actors[worker_id].to_actor.append(("send", [calls[0].id]))
+                    sent += calls
                 case Recall(worker_id, call_ids):
                     assert set(call_ids) <= self.actors[worker_id].outstanding
                     self.actors[worker_id].to_actor.append(("recall", call_ids))
@@ -219,7 +279,8 @@ class World:
                     withdrawn.append(effect)
                 case Cancel(worker_id, call_id):
                     assert call_id in self.actors[worker_id].outstanding
-                    self.actors[worker_id].to_actor.append(("cancel", [call_id]))
+                    if (told := self.actors[worker_id].cancelled(call_id)) is not None:
+                        self.actors[worker_id].to_actor.append(("cancel", [told]))
                 case Resolve(call, _) | Reject(call, _):
                     self._outcome(call, None if isinstance(effect, Resolve) else effect.error)
                 case Lease(call, worker_id):
@@ -258,7 +319,28 @@ class World:
         behind = [call_id for call_id in actor.inbox if call_id in actor.marked]
         assert not behind, "this could have been taken from a worker that does not answer"  # G4
 
-    def _check_send(self, actor: Actor, call: CallRecord) -> None:
+    def _check_batch(self, calls: Sequence[CallRecord]) -> None:
+        """What goes together may, and whatever may is taken along."""
+        first = calls[0]
+        assert isinstance(first.function, Batching)
+        assert 1 < len(calls) <= first.function.max
+        assert {(call.function, call.priority, call.lease) for call in calls} == {
+            (first.function, first.priority, first.lease)
+        }
+        assert not any(call.is_lease for call in calls)
+        for call in calls:
+            fate = self.fates[call.id]
+            assert len(calls) <= fate.most_beside, "it was to be in a smaller batch"
+            assert bool(call.deaths) == bool(first.deaths), "a suspect runs alone"  # G9
+            assert not call.deaths or call.retries, "its last attempt is made alone"
+            fate.beside = len(calls)
+        if len(calls) < first.function.max and not first.deaths and first.bound_for is None:
+            alike = [f.call for f in self.live.values() if f.sends == 0 and f.call.function is first.function]
+            alike = [c for c in alike if c.priority == first.priority and _is_ordinary(c) and c not in calls]
+            assert not [call for call in alike if call.state is CallState.WAITING], "the batch had room"
+        self.seen["suspects together"] += bool(first.deaths)
+
+    def _check_send(self, actor: Actor, call: CallRecord, batch: set[int]) -> None:
         fate = self.live[call.id]  # G1: it has had no outcome
         assert not fate.is_cancelled
         assert not actor.is_killed
@@ -275,9 +357,9 @@ class World:
         fate.sends += 1
         actor.outstanding.add(call.id)
         if not actor.sends_ahead or lease is not None:
-            assert len(actor.outstanding) <= self.slots  # G3
+            assert actor.slots_held <= self.slots  # G3
         if call.deaths:
-            assert actor.outstanding == {call.id}, "a suspect runs alone"  # G9
+            assert actor.outstanding <= batch, "a suspect runs alone"  # G9
         else:
             others = (self.fates[call_id].call for call_id in actor.outstanding)
             assert not any(other.deaths for other in others), "a suspect runs alone"  # G9
@@ -289,8 +371,12 @@ class World:
         left = [f.call for f in self.live.values() if f.sends == 0 and not f.is_cancelled and _is_ordinary(f.call)]
         for call in sent:
             if self.fates[call.id].sends == 1 and _is_ordinary(call):
+                batched = self.fates[call.id].beside > 1
                 for other in left:
                     is_equal = (other.priority, other.tenant) == (call.priority, call.tenant)
+                    is_alike = other.function is call.function and other.priority == call.priority
+                    if not is_alike and (batched or self._gathers(other)):
+                        continue
                     assert not is_equal or other.id > call.id, f"{call} overtook {other}"
                     assert other.priority <= call.priority or other.id not in self._accepted, f"{call} over {other}"
 
@@ -302,6 +388,7 @@ class World:
         assert not fate.is_cancelled
         if error is not None:
             self.seen[type(error).__name__] += 1
+        assert not isinstance(error, PoisonCall) or fate.beside == 1, "another may be to blame"  # G9
         if isinstance(error, DeadlineExceeded):
             assert call.deadline <= self.now
             assert error.started or not fate.begun
@@ -331,6 +418,13 @@ class World:
             self.dying.remove(worker_id)
         for call_id in actor.outstanding:
             self._left(actor, call_id)
+        for call_id in actor.outstanding:
+            self.fates[call_id].most_beside = 1
+        for calls in actor.batches.values():
+            died = actor.outstanding.intersection(calls)
+            for call_id in died:
+                self.fates[call_id].beside = len(died)
+                self.fates[call_id].most_beside = (len(died) + 1) // 2
         if (lease := self.leases.pop(worker_id, None)) is not None:
             lease.is_released = True
             self.live.pop(lease.call.id, None)
@@ -352,7 +446,7 @@ class World:
         timeout: float | None = None,
         retries: int = 0,
         retry_delay: float = 0.0,
-        function: str = "long",
+        function: Hashable = "long",
         may_park: bool = False,
         is_lease: bool = False,
         lease: Fate | None = None,
@@ -431,7 +525,9 @@ class World:
         self.live.pop(fate.call.id, None)
         self.perform(self.pool.kill(fate.call, self.now, grace))
         if fate.call.state is CallState.ABANDONED and fate.call.worker is not None:
-            is_running = fate.call.id in fate.call.worker.running
+            is_running = fate.call.worker.runs(fate.call)
+            if self._others_wait(fate.call):
+                return None
             assert not is_running or grace or fate.call.worker.is_killed
             assert not is_running or self.pool.next_tick() <= self.now + grace or fate.call.worker.is_killed
         return None
@@ -519,18 +615,20 @@ class World:
             if self.recycle is not None and self.recycle.exact and not actor.is_special:
                 assert self.recycle.calls is not None
                 assert actor.runs <= round(self.recycle.calls * (1 - self.recycle.jitter)) + self.slots - 1
-            fate = self.fates[actor.begin(announced)]
-            fate.begun += 1
-            assert fate.begun <= fate.retries + 1  # G2
-            assert fate.holder is actor
+            for call_id in actor.members(actor.begin(announced)):
+                fate = self.fates[call_id]
+                fate.begun += 1
+                assert fate.begun <= fate.retries + 1  # G2
+                assert fate.holder is actor
 
     def end(self, actor: Actor, index: int, ending: Ending, *, flush: bool) -> None:
         if not actor.begun:
             return
         call_id = actor.begun.pop(index % len(actor.begun))
-        fate = self.fates[call_id]
-        fate.reruns += ending == RETRYABLE
-        actor.unflushed.append(Answer(call_id, ending, "outcome", SERVICE_TIMES[fate.call.function]))  # type: ignore[index]
+        for each in actor.members(call_id):
+            fate = self.fates[each]
+            fate.reruns += ending == RETRYABLE
+            actor.unflushed.append(Answer(each, ending, "outcome", SERVICE_TIMES[fate.call.function]))
         if flush:
             actor.flush()
 
@@ -544,6 +642,7 @@ class World:
                 actor.marked.discard(ended.call_id)
                 if ended.ending == RETRYABLE:
                     self._failed(actor, self.fates[ended.call_id])
+            actor.forget()
             self.perform(self.pool.finished(actor.id, content, self.now))
         elif kind == "begun":
             self.pool.begun(actor.id, content)
@@ -572,7 +671,7 @@ class World:
             self.deliver(actor)
         if actor.id not in self.actors:
             return
-        for call_id in actor.begun:
+        for call_id in (each for first in actor.begun for each in actor.members(first)):
             self.fates[call_id].reruns += 1
         for ended in actor.unflushed:
             self.fates[ended.call_id].reruns += ended.ending in (RETURNED, RAISED)
@@ -592,7 +691,18 @@ class World:
         self.perform(self.pool.tick(self.now))
         for fate in self.live.values():
             assert fate.call.deadline > self.now or self._is_held(fate), fate  # G6
+            is_over = fate.call.submitted_at + PATIENT.wait <= self.now
+            assert not is_over or not self._gathers(fate.call), "it has waited for company for long enough"
         assert self.pool.next_tick() > self.now
+
+    def _gathers(self, call: CallRecord) -> bool:
+        """Whether a call waits for company."""
+        return call.state is CallState.WAITING and call.id in self.pool._queues.gathering.calls  # noqa: SLF001
+
+    def _others_wait(self, call: CallRecord) -> bool:
+        """Whether somebody waits for another call of the batch that this one is in."""
+        held = () if (actor := self.fates[call.id].holder) is None else actor.batches.values()
+        return any(other in self.live for calls in held if call.id in calls for other in calls)
 
     def _is_held(self, fate: Fate) -> bool:
         return fate in self.leases.values()
@@ -616,9 +726,9 @@ class World:
             )
         assert self.pool.is_idle == (not self.live)
         assert stats.in_flight == sum(len(actor.outstanding) for actor in self.actors.values())
-        free = [w for w in stats.workers if self._is_free(w.id, w.state, w.running)]
+        free = [w for w in stats.workers if self._is_free(w.id, w.state, w.running - w.shared)]
         waiting = [f.call for f in self.live.values() if f.call.state in (CallState.WAITING, CallState.PARKED)]
-        if any(_is_ordinary(call) and not call.avoids for call in waiting):
+        if any(_is_ordinary(call) and not call.avoids and not self._gathers(call) for call in waiting):
             assert not free or stats.free_slots == 0, "a call waits beside a free worker"  # G4
         if stats.free_slots and not any(call.needs_whole_worker for call in waiting):
             for call in waiting:
@@ -627,7 +737,11 @@ class World:
                     assert {w.id for w in free} <= self.fates[call.id].failed_on, "it avoids what it need not"  # G4
 
     def _is_free(self, worker_id: int, state: str, running: int) -> bool:
-        return state == "ready" and running < self.slots and worker_id not in self.leases
+        if state != "ready" or running >= self.slots or worker_id in self.leases:
+            return False
+        actor = self.actors[worker_id]
+        has_suspect = any(self.fates[call_id].call.deaths for call_id in actor.outstanding)
+        return not (actor.is_killed or actor.is_silent or has_suspect)
 
     def settle(self) -> None:
         """Let every message arrive; afterwards no call waits behind another while a worker is idle (G4)."""
@@ -752,6 +866,7 @@ def make_world(dice: Dice) -> World:
         has_marks=pick((True, True, False)),
         recycle=pick(RECYCLES) if heals else None,
     )
+    world.functions = pick((tuple(SERVICE_TIMES), tuple(SERVICE_TIMES), (TRIPLES, PATIENT), (PATIENT,)))
     if pick((True, True, False)):
         while world.starting:
             world.start_one(0, fails=False)
@@ -767,7 +882,7 @@ def submit_something(world: World, step: str, dice: Dice) -> None:
     match step:
         case "submit":
             for _ in range(pick((1, 1, 1, 4))):
-                world.submit(priority=pick(PRIORITIES), function=pick(tuple(SERVICE_TIMES)), **fields)
+                world.submit(priority=pick(PRIORITIES), function=pick(world.functions), **fields)
         case "lease":
             world.submit(is_lease=True, **fields)
         case "bound":

@@ -181,3 +181,51 @@ async def views(pool: poise.Pool[Model]) -> None:
     pool.options(retry_on=KeyboardInterrupt)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     pool.options(3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     view.drain()  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Batches
+
+
+class Scorer:
+    @poise.batched(max=8, wait=0.01)
+    def score(self, texts: list[str]) -> list[float]:
+        return [0.0 for _ in texts]
+
+    @poise.batched()
+    async def fetch(self, urls: list[str]) -> list[bytes]:
+        return [b"" for _ in urls]
+
+    @poise.batched()
+    def partly(self, texts: list[str]) -> list[int | poise.Failed]:
+        return [poise.Failed(ValueError(text)) for text in texts]
+
+
+@poise.batched(max=4)
+def embed(texts: list[str]) -> list[complex]:
+    return [1j for _ in texts]
+
+
+@poise.batched()
+async def embed_async(texts: list[str]) -> list[complex]:
+    return [1j for _ in texts]
+
+
+async def batches(pool: poise.Pool[Scorer], functions: poise.Pool[None]) -> None:
+    assert_type(await pool.run(Scorer.score, "a"), float)
+    assert_type(await pool.run(Scorer.fetch, "a"), bytes)
+    assert_type(await pool.run(Scorer.partly, "a"), int)
+    assert_type(pool.submit(Scorer.score, "a"), poise.Call[float])
+    assert_type(pool.map(Scorer.score, ["a"]), poise.Results[float])
+    assert_type(pool.map(Scorer.fetch, ["a"]), poise.Results[bytes])
+    assert_type(await functions.run(embed, "a"), complex)
+    assert_type(await functions.run(embed_async, "a"), complex)
+    assert_type(Scorer().score("a"), float)
+    assert_type(await Scorer().fetch("a"), bytes)
+    Scorer.score.batch(Scorer(), ["a"])
+    async with pool.lease() as worker:
+        assert_type(await worker.run(Scorer.score, "a"), float)
+    await pool.run(Scorer.score, 1)  # type: ignore[call-overload] # pyright: ignore[reportArgumentType, reportCallIssue]
+    await pool.run(Scorer.score, ["a"])  # type: ignore[call-overload] # pyright: ignore[reportArgumentType, reportCallIssue]
+    await pool.run(Scorer.score)  # type: ignore[call-overload] # pyright: ignore[reportCallIssue]
+    await pool.run(Scorer.score, "a", 2)  # type: ignore[call-overload] # pyright: ignore[reportCallIssue]

@@ -130,6 +130,7 @@ class Alarms:
         "ages",
         "asked",
         "expiries",
+        "gatherings",
         "lines",
         "overdue",
         "overruns",
@@ -149,6 +150,8 @@ class Alarms:
         """Invariant: the calls that are PAUSED, by when their next attempt may begin."""
         self.wary: Line[CallRecord] = Line(WARY_SECONDS)
         """Invariant: the calls that avoid workers and wait, from when they began to wait."""
+        self.gatherings: Times[CallRecord] = Times()
+        """Invariant: the calls that wait for company, by until when."""
         self.starts: Times[WorkerRecord] = Times()
         """Invariant: the workers that are PENDING, by when their start is due."""
         self.ages: Times[WorkerRecord] = Times()
@@ -168,6 +171,7 @@ class Alarms:
             self.overruns,
             self.pauses,
             self.wary,
+            self.gatherings,
             self.starts,
             self.asked,
             self.overdue,

@@ -5,13 +5,17 @@ from __future__ import annotations
 import heapq
 from bisect import bisect_left, insort
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
+
+from poise._core.batches import Batching
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from poise._core.calls import CallId, CallRecord
     from poise._core.shares import FairRank, Shares
+
+_Like: TypeAlias = "tuple[object, int, bool]"
 
 
 class Rank:
@@ -68,7 +72,7 @@ class Rank:
 class Backlog:
     """Calls without a slot. Adding, removing and looking at the first cost O(log n) at most, however many wait."""
 
-    __slots__ = ("_priorities", "_ranks", "_shares", "_size")
+    __slots__ = ("_batched", "_priorities", "_ranks", "_shares", "_size")
 
     def __init__(self, shares: Shares | None = None) -> None:
         """Hold nothing yet.
@@ -82,6 +86,9 @@ class Backlog:
         self._priorities: list[int] = []
         """Every key of `_ranks`, ascending. One that comes or goes moves those above it: 2 us with 10,000 of them."""
         self._size = 0
+        self._batched: dict[_Like, Rank] = {}
+        """Calls of batched functions once more, together with those that may begin with them. Invariant: none is empty.
+        """
 
     def __len__(self) -> int:
         """How many calls wait."""
@@ -105,6 +112,8 @@ class Backlog:
             rank = self._ranks[call.priority] = self._shares.divide(rank)
         rank.add(call)
         self._size += 1
+        if type(call.function) is Batching:
+            self._batched.setdefault(_like(call), Rank()).add(call)
 
     def discard(self, call: CallRecord) -> bool:
         """Take a call out, and say whether it was here."""
@@ -112,6 +121,11 @@ class Backlog:
         if rank is None or not rank.discard(call):
             return False
         self._size -= 1
+        if type(call.function) is Batching:
+            alike = self._batched[_like(call)]
+            alike.discard(call)
+            if not alike:
+                del self._batched[_like(call)]
         if not rank and len(self._ranks) > 1:  # the last is kept: nearly always it is 0
             del self._ranks[call.priority]
             del self._priorities[bisect_left(self._priorities, call.priority)]
@@ -121,6 +135,11 @@ class Backlog:
         """The call that is next, or None."""
         return self._ranks[self._priorities[-1]].first() if self._size else None
 
+    def next_like(self, call: CallRecord) -> CallRecord | None:
+        """The call that is next among those that may be in a batch with this one, or None."""
+        alike = self._batched.get(_like(call))
+        return None if alike is None else alike.first()
+
     def check_invariants(self) -> None:
         """Check what is stated at the fields; for tests."""
         assert self._priorities == sorted(self._ranks)
@@ -128,3 +147,14 @@ class Backlog:
         for priority, rank in self._ranks.items():
             assert len(self._ranks) == 1 or rank, priority
             rank.check_invariants()
+        batched = [call for call in self if type(call.function) is Batching]
+        assert sum(len(list(alike)) for alike in self._batched.values()) == len(batched)
+        for like, alike in self._batched.items():
+            assert alike, like
+            assert all(_like(call) == like for call in alike), like
+            assert all(call in batched for call in alike), like
+
+
+def _like(call: CallRecord) -> _Like:
+    """What calls have in common that may begin together: suspects are by themselves."""
+    return call.function, call.priority, call.deaths > 0

@@ -35,6 +35,10 @@ class Counters:
     """Workers that died, or failed to start."""
     recycled: int = 0
     """Workers that were replaced because they were old."""
+    batches: int = 0
+    """Batches of several calls that were sent."""
+    batched: int = 0
+    """Calls in them, once for each attempt."""
 
     @property
     def unsettled(self) -> int:
@@ -86,7 +90,8 @@ def _describe(worker: WorkerRecord, now: float) -> WorkerStats:
         id=worker.id,
         state=worker.state.name.lower(),
         generation=worker.generation,
-        running=len(worker.running),
+        running=worker.begun_calls,
+        shared=worker.begun_calls - len(worker.running),
         ahead=len(worker.ahead),
         slots=worker.slots,
         leased=worker.lease is not None and worker.lease.is_lease,

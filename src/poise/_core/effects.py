@@ -23,6 +23,14 @@ class Send:
 
 
 @dataclass(slots=True, eq=False)
+class SendBatch:
+    """Give the worker these calls, which begin together in one of its slots."""
+
+    worker_id: WorkerId
+    calls: Sequence[CallRecord]
+
+
+@dataclass(slots=True, eq=False)
 class Recall:
     """Ask the worker for these calls back if they have not begun."""
 
@@ -137,7 +145,7 @@ class Crowded:
 News = Lost | Replacing | Crowded | Oversized
 """What is only told of."""
 
-Effect = Send | Recall | Withdraw | Cancel | Resolve | Reject | Lease | Start | Kill | News
+Effect = Send | SendBatch | Recall | Withdraw | Cancel | Resolve | Reject | Lease | Start | Kill | News
 
 
 class Outbox:
@@ -152,7 +160,7 @@ class Outbox:
         self._recalls: list[Recall] = []
         """These go out last, because they may ask for what was sent in the same step."""
 
-    def add(self, effect: Resolve | Reject | Lease | Start | Kill | Cancel | Withdraw | News) -> None:
+    def add(self, effect: Resolve | Reject | Lease | Start | Kill | Cancel | Withdraw | News | SendBatch) -> None:
         """Have this done, after what was added before."""
         self._effects.append(effect)
 

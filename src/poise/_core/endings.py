@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from poise._answers import NOT_BEGUN, RETRYABLE, RETURNED, Answer
+from poise._answers import NOT_BEGUN, RETRYABLE, RETURNED
+from poise._core.batches import Batching
 from poise._core.budget import RetryBudget
 from poise._core.states import CallEvent, CallState
 from poise.errors import LeaseExpired, PoisonCall, PoolClosed, WorkerLost
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from poise._answers import Answer
+    from poise._core.batches import Batch
     from poise._core.calls import CallId, CallRecord
     from poise._core.fleet import Fleet
     from poise._core.outcomes import Outcomes
@@ -86,6 +88,9 @@ class Endings:
         if not has_begun:
             self._settle(call, 0.0)
         call.end_attempt(has_begun=has_begun)
+        batch = worker.batches.get(call.id)
+        if batch is not None and len(batch.calls) == 1:
+            batch = None
         if call.state is CallState.ABANDONED:
             self._outcomes.end_abandoned(call)
             return
@@ -94,10 +99,12 @@ class Endings:
             return
         self._note_call(call, now)
         call.deaths += 1
-        may_recur = call.bound_for is None and call.deaths < self._poison_after
-        if may_recur and (retry := self._retry_of(call, now)) is not None:
-            self._try_again(call, retry, worker, now)
-        elif call.deaths >= self._poison_after:
+        is_poison = batch is None and call.deaths >= self._poison_after  # in company another may be to blame
+        if call.bound_for is None and not is_poison and (retry := self._retry_of(call, now)) is not None:
+            if type(call.function) is Batching:
+                call.retry = retry = retry.in_part(1 if batch is None else batch.part(retry.left))
+            self._try_again(call, retry, worker, now, batch)
+        elif is_poison:
             self._outcomes.fail(call, PoisonCall(worker.id, reason, call.deaths, call.name))
         else:
             self._outcomes.fail(call, WorkerLost(worker.id, reason))
@@ -137,13 +144,15 @@ class Endings:
             return None
         return retry
 
-    def _try_again(self, call: CallRecord, retry: Retry, worker: WorkerRecord, now: float) -> None:
+    def _try_again(
+        self, call: CallRecord, retry: Retry, worker: WorkerRecord, now: float, batch: Batch | None = None
+    ) -> None:
         """Let a call that may have begun wait for another attempt, after a pause.
 
         One of a broadcast does not pause: it is part of what its worker's replacement takes over.
         """
         self._outcomes.counters.retried += 1
-        pause = retry.pause(self._chance)
+        pause = retry.pause(self._chance if batch is None else lambda: batch.chance(self._chance))
         if pause > 0 and (call.bound_for is None or call.lease is not None):
             call.step(CallEvent.PAUSE)
             self._queues.pause(call, now + pause)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from poise._core.attempts import Attempt
+from poise._core.batches import Batches, Batching
 from poise._core.effects import Lease
 from poise._core.states import CallEvent, CallState, WorkerState
 from poise.errors import WorkerLost
@@ -27,7 +28,18 @@ _WAIT_WEIGHT: Final = 0.05
 class Granting:
     """Brings waiting calls and workers together. Whoever grants, records, in the same step."""
 
-    __slots__ = ("_alarms", "_outbox", "_outcomes", "_pace", "_placement", "_queues", "_recalls", "_slots", "wait_time")
+    __slots__ = (
+        "_alarms",
+        "_batches",
+        "_outbox",
+        "_outcomes",
+        "_pace",
+        "_placement",
+        "_queues",
+        "_recalls",
+        "_slots",
+        "wait_time",
+    )
 
     def __init__(
         self,
@@ -41,7 +53,8 @@ class Granting:
         outbox: Outbox,
     ) -> None:
         self.wait_time: float | None = None
-        """Moving average of the time that a call waits for its slot, in seconds."""
+        """Moving average of the time that a call waits for its slot, in seconds; the first of a batch stands for it."""
+        self._batches = Batches(queues, outcomes, outbox)
         self._slots = slots
         self._queues = queues
         self._placement = placement
@@ -73,12 +86,15 @@ class Granting:
     def _any_worker_for(self, call: CallRecord, now: float) -> WorkerRecord | None:
         """A worker with a free slot, else one to which the call can be sent ahead.
 
+        Those of batched functions are not: the longer they wait, the more begin together.
         While a wary call before it waits for a free worker none is sent ahead, because the workers would never be free.
         """
         placement, queues = self._placement, self._queues
         worker = placement.free_worker()
         if worker is not None or (queues.wary.calls and any(wary.precedes(call) for wary in queues.wary.heads())):
             return worker
+        if type(call.function) is Batching:
+            return None
         is_deep = not queues.shares.is_used and len(queues.backlog) > placement.open_workers * self._slots
         return placement.roomy_worker(self._pace.ahead_limit(call.function, is_deep=is_deep), now, queues.bound)
 
@@ -132,7 +148,8 @@ class Granting:
             if self._queues.shares.is_used:
                 attempt.charged = self._charge(call)
             self._give_slot(call, attempt, worker, now)
-            self._outbox.send(worker.id, call)
+            if not (type(call.function) is Batching and self._batches.form(call, worker, now)):
+                self._outbox.send(worker.id, call)
         waited = now - call.waits_since
         known = self.wait_time
         self.wait_time = waited if known is None else known + _WAIT_WEIGHT * (waited - known)

@@ -115,8 +115,7 @@ class Leaving:
     def kill_overdue(self, now: float) -> None:
         """Kill the workers that run an abandoned call for too long: they are stuck, or its caller wants it gone."""
         for call in self._alarms.overruns.pop_due(now):
-            worker = call.worker
-            if worker is not None and not worker.is_killed and call.id in worker.running:
+            if self._outcomes.overran(call, now) and (worker := call.worker) is not None:
                 self.kill(worker, self._outcomes.overrun(call))
 
     def kill_useless(self, now: float) -> None:

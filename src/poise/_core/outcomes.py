@@ -13,6 +13,7 @@ from poise.errors import DeadlineExceeded, LeaseExpired
 
 if TYPE_CHECKING:
     from poise._core.alarms import Alarms
+    from poise._core.batches import Batch
     from poise._core.calls import CallId, CallRecord
     from poise._core.effects import Outbox
     from poise._core.queues import Queues
@@ -72,7 +73,7 @@ class Outcomes:
         worker = call.worker
         assert worker is not None, "a worker holds an abandoned call"
         self.doomed[call.id] = grace
-        if call.id in worker.running:
+        if worker.runs(call):
             self._alarms.overruns.add(call, now + grace)
 
     def watch_overrun(self, call: CallRecord, now: float) -> None:
@@ -121,6 +122,25 @@ class Outcomes:
             self._outbox.add(Cancel(call.worker.id, call.id))
             if call.deadline != math.inf and self.kill_after is not None:
                 self._alarms.overruns.add(call, call.deadline + self.kill_after)
+            if call.worker.batches:
+                self._blame_batch(call.worker.batches.get(call.id))
+
+    def overran(self, call: CallRecord, now: float) -> bool:
+        """Whether its worker is to end for this call, which has overrun: not while others of its batch are awaited."""
+        worker = call.worker
+        if worker is None or worker.is_killed or not worker.runs(call):
+            return False
+        batch = worker.batches.get(call.id)
+        if batch is None or not batch.is_awaited:
+            return True
+        batch.overdue, batch.overdue_at = call, now
+        return False
+
+    def _blame_batch(self, batch: Batch | None) -> None:
+        """A call of this batch was given up: if nobody waits for any, the worker ends for one that has overrun."""
+        if batch is not None and batch.overdue is not None and not batch.is_awaited:
+            self._alarms.overruns.add(batch.overdue, batch.overdue_at)
+            batch.overdue = None
 
     def _end(self, call: CallRecord) -> None:
         """The call is over: keep nothing of it, and let it keep nothing of ours."""

@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, TypeAlias
 
 from poise._core.backlog import Backlog
+from poise._core.batches import Batching, Gathering
 from poise._core.states import CallEvent, CallState
 from poise._core.wary import Wary
 from poise.errors import Overloaded
@@ -27,7 +28,8 @@ class Queues:
 
     A call waits in the backlog for any worker, parked for room in the backlog, in a queue of its own for one worker or
     for the worker of its lease, or with a claim on a worker until that is empty. One that has failed and is tried again
-    is paused until it is time for that, and then wary: it waits for a worker on which it has not failed.
+    is paused until it is time for that, and then wary: it waits for a worker on which it has not failed. One that is to
+    be in a batch may wait for company before it waits for a worker.
     """
 
     __slots__ = (
@@ -37,6 +39,7 @@ class Queues:
         "backlog",
         "bound",
         "claims",
+        "gathering",
         "held_back",
         "limit",
         "parked",
@@ -55,8 +58,10 @@ class Queues:
         """Invariant: its calls are PARKED, each with its tenant, whose part of the backlog is full."""
         self.wary = Wary(alarms.wary)
         """Invariant: its calls are WAITING and bound for no worker."""
+        self.gathering = Gathering(alarms.gatherings)
+        """Invariant: its calls are WAITING and bound for no worker."""
         self.aside: dict[CallId, CallRecord] = {}
-        """Invariant: those that are paused and those that are wary. They count as if they were in the backlog (G7)."""
+        """Invariant: those that are paused, wary or gathering. They count as if they were in the backlog (G7)."""
         self.bound: dict[_Owner, Backlog] = {}
         """Calls that wait for a slot of one worker, by the lease that they belong to, or by that worker itself.
 
@@ -114,12 +119,36 @@ class Queues:
         call.waits_since = now
         self.put_back(call)
 
-    def calm(self, now: float) -> None:
-        """Let each call that has been wary for long enough have any worker."""
+    def move_on(self, now: float) -> None:
+        """Let each call that has been wary, or has waited for company, for long enough wait for any worker."""
+        self._end_gathering(self.gathering.pop_due(now))
         for call in self.wary.pop_tired(now):
             del self.aside[call.id]
             assert call.retry is not None
             call.retry.avoids = frozenset()
+            self._enter(call)
+
+    def gather(self, call: CallRecord, now: float) -> bool:
+        """Let a new call wait for company, if its function asks for that; False if it is to wait for a worker at once.
+
+        Where there is no room for those that wait (G7), it and its company need wait no longer.
+        """
+        function = call.function
+        assert isinstance(function, Batching)
+        if not function.wait or call.bound_for is not None:
+            return False
+        has_room = self.depth < self.limit and not self.shares.is_full(call)
+        gathers = has_room or self._placement.free_worker() is not None
+        if gathers:
+            self.aside[call.id] = call
+            has_room = not self.gathering.add(call, now + function.wait) and has_room
+        if not has_room:
+            self._end_gathering(self.gathering.pop_group(call))
+        return gathers
+
+    def _end_gathering(self, calls: Iterable[CallRecord]) -> None:
+        for call in calls:
+            del self.aside[call.id]
             self._enter(call)
 
     def claim(self, call: CallRecord, worker: WorkerRecord) -> None:
@@ -166,8 +195,10 @@ class Queues:
         if call.state is CallState.PAUSED:
             self._alarms.pauses.forget(call)
             call.step(CallEvent.RESUME)
-        else:
+        elif call.id in self.wary.calls:
             self.wary.discard(call)
+        else:
+            self.gathering.discard(call)
         self._admit_parked()
 
     def _admit_parked(self) -> None:
@@ -246,6 +277,14 @@ class Queues:
         """The call that is next for any worker."""
         return self.backlog.first() or self.parked.first()
 
+    def next_like(self, call: CallRecord) -> CallRecord | None:
+        """The call that is next among those that may be in a batch with this one, which waits no more."""
+        if call.bound_for is not None:
+            queue = self.bound.get(_owner(call))
+            return None if queue is None else queue.next_like(call)
+        wary = self.wary.next_like(call) if call.avoids else None
+        return wary or self.backlog.next_like(call) or self.parked.next_like(call) or self.gathering.next_like(call)
+
     def first_for(self, worker: WorkerRecord) -> CallRecord | None:
         """The call that is next for this worker alone: of whoever holds it, else one that is bound for it."""
         queue = self.bound.get(worker.lease or worker)
@@ -279,7 +318,9 @@ class Queues:
         paused = [call for call in self.aside.values() if call.state is CallState.PAUSED]
         assert len(paused) == len(self._alarms.pauses), paused
         assert all(call in self._alarms.pauses and call.worker is None for call in paused), paused
-        assert len(self.aside) == len(paused) + len(self.wary.calls)
+        self.gathering.check_invariants()
+        assert all(call.bound_for is None for call in self.gathering.calls.values())
+        assert len(self.aside) == len(paused) + len(self.wary.calls) + len(self.gathering.calls)
         assert all(call.state is CallState.PARKED for call in (*self.parked, *self.held_back.values()))
         self._check_tenants()
         claims = [worker.claim for worker in self.claims.values() if worker.claim is not None]

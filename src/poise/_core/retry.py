@@ -28,6 +28,12 @@ class Retry:
         self.avoids: frozenset[WorkerId] = frozenset()
         """Workers on which it has failed."""
 
+    def in_part(self, most_beside: int) -> RetryInPart:
+        """The same for a call that has lost its worker in a batch."""
+        part = RetryInPart(self.left, self.delay)
+        part.pauses, part.avoids, part.most_beside = self.pauses, self.avoids, most_beside
+        return part
+
     def avoid(self, worker_id: WorkerId) -> None:
         """The call has failed on this worker."""
         self.avoids |= {worker_id}
@@ -45,3 +51,12 @@ class Retry:
         self.left -= 1
         self.pauses += 1
         return longest * chance()
+
+
+class RetryInPart(Retry):
+    """The same for a call that may be in a smaller batch than before, since it was in one that lost its worker."""
+
+    __slots__ = ("most_beside",)
+
+    most_beside: int
+    """The most calls in the batch, itself among them."""

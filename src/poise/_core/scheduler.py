@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from poise._answers import NOT_BEGUN, Answer
 from poise._core.alarms import Alarms
+from poise._core.batches import Batching
 from poise._core.counters import snapshot
 from poise._core.effects import Outbox, Start
 from poise._core.endings import Endings
@@ -109,8 +110,9 @@ class Scheduler:
         elif self.fleet.broken is not None:
             raise self.fleet.broken_error()
         call.submitted_at = call.waits_since = now
-        worker = self._granting.worker_for(call, now)
-        if worker is None and not self._queues.admit(call, may_park=may_park):
+        gathers = type(call.function) is Batching and self._queues.gather(call, now)
+        worker = None if gathers else self._granting.worker_for(call, now)
+        if worker is None and not gathers and not self._queues.admit(call, may_park=may_park):
             self.counters.rejected += 1
             raise self._queues.overload(call, self.retry_after)
         self.counters.submitted += 1
@@ -120,7 +122,7 @@ class Scheduler:
             self._granting.grant(call, worker, now)
         elif call.bound_for is not None:
             self._granting.advance(call.bound_for, now)
-        elif self._queues.first() is call:  # else the first could not be placed before this, and cannot now
+        elif gathers or self._queues.first() is call:  # else the first could not be placed before this, and cannot now
             self._granting.place(now)
         return self._outbox.flush()
 
@@ -133,6 +135,7 @@ class Scheduler:
             self._outcomes.end_lease(worker, call, "released")
             return self._changed(worker, now)
         self._outcomes.cancel(call)
+        self._leaving.kill_overdue(now)  # it may have been the last for whose sake a batch was let run
         self._granting.place(now)
         return self._outbox.flush()
 
@@ -179,7 +182,8 @@ class Scheduler:
         has_progressed = False
         for answer in answers:
             has_progressed |= answer.ending != NOT_BEGUN
-            call = worker.running.pop(answer.call_id, None) or worker.ahead.pop(answer.call_id, None)
+            call = worker.answered(answer.call_id) if worker.batches else None
+            call = call or worker.running.pop(answer.call_id, None) or worker.ahead.pop(answer.call_id, None)
             if call is not None:
                 self._endings.answered(call, worker, answer, now)
         if has_progressed:
@@ -278,7 +282,7 @@ class Scheduler:
             self._queues.resume(call, now)
             if call.bound_for is not None:
                 self._granting.advance(call.bound_for, now)
-        self._queues.calm(now)
+        self._queues.move_on(now)
         if self._recycling is not None:
             self._recycling.tick(now)
         self._start_due(now)
@@ -347,16 +351,9 @@ class Scheduler:
 
     def stats(self, now: float) -> Stats:
         """A snapshot."""
-        return snapshot(
-            self._workers.values(),
-            self._queues,
-            self.counters,
-            now,
-            size=self.size,
-            generation=self.fleet.generation,
-            service_time=self.pace.overall,
-            wait_time=self._granting.wait_time,
-        )
+        times = {"service_time": self.pace.overall, "wait_time": self._granting.wait_time}
+        workers, generation = self._workers.values(), self.fleet.generation
+        return snapshot(workers, self._queues, self.counters, now, size=self.size, generation=generation, **times)
 
     # ---------------------------------------------------------------- changes of workers
 
@@ -391,10 +388,10 @@ class Scheduler:
         self._check_counts()
 
     def _check_counts(self) -> None:
-        held = [call for w in self._workers.values() for calls in (w.running, w.ahead) for call in calls.values()]
-        leases = [w.lease for w in self._workers.values() if w.lease is not None and w.lease.is_lease]
-        waiting = self._queues.calls(self._workers.values())
-        live = waiting + leases + [call for call in held if call.state is not CallState.ABANDONED]
+        live = self._queues.calls(self._workers.values())
+        for worker in self._workers.values():
+            live += [worker.lease] if worker.lease is not None and worker.lease.is_lease else []
+            live += [call for call in worker.held if call.state is not CallState.ABANDONED]
         assert self.counters.unsettled == len(live), (self.counters, live)
-        timed = [call for call in live if call.deadline != math.inf and not (call.is_lease and call.worker)]
-        assert len(self._alarms.expiries) == len(timed)
+        timed = sum(call.deadline != math.inf and not (call.is_lease and call.worker) for call in live)
+        assert len(self._alarms.expiries) == timed

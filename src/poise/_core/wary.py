@@ -42,6 +42,11 @@ class Wary:
         if not queue:
             del self._queues[kind]
 
+    def next_like(self, call: CallRecord) -> CallRecord | None:
+        """The next call that avoids the same workers and may be in a batch with this one, or None."""
+        queue = self._queues.get(_kind(call))
+        return None if queue is None else queue.next_like(call)
+
     def heads(self) -> Iterator[CallRecord]:
         """The call that is next in each queue."""
         for queue in self._queues.values():

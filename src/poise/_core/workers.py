@@ -19,6 +19,7 @@ from poise._core.states import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from poise._core.batches import Batch
     from poise._core.calls import CallId, CallRecord
     from poise._core.renewal import Renewal
 
@@ -30,6 +31,7 @@ class WorkerRecord:
 
     __slots__ = (
         "ahead",
+        "batches",
         "busy",
         "claim",
         "failures",
@@ -75,6 +77,8 @@ class WorkerRecord:
         """Holds a slot each, and may have begun. Invariant: never more than `slots` (G3)."""
         self.ahead: dict[CallId, CallRecord] = {}
         """Sent beyond the slots, oldest first. Invariant: empty unless every slot is held."""
+        self.batches: dict[CallId, Batch] = {}
+        """The batch of each call that is in one. Invariant: one of each batch is in `running`: it holds the slot."""
         self.sent_long: bool = False
         """Whether the first call that it was sent ahead was a long one: if it still has that, it has no other."""
         self.keeps_all: bool = False
@@ -175,8 +179,18 @@ class WorkerRecord:
 
     @property
     def held(self) -> list[CallRecord]:
-        """Every call that it holds, in the order in which they were sent."""
-        return [*self.running.values(), *self.ahead.values()]
+        """Every call that it holds: in the order in which they were sent, but for those that share a slot."""
+        shared = [batch.calls[call_id] for call_id, batch in self.batches.items() if call_id not in self.running]
+        return [*self.running.values(), *shared, *self.ahead.values()]
+
+    @property
+    def begun_calls(self) -> int:
+        """How many calls it may run: those that hold a slot, and those that share one."""
+        return len(self.running) + sum(call_id not in self.running for call_id in self.batches)
+
+    def runs(self, call: CallRecord) -> bool:
+        """Whether this call holds a slot, or shares one."""
+        return call.id in self.running or call.id in self.batches
 
     def begun_functions(self) -> list[str]:
         """The names of the functions that it may have begun and not ended, one for each call."""
@@ -194,8 +208,21 @@ class WorkerRecord:
         self.is_silent = False
         self.tolerated_until = math.inf
 
+    def answered(self, call_id: CallId) -> CallRecord | None:
+        """Take away a call that is in a batch: the slot passes to another of that, and is free after the last."""
+        batch = self.batches.pop(call_id, None)
+        if batch is None:
+            return None
+        call = batch.calls.pop(call_id)
+        if self.running.pop(call_id, None) is not None and batch.calls:
+            heir = next(iter(batch.calls.values()))
+            self.running[heir.id] = heir
+            if self.lease is call:
+                self.lease = heir
+        return call
+
     def take_calls(self) -> list[CallRecord]:
-        """Take away every call that it holds."""
+        """Take away every call that it holds; which of them were in a batch is still known."""
         held = self.held
         self.running.clear()
         self.ahead.clear()
@@ -212,6 +239,7 @@ class WorkerRecord:
         assert self.claim is None or self.lease is None, self
         assert len(self.running) <= self.slots, self  # G3
         assert not self.ahead or len(self.running) == self.slots, self
+        self._check_batches()
         assert not self.is_patient or len(self.ahead) == 1, self
         assert not self.is_silent or self.recalled, self
         assert self.is_silent or self.tolerated_until == math.inf, self
@@ -227,4 +255,13 @@ class WorkerRecord:
             assert self.lease.worker is self, self.lease
             assert all(call.lease is self.lease for call in self.held), self
         else:
-            assert self.held == [self.lease], self
+            batch = self.batches.get(self.lease.id)
+            assert self.held == [self.lease] if batch is None else set(self.held) == {*batch.calls.values()}, self
+
+    def _check_batches(self) -> None:
+        for call_id, batch in self.batches.items():
+            call = batch.calls[call_id]
+            assert call.worker is self, call
+            assert call.state in (CallState.RUNNING, CallState.ABANDONED), call
+            assert all(self.batches[other] is batch for other in batch.calls), call
+            assert sum(other in self.running for other in batch.calls) == 1, call

@@ -9,8 +9,11 @@ from types import BuiltinFunctionType, FunctionType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from poise._core.states import CallState
+from poise._lanes.lane import Parcel
+from poise._protocol.pickling import is_object_ref
 from poise._protocol.traces import add_note
 from poise._protocol.words import callable_name, is_text
+from poise.batching import ASYNC_ONE, ONE, batching_of, check_arguments
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -94,6 +97,12 @@ class Call(asyncio.Future[R]):
         dispatcher.kill(self, 0.0)
         return True
 
+    def parcel(self, record: CallRecord) -> Parcel:
+        """What goes to a worker of an attempt."""
+        credit = None if self.stream is None else self.stream.window
+        is_ahead = record.state is CallState.AHEAD
+        return Parcel(record.id, self.function, self.args, self.kwargs, is_ahead, credit)
+
     def credit(self, items: int) -> None:
         """Let the stream's producer send so many more items."""
         self._dispatcher.credit(self, items)
@@ -148,9 +157,35 @@ def name_of(function: Callable[..., Any] | str) -> str:
     return function if is_text(function) else callable_name(function)
 
 
-def pace_key(function: Callable[..., Any] | str) -> object:
-    """What the service times of this function are averaged by: the same for each lambda made at one place."""
-    return id(function.__code__) if type(function) is FunctionType else name_of(function)
+def pace_key(call: Call[Any]) -> object:
+    """What the service times of the call's function are averaged by: the same for each lambda made at one place.
+
+    Of a batched function it is what that asks for, by which its calls are put together.
+
+    Raises:
+        ConfigError: the function is batched, and what it is given does not suit that.
+    """
+    function = call.function
+    if type(function) is not FunctionType:
+        return call.name
+    code = function.__code__
+    return _batching_key(call) if code is ONE or code is ASYNC_ONE else id(code)
+
+
+def _is_batched(function: object) -> bool:
+    return type(function) is FunctionType and function.__code__ in (ONE, ASYNC_ONE)
+
+
+def _batching_key(call: Call[Any]) -> object:
+    check_arguments(call.name, call.args, call.kwargs, is_stream=call.stream is not None)
+    batching = batching_of(call.function)
+    # With a reference to an object of Ray's it goes alone: others would wait for the object, and might fail by it.
+    return id(batching) if is_object_ref(call.args[0]) else batching
+
+
+def most_together(function: Callable[..., Any] | str) -> int:
+    """How many calls of this function may share a slot: one, unless it is batched."""
+    return batching_of(function).max if _is_batched(function) else 1
 
 
 def is_plain(function: Callable[..., Any] | str) -> bool:

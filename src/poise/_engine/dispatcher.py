@@ -16,14 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from poise._answers import NOT_BEGUN, RAISED, RETRYABLE, RETURNED, Answer
 from poise._core.calls import TenantCallRecord
-from poise._core.effects import Cancel, Effect, Kill, Lease, News, Recall, Reject, Resolve, Send, Start, Withdraw
-from poise._core.states import CallState
+from poise._core.effects import Cancel, Kill, Lease, News, Recall, Reject, Resolve, Send, SendBatch, Start, Withdraw
+from poise._engine.batches import Batches
 from poise._engine.call import is_plain
 from poise._engine.journal import Journal
 from poise._engine.loops import check_loop
 from poise._engine.supervisor import Supervisor
 from poise._engine.watchers import Watchers
-from poise._lanes.lane import Lane, Launcher, Parcel
 from poise._protocol.words import describe
 from poise.errors import ConfigError, PoolClosed
 
@@ -32,11 +31,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Sequence
 
     from poise._core.calls import CallRecord
+    from poise._core.effects import Effect
     from poise._core.reloading import Reload
     from poise._core.renewal import Renewal
     from poise._core.scheduler import Scheduler
     from poise._engine.call import Call
     from poise._engine.clock import Clock, Timer
+    from poise._lanes.lane import Lane, Launcher
 
 logger = logging.getLogger("poise")
 
@@ -65,6 +66,7 @@ class Dispatcher:
         """The way to each worker that has started. Invariant: every READY or RETIRING worker has one."""
         self._calls: dict[int, Call[Any]] = {}
         """Calls whose answers need a look on their way in: streams, and those with `retry_on`."""
+        self.batches: Batches = Batches()
         self._next_call_id = 0
         self._pending: deque[Effect] = deque()
         """Effects still to be performed. A lane may answer while it is sent to, which adds to them."""
@@ -206,6 +208,7 @@ class Dispatcher:
     ) -> None:
         """A worker is dead, or could not start."""
         self.lanes.pop(worker_id, None)
+        self.batches.lost(worker_id)
         if self.scheduler.worker(worker_id) is None:
             self.journal.ended(worker_id)
         now = self.clock.time()
@@ -219,6 +222,8 @@ class Dispatcher:
 
     def on_answers(self, worker_id: int, answers: Sequence[Answer]) -> None:
         """Attempts have ended."""
+        if self.batches.sent:
+            answers = self.batches.opened(answers)
         judged = [answer if answer.ending != RAISED else self._judged(answer) for answer in answers]
         self._take(self.scheduler.finished, worker_id, judged, self.clock.time())
 
@@ -300,7 +305,7 @@ class Dispatcher:
             self.watchers.look()
 
     def _perform_one(self, effect: Effect) -> None:
-        if isinstance(effect, Send):
+        if isinstance(effect, Send | SendBatch):
             self._send(effect)
         elif isinstance(effect, Reject):
             self._reject(effect.call.tag, effect.error)
@@ -320,26 +325,26 @@ class Dispatcher:
             lane.recall(effect.call_ids)
         elif isinstance(effect, Withdraw):
             lane.withdraw(effect.call_ids)
-        else:
-            lane.cancel(effect.call_id)
+        elif (call_id := self.batches.given_up(effect.call_id)) is not None:
+            lane.cancel(call_id)
 
-    def _send(self, effect: Send) -> None:
+    def _send(self, effect: Send | SendBatch) -> None:
         lane = self.lanes.get(effect.worker_id)
         if lane is None:
             return  # lost while this was pending: the scheduler has settled these calls
-        parcels: list[Parcel] = []
+        calls: list[tuple[CallRecord, Call[Any]]] = []
         for record in effect.calls:
             call: Call[Any] | None = record.tag
-            if call is not None and call.may_begin is not None and not call.may_begin():
-                call.cancel()
-                call = None
-            if call is None:
-                # The caller left between its grant and now: nothing to send, and the slot is given back.
-                self.on_answers(effect.worker_id, [Answer(record.id, NOT_BEGUN, None)])
-                continue
-            credit = None if call.stream is None else call.stream.window
-            is_ahead = record.state is CallState.AHEAD
-            parcels.append(Parcel(record.id, call.function, call.args, call.kwargs, is_ahead, credit))
+            if call is None or (call.may_begin is not None and not call.may_begin()):
+                self._give_back(record, call, effect.worker_id)
+            else:
+                calls.append((record, call))
+        if isinstance(effect, SendBatch):
+            parcels, refused = self.batches.parcels(effect.worker_id, calls)
+            if refused:
+                self.on_answers(effect.worker_id, refused)
+        else:
+            parcels = [call.parcel(record) for record, call in calls]
         if not parcels:
             return
         try:
@@ -350,10 +355,14 @@ class Dispatcher:
             logger.exception("poise has a fault and gives worker %d up; please report it", effect.worker_id)
             self.on_lost(effect.worker_id, f"calls could not be sent to it: {describe(error)}", all_in_doubt=True)
 
+    def _give_back(self, record: CallRecord, call: Call[Any] | None, worker_id: int) -> None:
+        """The caller left between the grant and now: there is nothing to send, and the slot is given back."""
+        if call is not None:
+            call.cancel()
+        self.on_answers(worker_id, [Answer(record.id, NOT_BEGUN, None)])
+
     def _resolve(self, call: Call[Any] | None, answer: Answer) -> None:
-        if call is None:
-            return
-        if answer.ending == RETURNED:
+        if call is None or answer.ending == RETURNED:
             self._finish(call, answer.value)
         else:
             self._fail(call, answer.value)

@@ -119,7 +119,7 @@ class Engine:
         new_record = CallRecord if options.tenant is None else dispatcher.for_tenant(options.tenant, options.weight)
         record = new_record(
             dispatcher.next_call_id(),
-            pace_key(function),
+            pace_key(call),
             name=call.name,
             priority=options.priority,
             deadline=deadline,

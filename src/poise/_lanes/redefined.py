@@ -7,6 +7,7 @@ in the cell that was just run, and nothing would say so.
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
 import sys
 import types
@@ -51,7 +52,7 @@ class KnownClasses:
         if kind is None or kind in self._told:
             return
         had = kind.__dict__.get(name)
-        if type(had) is not types.FunctionType or had is function or had.__code__ == function.__code__:
+        if type(had) is not types.FunctionType or had is function or _code_of(had) == _code_of(function):
             return
         self._told.add(kind)
         _log.warning(
@@ -60,6 +61,11 @@ class KnownClasses:
             function.__qualname__,
             owner,
         )
+
+
+def _code_of(function: types.FunctionType) -> object:
+    """The code that its author wrote, below decorators such as `poise.batched`."""
+    return getattr(inspect.unwrap(function), "__code__", None)
 
 
 def _found(module: str, name: str) -> type | None:

@@ -10,6 +10,7 @@ import pickle
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from poise._protocol.buffers import own
+from poise._protocol.bundles import Bundle, Part
 from poise._protocol.lifting import STRINGS, Lift, is_long, long_strings
 from poise._protocol.payloads import PROTOCOL, Packed, Payload
 from poise._protocol.pickling import Awaited, Unpickler, object_ref_type, pack_deep
@@ -99,6 +100,27 @@ def unpack(packed: Packed, awaited: Sequence[Any] = (), *, writable: bool = Fals
     return Unpickler(packed.data, buffers, packed.nested, awaited).load()
 
 
+def packed_part(part: Part) -> Packed:
+    """A part of a bundle that has arrived, as it was packed."""
+    return Payload(*part) if type(part) is tuple else part
+
+
+def unpack_part(part: Part, what: str, *, started: bool) -> Any:
+    """Unpack one value of a bundle that has arrived, whose buffers came as they are to be handed out.
+
+    Raises:
+        PayloadError: it cannot be unpickled here.
+    """
+    packed = packed_part(part)
+    try:
+        if not isinstance(packed, Payload):
+            return pickle.loads(packed)
+        return Unpickler(packed.data, list(packed.buffers), packed.nested, ()).load()
+    except BaseException as error:
+        drop_frames(error)
+        raise PayloadError(what, describe(error), started=started) from error
+
+
 def unpack_arguments(
     packed: Packed, awaited: Sequence[Any] = (), *, writable: bool = False
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -150,7 +172,7 @@ def _shape_of(value: Any) -> int:
     elif kind is dict:
         items = (*value, *value.values())
     else:
-        return _DEEP
+        return _FLAT if issubclass(kind, Bundle) and value.is_flat else _DEEP
     if len(value) > FLAT_LIMIT:
         return _DEEP
     shape = _FLAT

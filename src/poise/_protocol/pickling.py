@@ -128,6 +128,11 @@ class Unpickler(pickle.Unpickler):
         return super().find_class(module, name)
 
 
+def is_object_ref(value: object) -> bool:
+    """Whether it is a reference to an object of Ray's."""
+    return (ref_type := object_ref_type()) is not None and issubclass(type(value), ref_type)
+
+
 def object_ref_type() -> type[Any] | None:
     """Ray's ObjectRef, or None while this process has not imported Ray and so can have none."""
     ray = sys.modules.get("ray")
