@@ -1,4 +1,4 @@
-"""The command line: `python -m bench` measures, `python -m bench soak` soaks."""
+"""The command line: `python -m bench` measures, `python -m bench soak` soaks, `python -m bench batching` batches."""
 
 from __future__ import annotations
 
@@ -28,6 +28,10 @@ def main() -> int:
     """Run what the arguments ask for."""
     if sys.argv[1:2] == ["soak"]:
         return soak.main(sys.argv[2:])
+    if sys.argv[1:2] == ["batching"]:
+        from bench import batching  # which needs scikit-learn
+
+        return batching.main(sys.argv[2:])
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a short run, within 3 minutes")
     parser.add_argument("--only", type=_parts, default=set(PARTS), help="some parts: P1,P4")

@@ -451,6 +451,14 @@ def test_one_that_was_alone_when_it_lost_its_worker_stays_alone() -> None:  # G9
     assert state(second) is CallState.RUNNING
 
 
+def test_the_last_that_was_not_answered_is_to_blame_alone() -> None:  # G9
+    scene = Scene(poison_after=1)
+    calls = batch(scene, count=2, retries=3)
+    scene.answer(calls[0])
+    scene.lose(0)
+    assert isinstance(scene.errors[calls[1]], PoisonCall)
+
+
 def test_a_lease_that_loses_its_worker_loses_its_batch() -> None:
     scene = Scene()
     lease = scene.lease()

@@ -63,4 +63,5 @@ def test_the_world_sees_everything_that_can_happen() -> None:
     assert {"Replacing", "Oversized"} <= seen.keys()
     assert seen["reloaded"]
     assert seen["went back"]
+    assert "SendBatch" in seen
     assert {"DeadlineExceeded", "WorkerLost", "PoolBroken", "PoolClosed", "submit: Overloaded"} <= seen.keys()

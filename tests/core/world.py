@@ -13,12 +13,11 @@ import random
 import sys
 from collections import Counter, deque
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from poise._answers import NOT_BEGUN, RAISED, RETRYABLE, RETURNED, Answer, Ending
 from poise._core.batches import Batching
-from poise._core.calls import CallRecord, TenantCallRecord
+from poise._core.calls import CallRecord
 from poise._core.effects import (
     Cancel,
     Effect,
@@ -337,7 +336,8 @@ class World:
         if len(calls) < first.function.max and not first.deaths and first.bound_for is None:
             alike = [f.call for f in self.live.values() if f.sends == 0 and f.call.function is first.function]
             alike = [c for c in alike if c.priority == first.priority and _is_ordinary(c) and c not in calls]
-            assert not [call for call in alike if call.state is CallState.WAITING], "the batch had room"
+            waited = [c for c in alike if c.state is CallState.WAITING and c.id in self._accepted]
+            assert not waited, "the batch had room"
         self.seen["suspects together"] += bool(first.deaths)
 
     def _check_send(self, actor: Actor, call: CallRecord, batch: set[int]) -> None:
@@ -454,7 +454,7 @@ class World:
         tenant: int | None = None,
     ) -> Fate | None:
         self._next_id += 1
-        new = CallRecord if tenant is None else partial(TenantCallRecord, self.pool.shares.tenant(tenant, 1 + tenant))
+        new = CallRecord if tenant is None else self.pool.shares.new_record(tenant, 1 + tenant)
         call = new(
             self._next_id,
             function,
@@ -866,7 +866,8 @@ def make_world(dice: Dice) -> World:
         has_marks=pick((True, True, False)),
         recycle=pick(RECYCLES) if heals else None,
     )
-    world.functions = pick((tuple(SERVICE_TIMES), tuple(SERVICE_TIMES), (TRIPLES, PATIENT), (PATIENT,)))
+    everything = tuple(SERVICE_TIMES)
+    world.functions = pick((everything, everything, everything[:3], everything[:3], (TRIPLES, PATIENT), (PATIENT,)))
     if pick((True, True, False)):
         while world.starting:
             world.start_one(0, fails=False)

@@ -9,14 +9,16 @@ charged with the average of its function then, and with the difference when it e
 from __future__ import annotations
 
 import heapq
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Final
 from weakref import WeakValueDictionary
 
 from poise._core.backlog import Rank
+from poise._core.calls import TenantCallRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterator
+    from collections.abc import Callable, Hashable, Iterator
 
     from poise._core.calls import CallRecord
 
@@ -72,6 +74,10 @@ class Shares:
             tenant = self._known[name] = Tenant(name)
         tenant.weight = weight
         return tenant
+
+    def new_record(self, name: Hashable, weight: float) -> Callable[..., CallRecord]:
+        """What makes the record of a call for this tenant."""
+        return partial(TenantCallRecord, self.tenant(name, weight))
 
     def of(self, call: CallRecord) -> Tenant:
         """Whose call this is."""

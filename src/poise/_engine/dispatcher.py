@@ -11,11 +11,9 @@ import math
 import os
 import threading
 from collections import deque
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from poise._answers import NOT_BEGUN, RAISED, RETRYABLE, RETURNED, Answer
-from poise._core.calls import TenantCallRecord
 from poise._core.effects import Cancel, Kill, Lease, News, Recall, Reject, Resolve, Send, SendBatch, Start, Withdraw
 from poise._engine.batches import Batches
 from poise._engine.call import is_plain
@@ -28,7 +26,7 @@ from poise.errors import ConfigError, PoolClosed
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Hashable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from poise._core.calls import CallRecord
     from poise._core.effects import Effect
@@ -87,10 +85,6 @@ class Dispatcher:
         """A number for a new call, greater than all before it."""
         self._next_call_id += 1
         return self._next_call_id
-
-    def for_tenant(self, name: Hashable, weight: float) -> Callable[..., CallRecord]:
-        """What makes the record of a call for this tenant."""
-        return partial(TenantCallRecord, self.scheduler.shares.tenant(name, weight))
 
     def submit(self, call: Call[Any], record: CallRecord, *, may_park: bool) -> None:
         """Hand a new call to the scheduler.
@@ -389,8 +383,6 @@ class Dispatcher:
         if self._calls and call.record is not None:
             self._calls.pop(call.record.id, None)
         call.release()
-
-    # ---------------------------------------------------------------- time
 
     def _arm_timer(self) -> None:
         """Keep the one timer at or before the scheduler's next tick; a timer that fires early is set again then."""

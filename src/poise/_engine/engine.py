@@ -116,7 +116,8 @@ class Engine:
         call: Call[Any] = Call(dispatcher, function, args, kwargs, options, stream)
         call.may_begin = may_begin
         timeout, deadline = _time_limit(options, dispatcher.clock.time())
-        new_record = CallRecord if options.tenant is None else dispatcher.for_tenant(options.tenant, options.weight)
+        shares, tenant = dispatcher.scheduler.shares, options.tenant
+        new_record = CallRecord if tenant is None else shares.new_record(tenant, options.weight)
         record = new_record(
             dispatcher.next_call_id(),
             pace_key(call),
