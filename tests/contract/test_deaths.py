@@ -164,7 +164,6 @@ async def test_a_chaos_of_deaths_and_cancellations_ends_every_call(open_pool: Op
 # Retries after exceptions
 
 
-@pytest.mark.asyncio(loop_scope="module")
 async def test_beyond_the_retry_budget_a_call_ends_with_its_own_error(open_pool: OpenPool) -> None:  # G2
     async with open_pool(Desk, size=1, retry_budget=0.0) as pool:
         again = pool.options(retries=1000, retry_on=ValueError, retry_delay=0)
@@ -176,6 +175,7 @@ async def test_beyond_the_retry_budget_a_call_ends_with_its_own_error(open_pool:
         assert await pool.run(Desk.echo, 1) == 1
 
 
+@pytest.mark.asyncio(loop_scope="module")
 async def test_a_call_is_run_again_after_an_exception_that_retry_on_names(
     share_pool: SharePool, gate: Gate
 ) -> None:  # G2

@@ -229,8 +229,8 @@ async def test_coroutines_of_single_slot_workers_run_one_at_a_time(share_pool: S
         assert max(most for _, most, _ in await pool.broadcast(Desk.witness)) == 1
 
 
-async def test_one_tenants_flood_delays_anothers_call_by_one_call(share_pool: SharePool, gate: Gate) -> None:
-    async with share_pool(Desk, size=1) as pool:
+async def test_one_tenants_flood_delays_anothers_call_by_one_call(open_pool: OpenPool, gate: Gate) -> None:
+    async with open_pool(Desk, size=1) as pool:  # one that has not measured what it is to run
         first = pool.submit(Desk.hold, gate.path)
         await gate.reached()
         flood = [pool.options(tenant="flood").submit(Desk.mark, gate.path, f"flood {n}") for n in range(20)]

@@ -396,6 +396,20 @@ def test_the_last_attempt_of_each_is_made_alone(retries: int, sizes: list[int]) 
     assert scene.sizes == [8, *sizes]
 
 
+def test_one_that_has_fewer_attempts_left_goes_by_itself() -> None:
+    scene = Scene()
+    held(scene)
+    calls = [scene.submit(MANY, retries=retries) for retries in (3, 1, 3, 3)]
+    let_go(scene)
+    scene.lose(0)
+    scene.wait(1.0)
+    scene.ready(1)
+    for alone in calls[:2]:
+        assert [call for call in calls if state(call) is CallState.RUNNING] == [alone]
+        scene.answer(alone)
+    assert scene.batches[1:] == [calls[2:]]
+
+
 def test_halves_come_back_together_after_one_pause() -> None:
     chances = iter([0.5, 0.25, 0.5, 0.5, 0.5, 0.5])
     scene = Scene(2, chance=lambda: next(chances))

@@ -189,3 +189,15 @@ def test_a_rank_keeps_one_entry_for_each_tenant() -> None:
         backlog.check_invariants()
     assert {call.id for call in backlog} == {call.id for call in waiting}
     assert not backlog.discard(TenantCallRecord(shares.tenant("new", 1), 9999, "f"))
+
+
+def test_a_rank_forgets_tenants_that_have_left() -> None:
+    shares = Shares(None)
+    backlog = Backlog(shares)
+    calls = [TenantCallRecord(shares.tenant(number, 1), number, "f") for number in range(200)]
+    for call in calls:
+        backlog.add(call)
+    for call in calls[:-1]:
+        backlog.discard(call)
+        backlog.check_invariants()
+    assert backlog.first() is calls[-1]
