@@ -71,7 +71,7 @@ def snapshot(
         ready=sum(w.state is WorkerState.READY for w in records),
         starting=sum(w.state is WorkerState.PENDING or w.state is WorkerState.STARTING for w in records),
         waiting=queues.count,
-        parked=len(queues.parked) + len(queues.held_back),
+        parked=queues.parked_count,
         running=states.count(CallState.RUNNING),
         ahead=states.count(CallState.AHEAD),
         abandoned=states.count(CallState.ABANDONED),

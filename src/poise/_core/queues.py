@@ -273,6 +273,11 @@ class Queues:
         """Calls that wait and are not parked."""
         return self.depth + len(self.claims) + sum(map(len, self.bound.values()))
 
+    @property
+    def parked_count(self) -> int:
+        """Calls that wait for room, in the backlog or in their tenant's part of it."""
+        return len(self.parked) + len(self.held_back)
+
     def first(self) -> CallRecord | None:
         """The call that is next for any worker."""
         return self.backlog.first() or self.parked.first()
