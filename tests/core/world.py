@@ -90,7 +90,7 @@ class Actor:
     runs: int = 0
     """Calls that it has begun."""
     is_special: bool = False
-    """Whether it was leased, so that it may have begun more calls than the pool would have given it."""
+    """Whether it was leased, or had calls bound for it, which one runs that retires because the pool is smaller."""
 
     def receive(self) -> None:
         """Take in the next message."""
@@ -611,7 +611,7 @@ class World:
     def begin(self, actor: Actor, announced: int) -> None:
         if actor.inbox and len(actor.begun) < self.slots:
             actor.runs += 1
-            actor.is_special |= actor.id in self.leases
+            actor.is_special |= actor.id in self.leases or self.fates[actor.inbox[0]].call.bound_for is not None
             if self.recycle is not None and self.recycle.exact and not actor.is_special:
                 assert self.recycle.calls is not None
                 assert actor.runs <= round(self.recycle.calls * (1 - self.recycle.jitter)) + self.slots - 1

@@ -225,7 +225,7 @@ class Queues:
 
     def _park(self, call: CallRecord) -> None:
         """Let a call wait for room in the backlog, or first for room in its tenant's part of it."""
-        if (tenant := call.tenant) is not None and self.shares.is_full(call):
+        if (tenant := call.tenant) is not None and (tenant.parked or self.shares.is_full(call)):
             self.held_back[call.id] = call
             tenant.parked.add(call)
         else:
