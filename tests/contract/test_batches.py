@@ -54,6 +54,11 @@ class Press(Desk):
         self.batches.append(values)
         return values
 
+    @poise.batched(max=100, wait=0.02)
+    def briefly(self, values: list[int]) -> list[int]:
+        self.batches.append(values)
+        return values
+
     @poise.batched(max=3, wait=30.0)
     def in_threes(self, values: list[int]) -> list[int]:
         self.batches.append(values)
@@ -203,6 +208,14 @@ async def test_calls_wait_for_company_only_if_told(share_pool: SharePool) -> Non
         assert pool.stats().waiting == 2
         assert await asyncio.gather(*calls[3:], pool.submit(Press.in_threes, 5)) == [3, 4, 5]
         assert sorted(batch for took in await pool.broadcast(Press.took) for batch in took) == [[0, 1, 2], [3, 4, 5]]
+
+
+async def test_nobody_waits_for_company_longer_than_told(share_pool: SharePool) -> None:
+    async with share_pool(Press, size=1) as pool:
+        await pool.run(Press.took)
+        assert await pool.run(Press.briefly, 1) == 1
+        assert await asyncio.gather(*(pool.run(Press.briefly, n) for n in range(3))) == [0, 1, 2]
+        assert await pool.run(Press.took) == [[1], [0, 1, 2]]
 
 
 async def test_one_that_waits_for_company_can_give_up_and_expire(share_pool: SharePool) -> None:  # G6

@@ -14,6 +14,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from poise._answers import NOT_BEGUN, RAISED, RETRYABLE, RETURNED, Answer
+from poise._core.batches import Batching
 from poise._core.effects import Cancel, Kill, Lease, News, Recall, Reject, Resolve, Send, SendBatch, Start, Withdraw
 from poise._engine.batches import Batches
 from poise._engine.call import is_plain
@@ -101,8 +102,8 @@ class Dispatcher:
         except BaseException:
             self._forget(call)
             raise
-        if effects or record.deadline != math.inf:  # else it waits, and nothing else has changed
-            self._perform(effects)
+        if effects or record.deadline != math.inf or type(record.function) is Batching:
+            self._perform(effects)  # else it waits, and no time is to be kept for it
 
     def cancel(self, call: Call[Any]) -> None:
         """The future was cancelled."""
