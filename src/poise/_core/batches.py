@@ -121,7 +121,7 @@ class Gathering:
 
     def __init__(self, times: Times[CallRecord]) -> None:
         self._times = times
-        self.calls = times.watched
+        self.calls: dict[CallId, CallRecord] = times.watched
         """Every call."""
         self._groups: dict[tuple[object, int], dict[CallId, CallRecord]] = {}
         """Invariant: the same calls, none of them with more than its function allows; no group is empty."""

@@ -44,15 +44,15 @@ class Fleet:
         """Every worker that is not GONE."""
         self.ready: dict[WorkerId, WorkerRecord] = {}
         """Invariant: those of `workers` that are READY."""
-        self.heals = heals
+        self.heals: bool = heals
         """Whether lost workers are replaced."""
-        self.failed_starts = 0
+        self.failed_starts: int = 0
         """In a row, since a worker was last ready: one that dies may leave the room that the others lacked."""
         self.last_failure: str | None = None
         """Why the last of them failed."""
         self.last_cause: BaseException | None = None
         """The constructor's exception, if that is why."""
-        self.generation = 0
+        self.generation: int = 0
         """Of which workers are that start for any other reason than a reload, or the loss of one."""
         self.broken: PoolBroken | None = None
         """Why no worker can start. Ends when one does."""

@@ -27,10 +27,10 @@ class Outcomes:
     __slots__ = ("_alarms", "_outbox", "_queues", "counters", "doomed", "kill_after")
 
     def __init__(self, queues: Queues, alarms: Alarms, outbox: Outbox, kill_after: float | None) -> None:
-        self.counters = Counters()
+        self.counters: Counters = Counters()
         self.doomed: dict[CallId, float] = {}
         """Abandoned calls that their caller wants gone, and the seconds for which their worker may still run them."""
-        self.kill_after = kill_after
+        self.kill_after: float | None = kill_after
         """Seconds that a worker may keep an expired call."""
         self._queues = queues
         self._alarms = alarms

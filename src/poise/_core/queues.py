@@ -48,17 +48,17 @@ class Queues:
     )
 
     def __init__(self, limit: int | None, shares: Shares, placement: Placement, alarms: Alarms) -> None:
-        self.limit = math.inf if limit is None else limit
-        self.shares = shares
-        self.backlog = Backlog(shares)
+        self.limit: float = math.inf if limit is None else limit
+        self.shares: Shares = shares
+        self.backlog: Backlog = Backlog(shares)
         """Invariant: its calls are WAITING and bound for no worker. More than `limit` only by those that came back."""
-        self.parked = Backlog(shares)
+        self.parked: Backlog = Backlog(shares)
         """Invariant: its calls are PARKED; empty unless the backlog, and what is aside, are full."""
         self.held_back: dict[CallId, CallRecord] = {}
         """Invariant: its calls are PARKED, each with its tenant, whose part of the backlog is full."""
-        self.wary = Wary(alarms.wary)
+        self.wary: Wary = Wary(alarms.wary)
         """Invariant: its calls are WAITING and bound for no worker."""
-        self.gathering = Gathering(alarms.gatherings)
+        self.gathering: Gathering = Gathering(alarms.gatherings)
         """Invariant: its calls are WAITING and bound for no worker."""
         self.aside: dict[CallId, CallRecord] = {}
         """Invariant: those that are paused, wary or gathering. They count as if they were in the backlog (G7)."""

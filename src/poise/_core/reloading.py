@@ -26,13 +26,13 @@ class Reload:
     __slots__ = ("before", "cause", "failure", "generation", "is_over", "surge")
 
     def __init__(self, generation: int, before: int, surge: int) -> None:
-        self.generation = generation
+        self.generation: int = generation
         """What the workers are to be of."""
-        self.before = before
+        self.before: int = before
         """What they were of, and are to be again if a new one cannot start."""
-        self.surge = surge
+        self.surge: int = surge
         """How many may start at a time beside those that work; if none, one after the other leaves first."""
-        self.is_over = False
+        self.is_over: bool = False
         """Whether all are new, or a new one could not start."""
         self.failure: str | None = None
         """Why not."""

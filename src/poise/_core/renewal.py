@@ -32,13 +32,13 @@ class Renewal:
     ) -> None:
         self.old: WorkerRecord | None = old
         """The one that works; None once it is given nothing more. Invariant: it is READY."""
-        self.heir = heir
+        self.heir: WorkerRecord = heir
         """The one that starts, or is to; or that has started."""
-        self.is_recycling = is_recycling
+        self.is_recycling: bool = is_recycling
         """Whether the policy asks for it."""
-        self.persists = persists
+        self.persists: bool = persists
         """Whether another heir is tried where one cannot start."""
-        self.yields = yields
+        self.yields: bool = yields
         """Whether the old one leaves first where there is no room for both."""
         self.failure: str | None = None
         """Why the old one stays."""

@@ -34,7 +34,7 @@ class Renewals:
         counters: Counters,
         outbox: Outbox,
     ) -> None:
-        self.order = Order.NEW_FIRST
+        self.order: Order = Order.NEW_FIRST
         """Who goes first where nothing else is said."""
         self.on_change: Callable[[float], object] | None = None
         """Called, while a reload is under way, when a worker has become ready, was lost, or has no room."""

@@ -71,9 +71,10 @@ class Scheduler:
         """Invariant: empty between steps."""
         self._alarms = alarms = Alarms()
         self._placement = placement = Placement(slots, alarms)
-        self.shares = shares = Shares(backlog_per_tenant)
-        self._queues = queues = Queues(backlog, shares, placement, alarms)
-        self.fleet = fleet = Fleet(slots, alarms, heals=heals, chance=chance)
+        self.shares: Shares = Shares(backlog_per_tenant)
+        self._queues = queues = Queues(backlog, self.shares, placement, alarms)
+        self.fleet: Fleet = Fleet(slots, alarms, heals=heals, chance=chance)
+        fleet = self.fleet
         self._workers = fleet.workers
         """Invariant: as many are not RETIRING as `size` asks for, while healing."""
         self._outcomes = outcomes = Outcomes(queues, alarms, outbox, kill_after)
@@ -84,9 +85,10 @@ class Scheduler:
         self._leaving = Leaving(
             fleet, queues, placement, alarms, outcomes, self._endings, self._recalls, self._granting, outbox
         )
-        self.renewals = renewals = Renewals(fleet, queues, self._leaving, self._granting, self.counters, outbox)
+        self.renewals: Renewals = Renewals(fleet, queues, self._leaving, self._granting, self.counters, outbox)
+        renewals = self.renewals
         renewals.order = Order.NEW_FIRST if recycle is None or recycle.surge else Order.OLD_FIRST
-        self.reloading = Reloading(fleet, renewals, self._leaving)
+        self.reloading: Reloading = Reloading(fleet, renewals, self._leaving)
         self._recycling: Recycling | None = None
         if recycle is not None:
             self._recycling = Recycling(recycle, fleet, queues, alarms, renewals, outbox, chance)

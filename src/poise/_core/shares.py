@@ -32,7 +32,7 @@ class Tenant:
     __slots__ = ("__weakref__", "name", "overcharged", "parked", "time", "waiting", "weight")
 
     def __init__(self, name: Hashable) -> None:
-        self.name = name
+        self.name: Hashable = name
         self.weight: float = 1.0
         self.time: float = 0.0
         """Seconds of service, divided by the weight. Only grows."""

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, TypeAlias
 from poise._core.backlog import Backlog
 
 if TYPE_CHECKING:
+    from collections import OrderedDict
     from collections.abc import Iterator
 
     from poise._core.alarms import Line
-    from poise._core.calls import CallRecord
+    from poise._core.calls import CallId, CallRecord
     from poise._core.workers import WorkerId
 
 _Kind: TypeAlias = "tuple[frozenset[WorkerId], bool]"
@@ -23,7 +24,7 @@ class Wary:
 
     def __init__(self, line: Line[CallRecord]) -> None:
         self._line = line
-        self.calls = line.watched
+        self.calls: OrderedDict[CallId, CallRecord] = line.watched
         """Every call, by how long it has waited."""
         self._queues: dict[_Kind, Backlog] = {}
         """Invariant: the same calls, by whom they avoid and whether they need a whole worker; no queue is empty."""

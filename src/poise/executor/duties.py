@@ -27,7 +27,7 @@ class Start:
     func: Callable[[], Any]  # by this name a worker's label is found
     initializer: Callable[..., object] | None
     initargs: tuple[Any, ...]
-    __poise_prints_plainly__: ClassVar = True  # as a process of the caller's would
+    __poise_prints_plainly__: ClassVar[bool] = True  # as a process of the caller's would
 
     def __poise_parts__(self) -> list[tuple[str, Any]]:
         """What it is made of, for an error that says which part cannot travel."""
