@@ -36,6 +36,16 @@ def check_seconds(option: str, value: Any, *, zero: bool = False, none: bool = T
         raise ConfigError(option, value, f"{allowed}, or None for no limit" if none else allowed)
 
 
+def check_share(option: str, value: Any) -> None:
+    """Check a part of a whole, of an option that may be None instead.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if not is_a(value, numbers.Real) or not 0 <= value <= 1:
+        raise ConfigError(option, value, "a share from 0 to 1, such as 0.2, or None for no bound")
+
+
 def check_one_of(option: str, value: object, allowed: tuple[Any, ...]) -> None:
     """Check a value that is one of a few.
 

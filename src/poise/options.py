@@ -8,7 +8,7 @@ import numbers
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Literal, Required, TypedDict, get_args
 
-from poise.checks import check_flag, check_moment, check_one_of, check_seconds, check_whole, is_a
+from poise.checks import check_flag, check_moment, check_one_of, check_seconds, check_share, check_whole, is_a
 from poise.errors import ConfigError, UnknownOption
 from poise.policies import Recycle
 
@@ -214,7 +214,7 @@ class PoolOptions:
             check_seconds("kill_after", self.kill_after, zero=True)
         check_whole("poison_after", self.poison_after, 1)
         if self.retry_budget is not None:
-            _share("retry_budget", self.retry_budget)
+            check_share("retry_budget", self.retry_budget)
         check_one_of("lane", self.lane, get_args(LaneName))
         check_seconds("link_timeout", self.link_timeout, none=False)
         if self.link_timeout < 1 or self.link_timeout == math.inf:
@@ -308,8 +308,3 @@ def _check_tenant(tenant: Any, weight: Any) -> None:
         raise ConfigError("tenant", tenant, "what can be a key of a dict, such as a name, or None") from error
     if not is_a(weight, numbers.Real) or not 0 < weight < math.inf:
         raise ConfigError("weight", weight, "a finite number, more than zero")
-
-
-def _share(option: str, value: Any) -> None:
-    if not is_a(value, numbers.Real) or not 0 <= value <= 1:
-        raise ConfigError(option, value, "a share from 0 to 1, such as 0.2, or None for no bound")

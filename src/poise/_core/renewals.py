@@ -80,12 +80,16 @@ class Renewals:
 
     def decided(self, now: float) -> list[Effect]:
         """Workers are being replaced: bring what follows from that up to date."""
-        for worker in self._fleet.start_due(now):
-            self._outbox.add(Start(worker.id, worker.is_spare, worker.generation))
+        self.start_due(now)
         self._granting.place(now)
         return self._outbox.flush()
 
     # ---------------------------------------------------------------- parts of others
+
+    def start_due(self, now: float) -> None:
+        """Start the workers whose time has come."""
+        for worker in self._fleet.start_due(now):
+            self._outbox.add(Start(worker.id, worker.is_spare, worker.generation))
 
     def begin(
         self,

@@ -13,7 +13,7 @@ from poise._answers import NOT_BEGUN, Answer
 from poise._core.alarms import Alarms
 from poise._core.batches import Batching
 from poise._core.counters import snapshot
-from poise._core.effects import Outbox, Start
+from poise._core.effects import Outbox
 from poise._core.endings import Endings
 from poise._core.fleet import Fleet
 from poise._core.granting import Granting
@@ -214,7 +214,7 @@ class Scheduler:
         self.fleet.step(worker, WorkerEvent.READY, now)
         worker.most_ahead = most_ahead
         self.renewals.is_ready(worker, now)
-        self._start_due(now)
+        self.renewals.start_due(now)
         return self._changed(worker, now)
 
     def worker_lost(
@@ -252,7 +252,7 @@ class Scheduler:
         if worker is None or self._recycling is None:
             return []
         self._recycling.grown(worker, resident, now, is_fresh=is_fresh)
-        self._start_due(now)
+        self.renewals.start_due(now)
         return self._changed(worker, now)
 
     # ---------------------------------------------------------------- size and time
@@ -270,9 +270,7 @@ class Scheduler:
             self.renewals.drop(worker, now)
             self._leaving.retire(worker, now)
         self.renewals.changed(now)
-        self._start_due(now)
-        self._granting.place(now)
-        return self._outbox.flush()
+        return self.renewals.decided(now)
 
     def tick(self, now: float) -> list[Effect]:
         """Time has passed: expire calls, kill what overran, start what is due, ask back and take back what is stuck."""
@@ -287,7 +285,7 @@ class Scheduler:
         self._queues.move_on(now)
         if self._recycling is not None:
             self._recycling.tick(now)
-        self._start_due(now)
+        self.renewals.start_due(now)
         self._recalls.withdraw_unanswered(now)
         if len(self._workers) > 1:
             self._recalls.ask_overdue(now)
@@ -362,15 +360,11 @@ class Scheduler:
     def _changed(self, worker: WorkerRecord, now: float) -> list[Effect]:
         """A worker's calls or state have changed: bring what follows from that up to date."""
         if self._recycling is not None and self._recycling.look(worker, now):
-            self._start_due(now)
+            self.renewals.start_due(now)
         self._granting.advance(worker, now)
         self._leaving.let_go(worker, now)
         self._granting.place(now)
         return self._outbox.flush()
-
-    def _start_due(self, now: float) -> None:
-        for worker in self.fleet.start_due(now):
-            self._outbox.add(Start(worker.id, worker.is_spare, worker.generation))
 
     def check_invariants(self) -> None:
         """Check what is stated at the fields; for tests, after every step."""

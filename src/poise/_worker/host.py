@@ -263,12 +263,12 @@ class Host:
 
     def reply(self, answer: Answer) -> None:
         """Hand the end of a call to the `perform` or `pull` that waits for it, or to the express lane."""
-        call_id, ending, packed, service_time = answer
+        call_id = answer.call_id
         if (replies := self._values.get(call_id)) is not None:
-            if packed is not None and self._link is not None:  # the next call may be here already, and change it
-                packed = detach(packed)
+            if answer.value is not None and self._link is not None:  # the next call may be here already, and change it
+                answer = answer._replace(value=detach(answer.value))
             del self._values[call_id]  # only now: if there was no memory for a copy, that is the reply
-            replies.put(Answer(call_id, ending, packed, service_time))
+            replies.put(answer)
         elif (stream := self._streams.get(call_id)) is not None:
             stream.end(answer)
         elif self._link is not None:
