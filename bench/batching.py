@@ -22,6 +22,7 @@ from sklearn.datasets import load_digits
 from sklearn.ensemble import RandomForestClassifier
 
 import poise
+from bench.contenders.serve import deploy
 from bench.report import Table
 
 if TYPE_CHECKING:
@@ -85,22 +86,15 @@ async def serve() -> AsyncGenerator[dict[str, Predict]]:
         return
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
 
-    def deploy(wait: float) -> Any:
+    def served(wait: float) -> Any:
         class Deployed(Forest):
             @serve.batch(max_batch_size=MOST, batch_wait_timeout_s=wait)
             async def predict_served(self, images: list[NDArray[Any]]) -> list[int]:
                 return [int(digit) for digit in self.model.predict(np.stack(images))]
 
-        deployment: Any = serve.deployment(
-            num_replicas=WORKERS,
-            max_ongoing_requests=1000,
-            ray_actor_options={"num_cpus": 0},
-            logging_config={"log_level": "ERROR", "enable_access_log": False},
-        )(Deployed)
-        name = f"wait-{wait}"
-        return serve.run(deployment.bind(), name=name, route_prefix=None, _local_testing_mode=False)
+        return deploy(serve, Deployed, WORKERS, f"wait-{wait}")
 
-    handles = {wait: await asyncio.to_thread(deploy, wait) for wait in (0.0, SERVE_WAIT)}
+    handles = {wait: await asyncio.to_thread(served, wait) for wait in (0.0, SERVE_WAIT)}
 
     def calling(handle: Any) -> Any:
         async def call(image: NDArray[Any]) -> int:

@@ -10,6 +10,17 @@ from bench.contenders.contender import Contender, Missing
 from bench.worker import Worker
 
 
+def deploy(serve: Any, kind: type, replicas: int, name: str) -> Any:
+    """Deploy so many replicas of a class, and return their handle; blocks until they run."""
+    deployment: Any = serve.deployment(
+        num_replicas=replicas,
+        max_ongoing_requests=1000,
+        ray_actor_options={"num_cpus": 0},
+        logging_config={"log_level": "ERROR", "enable_access_log": False},
+    )(kind)
+    return serve.run(deployment.bind(), name=name, route_prefix=None, _local_testing_mode=False)
+
+
 class Serve(Contender):
     """A handle as Serve gives it: a Ray call to a replica."""
 
@@ -30,15 +41,7 @@ class Serve(Contender):
             raise Missing(str(error).partition(". ")[0]) from None
         self._serve = serve
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
-        deployment: Any = serve.deployment(
-            num_replicas=workers,
-            max_ongoing_requests=1000,
-            ray_actor_options={"num_cpus": 0},
-            logging_config={"log_level": "ERROR", "enable_access_log": False},
-        )(Worker)
-        self._handle = await asyncio.to_thread(
-            serve.run, deployment.bind(), name="bench", route_prefix=None, _local_testing_mode=False
-        )
+        self._handle = await asyncio.to_thread(deploy, serve, Worker, workers, "bench")
         try:
             self._handle = self._handle.options(**self.options)
         except TypeError as error:
