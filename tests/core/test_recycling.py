@@ -247,6 +247,16 @@ def test_an_exact_number_is_never_passed(*, sends_ahead: bool) -> None:
     assert scene.closed == [0, 1]
 
 
+def test_a_worker_does_what_it_holds_of_its_exact_number() -> None:
+    scene = Scene(size=1, sends_ahead=True, recycle=Recycle(calls=3, jitter=0, exact=True))
+    scene.learn_pace(0.0005)
+    first, second = scene.submit(SHORT), scene.submit(SHORT)
+    scene.answer(first, service_time=0.0005)
+    assert scene.replacing == [(0, 1)]
+    assert (state(second), second.worker) == (CallState.RUNNING, scene.worker(0))
+    assert scene.recalls == []
+
+
 def test_a_worker_that_may_run_no_more_is_replaced_in_a_pool_that_drains_if_calls_wait() -> None:
     scene = Scene(size=1, recycle=Recycle(calls=1, jitter=0, exact=True))
     running, waiting = scene.submit(), scene.submit()

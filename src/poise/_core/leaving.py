@@ -89,8 +89,14 @@ class Leaving:
 
     # ---------------------------------------------------------------- when it is done
 
-    def retire(self, worker: WorkerRecord, now: float) -> None:
-        """Take it out of the pool: at once if it has not started, else when it has finished what it holds."""
+    def retire(self, worker: WorkerRecord, now: float, *, keeps: bool = False) -> None:
+        """Take it out of the pool: at once if it has not started, else when it has finished what it holds.
+
+        Args:
+            worker: which.
+            now: when.
+            keeps: whether it is to do what it was sent ahead, too, unless somebody waits beside an idle worker for it.
+        """
         if worker.state is WorkerState.STARTING:
             self._outbox.add(Kill(worker.id, "retired"))
         self._fleet.step(worker, WorkerEvent.RETIRE, now)
@@ -98,7 +104,8 @@ class Leaving:
             self._forget(worker, "retired before it had started")
             return
         self._queues.drop_claim(worker)
-        self._recalls.ask(worker, now)
+        if not keeps:
+            self._recalls.ask(worker, now)
         self._granting.advance(worker, now)
         self.let_go(worker, now)
 

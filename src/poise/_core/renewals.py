@@ -115,17 +115,20 @@ class Renewals:
         if order is Order.OLD_FIRST:
             self._awaited[old.id] = heir
         if order is not Order.NEW_FIRST:
-            self._part(renewal, now)
+            self._part(renewal, now, keeps=order is Order.AT_ONCE and is_recycling)
         return renewal
 
     def at_once(self, old: WorkerRecord, reason: str, now: float, *, is_recycling: bool = False) -> None:
-        """Give a READY worker nothing more; whoever starts in its place counts from now on."""
+        """Give a READY worker nothing more; whoever starts in its place counts from now on.
+
+        If the policy asks for it, what the worker holds is counted already, and it keeps that.
+        """
         if (renewal := old.renewal) is not None:
-            self._part(renewal, now)
+            self._part(renewal, now, keeps=is_recycling)
         elif self._fleet.heals:
             self.begin(old, reason, now, Order.AT_ONCE, is_recycling=is_recycling)
         else:
-            self._leaving.retire(old, now)
+            self._leaving.retire(old, now, keeps=is_recycling)
 
     def is_ready(self, heir: WorkerRecord, now: float) -> None:
         """A worker has started: the one that it replaces, if there is one, is given nothing more."""
@@ -163,12 +166,12 @@ class Renewals:
         renewal.heir.renewal = None
         self._leaving.retire(renewal.heir, now)
 
-    def _part(self, renewal: Renewal, now: float) -> None:
+    def _part(self, renewal: Renewal, now: float, *, keeps: bool = False) -> None:
         """The old one leaves. What waited for it alone, as a broadcast does, is for the one that stays."""
         old = renewal.part()
         self._counters.recycled += renewal.is_recycling
         self._queues.inherit(old, renewal.heir)
-        self._leaving.retire(old, now)
+        self._leaving.retire(old, now, keeps=keeps)
 
     def check_invariants(self) -> None:
         """Check what is stated at the fields; for tests."""
