@@ -254,7 +254,7 @@ class World:
 
     # ---------------------------------------------------------------- effects
 
-    def perform(self, effects: list[Effect]) -> None:  # noqa: C901, PLR0912 (a list of what can be decided)
+    def perform(self, effects: list[Effect]) -> None:  # noqa: C901, PLR0912, PLR0915 (a list of what can be decided)
         """Do what the scheduler decided, and check it."""
         sent: list[CallRecord] = []
         keyed: dict[int, list[tuple[KeyedCallRecord, int, bool]]] = {}
