@@ -145,7 +145,7 @@ class Affinity:
         changed = self._placement.changed
         for worker in list(changed.values()):
             if not _is_home(worker):
-                self._queues.leave_home(worker)
+                self._queues.end_homing(list(self._placement.awaited[worker.id]))
             elif not _is_free(worker):
                 del changed[worker.id]
         head = self._queues.first()

@@ -127,7 +127,7 @@ class Queues:
     def move_on(self, now: float) -> None:
         """Let each call that has been wary, or has waited for company or its home, long enough wait for any worker."""
         self._end_gathering(self.gathering.pop_due(now))
-        self._end_homing(self._alarms.homings.pop_due(now))
+        self.end_homing(self._alarms.homings.pop_due(now))
         for call in self.wary.pop_tired(now):
             del self.aside[call.id]
             assert call.retry is not None
@@ -164,11 +164,8 @@ class Queues:
         self.homing.add(call, home, now)
         self._admit_parked()
 
-    def leave_home(self, worker: WorkerRecord) -> None:
-        """Let the calls that wait for this home wait for any worker, at their old place."""
-        self._end_homing(list(self._placement.awaited[worker.id]))
-
-    def _end_homing(self, calls: Iterable[CallRecord]) -> None:
+    def end_homing(self, calls: Iterable[CallRecord]) -> None:
+        """Let calls that wait for their home wait for any worker, at their old place."""
         for call in calls:
             self.homing.discard(call)
             del self.aside[call.id]
@@ -316,8 +313,12 @@ class Queues:
         if call.bound_for is not None:
             queue = self.bound.get(_owner(call))
             return None if queue is None else queue.next_like(call)
-        first = self.wary.next_like(call) if call.avoids else self.homing.next_like(call, worker)
-        return first or self.backlog.next_like(call) or self.parked.next_like(call) or self.gathering.next_like(call)
+        wary = self.wary.next_like(call) if call.avoids else None
+        waiting = self.backlog.next_like(call)
+        homed = self.homing.next_like(call, worker) if self.homing.calls else None
+        if homed is not None and (waiting is None or homed.precedes(waiting)):
+            waiting = homed
+        return wary or waiting or self.parked.next_like(call) or self.gathering.next_like(call)
 
     def first_for(self, worker: WorkerRecord) -> CallRecord | None:
         """The call that is next for this worker alone: of whoever holds it, else one that is bound for it."""
