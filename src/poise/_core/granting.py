@@ -173,7 +173,8 @@ class Granting:
             self._outbox.add(Lease(call, worker.id))
         else:
             if self._queues.shares.is_used:
-                attempt.charged = self._charge(call)
+                is_contended = len(self._queues.backlog) > 0
+                attempt.charged = self._queues.shares.charge(call, self._expected(call), is_contended=is_contended)
             self._give_slot(call, attempt, worker, now)
             if type(call.function) is Batching and (others := self._batches.form(call, worker, now)):
                 for other in others:
@@ -190,14 +191,14 @@ class Granting:
     def _note_company(self, call: CallRecord, worker: WorkerRecord) -> None:
         """The same for one that shares the slot of another: it is its own tenant's, and has a key of its own."""
         if call.attempt is not None and self._queues.shares.is_used:
-            call.attempt.charged = self._charge(call)
+            call.attempt.charged = self._queues.shares.charge_along(call, self._expected(call))
         if type(call) is KeyedCallRecord:
             self._affinity.remember(call, worker)
 
-    def _charge(self, call: CallRecord) -> float:
+    def _expected(self, call: CallRecord) -> float | None:
+        """How many seconds it will take, as far as is known."""
         known = self._pace.of(call.function)
-        seconds = self._pace.overall if known is None else known
-        return self._queues.shares.charge(call, seconds, is_contended=len(self._queues.backlog) > 0)
+        return self._pace.overall if known is None else known
 
     def _give_slot(self, call: CallRecord, attempt: Attempt, worker: WorkerRecord, now: float) -> None:
         running = worker.running
