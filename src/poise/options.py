@@ -34,6 +34,8 @@ class CallArguments(TypedDict, total=False):
     kill_on_cancel: bool
     tenant: Hashable | None
     weight: float
+    key: str | int | bytes | None
+    patience: float
 
 
 class WindowArguments(TypedDict, total=False):
@@ -104,6 +106,10 @@ class CallOptions:
     """For whom the calls are made: tenants share a priority by what their calls take. None is nobody in particular."""
     weight: float = 1
     """The tenant's part beside the others'."""
+    key: str | int | bytes | None = None
+    """What the calls are about: they prefer the worker that served it last."""
+    patience: float = 0.0
+    """Seconds that a call may wait for that worker when its turn has come, though another is free."""
 
     def __post_init__(self) -> None:
         """Check every option.
@@ -120,6 +126,8 @@ class CallOptions:
         check_seconds("retry_delay", self.retry_delay, zero=True, none=False)
         check_flag("kill_on_cancel", self.kill_on_cancel)
         _check_tenant(self.tenant, self.weight)
+        _check_key(self.key)
+        check_seconds("patience", self.patience, zero=True, none=False)
         given: Any = self.retry_on
         is_tuple = isinstance(given, tuple)
         kinds: tuple[Any, ...] = given if is_tuple else (given,)  # pyright: ignore[reportUnknownVariableType]
@@ -308,3 +316,8 @@ def _check_tenant(tenant: Any, weight: Any) -> None:
         raise ConfigError("tenant", tenant, "what can be a key of a dict, such as a name, or None") from error
     if not is_a(weight, numbers.Real) or not 0 < weight < math.inf:
         raise ConfigError("weight", weight, "a finite number, more than zero")
+
+
+def _check_key(key: Any) -> None:
+    if key is not None and (not is_a(key, str | int | bytes) or type(key).__hash__ is None):
+        raise ConfigError("key", key, "text, a whole number or bytes, such as the id of a session, or None")

@@ -100,6 +100,10 @@ class Stats:
     """Batches of several calls that were sent to a worker."""
     batched: int
     """Calls in them, once for each attempt: so many for each batch, on average, is this divided by those."""
+    at_home: int
+    """Calls with a `key` that were given to the worker which served that last, once for each attempt."""
+    away: int
+    """The same of those that were given to another worker, though that one works. A key's first call is in neither."""
     workers: tuple[WorkerStats, ...]
     """Every worker that is not gone, those that start among them."""
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from poise._answers import NOT_BEGUN, RETURNED, Answer, Ending
+from poise._core.affinity import KeyedCallRecord
 from poise._core.calls import CallRecord
 from poise._core.effects import (
     Cancel,
@@ -148,7 +150,12 @@ class Scene:
         deadline = math.inf if timeout is None else self.now + timeout
         given = math.inf if timeout is None else timeout
         name, weight = fields.pop("tenant", None), fields.pop("weight", 1.0)
+        key, patience = fields.pop("key", None), fields.pop("patience", 0.0)
         new = CallRecord if name is None else self.pool.shares.new_record(name, weight)
+        if key is not None:
+            new = partial(
+                KeyedCallRecord, key, patience, None if name is None else self.pool.shares.tenant(name, weight)
+            )
         call = new(self._next_id, function, deadline=deadline, timeout=given, tag="tag", **fields)
         call.bound_for = member
         return call

@@ -445,3 +445,27 @@ def test_a_pool_that_stops_gives_up_who_is_on_the_way() -> None:
     scene.stop()
     assert is_over(renewal)
     assert sorted(scene.killed) == [0, 1, 2]
+
+
+def test_a_closed_pool_still_replaces_a_worker_while_another_may_give_a_call_back() -> None:
+    scene = Scene(size=2, sends_ahead=True, recycle=Recycle(calls=3, jitter=0, exact=True))
+    scene.learn_pace()
+    calls = [scene.submit(SHORT) for _ in range(2)]
+    ahead = scene.submit(SHORT)
+    assert ahead.worker is not None
+    holder = ahead.worker.id
+    (own,) = scene.worker(holder).running.values()
+    (others,) = (call for call in calls if call is not own)
+    scene.answer(others, service_time=0.00001)  # one worker idles, and this call is asked back for it
+    assert scene.recalls == [(holder, [ahead.id])]
+    last = scene.submit(SHORT)
+    assert last.worker is not None
+    old = last.worker.id
+    assert scene.worker(old).finished == 2
+    scene.close(reject_waiting=False)
+    scene.answer(own, service_time=0.00001)
+    assert ahead.state is CallState.RUNNING
+    scene.answer(last, service_time=0.00001)
+    scene.give_back(holder, ahead)
+    assert scene.killed == [old], "it has answered three"
+    assert ahead.worker is scene.worker(holder)

@@ -13,9 +13,11 @@ import random
 import sys
 from collections import Counter, deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from poise._answers import NOT_BEGUN, RAISED, RETRYABLE, RETURNED, Answer, Ending
+from poise._core.affinity import KeyedCallRecord
 from poise._core.batches import Batching
 from poise._core.calls import CallRecord
 from poise._core.effects import (
@@ -181,6 +183,8 @@ class Fate:
     """The actor that it was last sent to, until that has answered or died."""
     is_released: bool = False
     """Of a lease: given back, or lost."""
+    homes_since: float | None = None
+    """When it was first seen to wait for the worker of its key although its turn had come."""
     error: PoiseError | None = None
 
 
@@ -200,6 +204,7 @@ class World:
         retry_budget: float | None = None,
         backlog_per_tenant: int | None = None,
         tenants: int = 0,
+        keys: int = 0,
         has_marks: bool = True,
         recycle: Recycle | None = None,
     ) -> None:
@@ -218,6 +223,9 @@ class World:
         self.recycle = recycle
         self.slots = slots
         self.tenants = tenants
+        self.keys = keys
+        self.homes: dict[int, int] = {}
+        """The worker that was last given a call with this key, or was leased for one."""
         self.limit = math.inf if backlog is None else backlog
         self.heals = heals
         self.sends_ahead = sends_ahead
@@ -246,9 +254,10 @@ class World:
 
     # ---------------------------------------------------------------- effects
 
-    def perform(self, effects: list[Effect]) -> None:  # noqa: C901, PLR0912 (a list of what can be decided)
+    def perform(self, effects: list[Effect]) -> None:  # noqa: C901, PLR0912, PLR0915 (a list of what can be decided)
         """Do what the scheduler decided, and check it."""
         sent: list[CallRecord] = []
+        keyed: dict[int, list[tuple[KeyedCallRecord, int, bool]]] = {}
         withdrawn: list[Withdraw] = []
         for effect in effects:
             self.seen[type(effect).__name__] += 1
@@ -257,6 +266,7 @@ class World:
                     for call in calls:
                         self._check_send(self.actors[worker_id], call, {call.id})
                         self.fates[call.id].beside = 1
+                        _note_key(keyed, call, worker_id)
                     self.actors[worker_id].to_actor.append(("send", [call.id for call in calls]))
                     sent += calls
                     if self.has_marks:
@@ -266,6 +276,7 @@ class World:
                     self.actors[worker_id].batches[calls[0].id] = [call.id for call in calls]
                     for call in calls:
                         self._check_send(self.actors[worker_id], call, {each.id for each in calls})
+                        _note_key(keyed, call, worker_id, is_first=call is calls[0])
                     self.actors[worker_id].to_actor.append(("send", [calls[0].id]))
                     sent += calls
                 case Recall(worker_id, call_ids):
@@ -287,6 +298,7 @@ class World:
                     assert worker_id not in self.leases
                     assert call.deadline > self.now  # G6
                     self.leases[worker_id] = self.live[call.id]
+                    _note_key(keyed, call, worker_id)
                 case Start(worker_id):
                     assert worker_id not in self.starting
                     self.starting.append(worker_id)
@@ -296,11 +308,38 @@ class World:
                 case Kill(worker_id, _):
                     self._killed(worker_id)
         self._check_order(sent)
+        self._check_homes(keyed)
         self._accepted = {f.call.id for f in self.live.values() if f.call.state is CallState.WAITING}
         self.check()
         for effect in withdrawn:
             if effect.worker_id in self.actors:
                 self._withdraw(self.actors[effect.worker_id], effect.call_ids)
+
+    def _check_homes(self, keyed: dict[int, list[tuple[KeyedCallRecord, int, bool]]]) -> None:
+        """Who was given the calls of each key: another than before only if that one had no slot for it.
+
+        A call that goes along with another in a batch goes where that one goes, and one that has failed goes elsewhere.
+        """
+        if not keyed:
+            return
+        stats = self.pool.stats(self.now)
+        free = {w.id for w in stats.workers if self._is_free(w.id, w.state, w.running - w.shared)} & self._open()
+        for key, grants in keyed.items():
+            home = self.homes.get(key)
+            call, worker_id, is_choice = grants[0]
+            if len(grants) > 1:  # in which order is not seen from outside
+                self.homes[key] = self.pool._affinity._homes[key]  # noqa: SLF001
+                assert self.homes[key] in {worker_id for _, worker_id, _ in grants}
+                continue
+            self.homes[key] = worker_id
+            self.seen["at home" if worker_id == home else "away"] += home is not None
+            has_waited = self.fates[call.id].homes_since is not None  # for who had the key then
+            may_stray = home == worker_id or not is_choice or has_waited or bool(call.avoids)
+            assert may_stray or home not in free, f"{call} is not at its home {home}, which is free"
+
+    def _open(self) -> set[int]:
+        """Workers that take calls from the backlog."""
+        return {worker.id for worker in self.pool.members() if worker.is_open}
 
     def _withdraw(self, actor: Actor, call_ids: Sequence[int]) -> None:
         """The lane takes from the actor what has not begun, and hears all that it has said."""
@@ -336,6 +375,7 @@ class World:
         if len(calls) < first.function.max and not first.deaths and first.bound_for is None:
             alike = [f.call for f in self.live.values() if f.sends == 0 and f.call.function is first.function]
             alike = [c for c in alike if c.priority == first.priority and _is_ordinary(c) and c not in calls]
+            alike = [c for c in alike if not self._homes(c)]
             waited = [c for c in alike if c.state is CallState.WAITING and c.id in self._accepted]
             assert not waited, "the batch had room"
         self.seen["suspects together"] += bool(first.deaths)
@@ -375,7 +415,7 @@ class World:
                 for other in left:
                     is_equal = (other.priority, other.tenant) == (call.priority, call.tenant)
                     is_alike = other.function is call.function and other.priority == call.priority
-                    if not is_alike and (batched or self._gathers(other)):
+                    if self._homes(other) or (not is_alike and (batched or self._gathers(other))):
                         continue
                     assert not is_equal or other.id > call.id, f"{call} overtook {other}"
                     assert other.priority <= call.priority or other.id not in self._accepted, f"{call} over {other}"
@@ -452,9 +492,14 @@ class World:
         lease: Fate | None = None,
         member: int | None = None,
         tenant: int | None = None,
+        key: int | None = None,
+        patience: float = 0.0,
     ) -> Fate | None:
         self._next_id += 1
         new = CallRecord if tenant is None else self.pool.shares.new_record(tenant, 1 + tenant)
+        if key is not None:
+            owner = None if tenant is None else self.pool.shares.tenant(tenant, 1 + tenant)
+            new = partial(KeyedCallRecord, key, patience, owner)
         call = new(
             self._next_id,
             function,
@@ -693,11 +738,18 @@ class World:
             assert fate.call.deadline > self.now or self._is_held(fate), fate  # G6
             is_over = fate.call.submitted_at + PATIENT.wait <= self.now
             assert not is_over or not self._gathers(fate.call), "it has waited for company for long enough"
+            if self._homes(fate.call):
+                assert fate.homes_since is not None
+                assert self.now < fate.homes_since + fate.call.patience, "it has waited for its home for long enough"
         assert self.pool.next_tick() > self.now
 
     def _gathers(self, call: CallRecord) -> bool:
         """Whether a call waits for company."""
         return call.state is CallState.WAITING and call.id in self.pool._queues.gathering.calls  # noqa: SLF001
+
+    def _homes(self, call: CallRecord) -> TypeGuard[KeyedCallRecord]:
+        """Whether a call waits for the worker of its key though its turn has come."""
+        return call.state is CallState.WAITING and call.id in self.pool._queues.homing.calls  # noqa: SLF001
 
     def _others_wait(self, call: CallRecord) -> bool:
         """Whether somebody waits for another call of the batch that this one is in."""
@@ -728,7 +780,12 @@ class World:
         assert stats.in_flight == sum(len(actor.outstanding) for actor in self.actors.values())
         free = [w for w in stats.workers if self._is_free(w.id, w.state, w.running - w.shared)]
         waiting = [f.call for f in self.live.values() if f.call.state in (CallState.WAITING, CallState.PARKED)]
-        if any(_is_ordinary(call) and not call.avoids and not self._gathers(call) for call in waiting):
+        for call in waiting:
+            if self._homes(call) and (fate := self.fates[call.id]).homes_since is None:
+                self.seen["homing"] += 1
+                fate.homes_since = self.now
+        waits = [call for call in waiting if not self._gathers(call) and not self._homes(call)]
+        if any(_is_ordinary(call) and not call.avoids for call in waits):
             assert not free or stats.free_slots == 0, "a call waits beside a free worker"  # G4
         if stats.free_slots and not any(call.needs_whole_worker for call in waiting):
             for call in waiting:
@@ -823,6 +880,19 @@ def _is_ordinary(call: CallRecord) -> bool:
     return not call.is_lease and call.lease is None and call.bound_for is None and not call.deaths
 
 
+def _note_key(
+    keyed: dict[int, list[tuple[KeyedCallRecord, int, bool]]],
+    call: CallRecord,
+    worker_id: int,
+    *,
+    is_first: bool = True,
+) -> None:
+    """Note who was given a call with a key, and whether the pool could choose."""
+    if isinstance(call, KeyedCallRecord) and (call.bound_for is None or call.lease is not None):
+        assert isinstance(call.key, int)
+        keyed.setdefault(call.key, []).append((call, worker_id, is_first and _is_ordinary(call)))
+
+
 @dataclass(frozen=True)
 class Dice:
     """What can happen, in terms of two ways to choose: hypothesis's (which shrinks) and a fast one for long runs."""
@@ -862,6 +932,7 @@ def make_world(dice: Dice) -> World:
         poison_after=pick((3, 2, 1)),
         retry_budget=pick((None, None, 0.2)),
         tenants=pick((0, 0, 0, 3)),
+        keys=pick((0, 0, 1, 3, 8)),
         backlog_per_tenant=pick((None, None, 1, 2)),
         has_marks=pick((True, True, False)),
         recycle=pick(RECYCLES) if heals else None,
@@ -880,6 +951,9 @@ def submit_something(world: World, step: str, dice: Dice) -> None:
     fields["retry_delay"] = pick((0.0, 0.0, 0.01, 1.0))
     if world.tenants:
         fields["tenant"] = pick((None, *range(world.tenants)))
+    if world.keys:
+        fields["key"] = pick((None, *range(world.keys)))
+        fields["patience"] = pick((0.0, 0.0, 0.001, 0.5, math.inf))
     match step:
         case "submit":
             for _ in range(pick((1, 1, 1, 4))):

@@ -166,11 +166,11 @@ class TenantCallRecord(CallRecord):
 
     __slots__ = ("_tenant",)
 
-    def __init__(self, tenant: Tenant, call_id: CallId, function: Hashable, **fields: Any) -> None:
+    def __init__(self, tenant: Tenant | None, call_id: CallId, function: Hashable, **fields: Any) -> None:
         super().__init__(call_id, function, **fields)
         self._tenant = tenant
 
     @property
-    def tenant(self) -> Tenant:
+    def tenant(self) -> Tenant | None:
         """For whom it is made."""
         return self._tenant

@@ -39,6 +39,10 @@ class Counters:
     """Batches of several calls that were sent."""
     batched: int = 0
     """Calls in them, once for each attempt."""
+    at_home: int = 0
+    """Calls with a key that were given to the worker that served it last, once for each attempt."""
+    away: int = 0
+    """The same of those given to another, though that one works."""
 
     @property
     def unsettled(self) -> int:

@@ -128,7 +128,9 @@ class Recycling:
     def _may_more_come(self) -> bool:
         """Whether a pool that is closed has calls left that have not begun, or may have to begin once more."""
         workers = self._fleet.workers.values()
-        may_return = any(w.ahead or w.batches or any(call.retry for call in w.running.values()) for w in workers)
+        may_return = any(
+            w.ahead or w.recalled or w.batches or any(call.retry for call in w.running.values()) for w in workers
+        )
         return may_return or self._queues.count > 0 or self._queues.parked_count > 0
 
     def _replace_next(self, now: float) -> None:

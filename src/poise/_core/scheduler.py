@@ -10,6 +10,7 @@ import math
 from typing import TYPE_CHECKING
 
 from poise._answers import NOT_BEGUN, Answer
+from poise._core.affinity import Affinity
 from poise._core.alarms import Alarms
 from poise._core.batches import Batching
 from poise._core.counters import snapshot
@@ -81,9 +82,11 @@ class Scheduler:
         self.counters: Counters = outcomes.counters
         self._endings = Endings(queues, self.pace, fleet, outcomes, poison_after, chance, retry_budget)
         self._recalls = Recalls(queues, placement, alarms, outbox)
-        self._granting = Granting(slots, queues, placement, alarms, self.pace, outcomes, self._recalls, outbox)
+        self._affinity = affinity = Affinity(fleet.ready, queues, placement, self.counters)
+        recalls = self._recalls
+        self._granting = Granting(slots, queues, placement, alarms, self.pace, outcomes, recalls, affinity, outbox)
         self._leaving = Leaving(
-            fleet, queues, placement, alarms, outcomes, self._endings, self._recalls, self._granting, outbox
+            fleet, queues, placement, alarms, outcomes, self._endings, recalls, self._granting, outbox
         )
         self.renewals: Renewals = Renewals(fleet, queues, self._leaving, self._granting, self.counters, outbox)
         renewals = self.renewals
@@ -373,6 +376,7 @@ class Scheduler:
         self.fleet.check_invariants()
         self.renewals.check_invariants()
         self._queues.check_invariants()
+        self._affinity.check_invariants()
         self._placement.check_invariants(self._workers.values())
         self._alarms.check_invariants(self._workers)
         for worker in self._workers.values():

@@ -103,8 +103,12 @@ class Shares:
         tenant = self.of(call)
         self._clock = max(self._clock, tenant.time) if is_contended else self._latest
         self.arrive(tenant)
+        return self.charge_along(call, seconds)
+
+    def charge_along(self, call: CallRecord, seconds: float | None) -> float:
+        """The same for a call that goes along with another: it is granted though it may not be its tenant's turn."""
         charged = UNMEASURED if seconds is None else seconds
-        self._add(tenant, charged)
+        self._add(self.of(call), charged)
         return charged
 
     def settle(self, call: CallRecord, charged: float, seconds: float) -> None:

@@ -8,6 +8,8 @@ from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE
 from types import BuiltinFunctionType, FunctionType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from poise._core.affinity import KeyedCallRecord
+from poise._core.calls import CallRecord
 from poise._core.states import CallState
 from poise._lanes.lane import Parcel
 from poise._protocol.pickling import is_object_ref
@@ -18,7 +20,7 @@ from poise.batching import ASYNC_ONE, ONE, batching_of, check_arguments
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from poise._core.calls import CallRecord
+    from poise._core.scheduler import Scheduler
     from poise._engine.dispatcher import Dispatcher
     from poise._engine.stream import StreamBuffer
     from poise.options import CallOptions
@@ -155,6 +157,15 @@ def name_of(function: Callable[..., Any] | str) -> str:
     if type(function) is FunctionType:
         return function.__qualname__
     return function if is_text(function) else callable_name(function)
+
+
+def new_record(scheduler: Scheduler, options: CallOptions) -> Callable[..., CallRecord]:
+    """What makes the record of a call with these options: it takes no more room than they need."""
+    shares, tenant = scheduler.shares, options.tenant
+    if options.key is None:
+        return CallRecord if tenant is None else shares.new_record(tenant, options.weight)
+    owner = None if tenant is None else shares.tenant(tenant, options.weight)
+    return partial(KeyedCallRecord, options.key, options.patience, owner)
 
 
 def pace_key(call: Call[Any]) -> object:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from poise._answers import NOT_BEGUN, RAISED, RETRYABLE, RETURNED, Answer
 from poise._core.batches import Batching
+from poise._core.calls import CallRecord
 from poise._core.effects import Cancel, Kill, Lease, News, Recall, Reject, Resolve, Send, SendBatch, Start, Withdraw
 from poise._engine.batches import Batches
 from poise._engine.call import is_plain
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Iterable, Sequence
 
-    from poise._core.calls import CallRecord
     from poise._core.effects import Effect
     from poise._core.reloading import Reload
     from poise._core.renewal import Renewal
@@ -102,7 +102,7 @@ class Dispatcher:
         except BaseException:
             self._forget(call)
             raise
-        if effects or record.deadline != math.inf or type(record.function) is Batching:
+        if effects or record.deadline < math.inf or type(record) is not CallRecord or type(record.function) is Batching:
             self._perform(effects)  # else it waits, and no time is to be kept for it
 
     def cancel(self, call: Call[Any]) -> None:

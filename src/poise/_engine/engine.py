@@ -13,11 +13,10 @@ import logging
 import math
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from poise._core.calls import CallRecord
 from poise._core.scheduler import Scheduler
 from poise._core.states import CallState
 from poise._engine import renewing
-from poise._engine.call import Call, pace_key
+from poise._engine.call import Call, new_record, pace_key
 from poise._engine.dispatcher import Dispatcher
 from poise._engine.looking import LOOKS_FOR, look
 from poise._engine.loops import running_loop
@@ -116,9 +115,7 @@ class Engine:
         call: Call[Any] = Call(dispatcher, function, args, kwargs, options, stream)
         call.may_begin = may_begin
         timeout, deadline = _time_limit(options, dispatcher.clock.time())
-        shares, tenant = dispatcher.scheduler.shares, options.tenant
-        new_record = CallRecord if tenant is None else shares.new_record(tenant, options.weight)
-        record = new_record(
+        record = new_record(dispatcher.scheduler, options)(
             dispatcher.next_call_id(),
             pace_key(call),
             name=call.name,
