@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Required, TypedDict, get_
 
 from poise.checks import check_flag, check_moment, check_one_of, check_seconds, check_share, check_whole, is_a
 from poise.errors import ConfigError, UnknownOption
-from poise.policies import Recycle
+from poise.policies import Health, Recycle
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping
@@ -71,6 +71,7 @@ class WorkerArguments(TypedDict, total=False):
     link_timeout: float
     writable: bool
     recycle: Recycle | None
+    health: Health | None
     ray_options: dict[str, Any] | None
     ray_init: dict[str, Any] | None
 
@@ -187,6 +188,7 @@ class PoolOptions:
     link_timeout: float = 5.0
     writable: bool = False
     recycle: Recycle | None = None
+    health: Health | None = None
     ray_options: dict[str, Any] = field(default_factory=dict[str, Any])
     ray_init: dict[str, Any] = field(default_factory=dict[str, Any])
 
@@ -222,6 +224,8 @@ class PoolOptions:
         check_flag("writable", self.writable)
         if self.recycle is not None and not isinstance(self.recycle, Recycle):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ConfigError("recycle", self.recycle, "a poise.Recycle, such as poise.Recycle(calls=10_000), or None")
+        if self.health is not None and not isinstance(self.health, Health):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigError("health", self.health, "a poise.Health, such as poise.Health(Model.check), or None")
         object.__setattr__(self, "ray_options", _dict("ray_options", self.ray_options, "Ray gives to an actor"))
         object.__setattr__(self, "ray_init", _dict("ray_init", self.ray_init, "ray.init() takes"))
 

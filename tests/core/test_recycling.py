@@ -37,7 +37,8 @@ def no_room(scene: Scene, worker_id: int) -> None:
 
 
 def grown(scene: Scene, worker_id: int, *, is_fresh: bool = False) -> None:
-    scene.act(scene.pool.grown(worker_id, 3 << 30, scene.now, is_fresh=is_fresh))
+    assert scene.pool.recycling is not None
+    scene.act(scene.pool.recycling.grown(worker_id, 3 << 30, scene.now, is_fresh=is_fresh))
 
 
 def ended(scene: Scene, worker_id: int) -> None:

@@ -1,0 +1,93 @@
+"""The checks of workers on their way: as calls that nobody waits for, but for the first of each worker."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from poise._answers import RETURNED, Answer
+from poise._core.calls import CHECK_IDS
+from poise._lanes.lane import Lane, Listener, Parcel, StartFailed
+from poise._protocol.words import describe
+from poise.errors import RemoteError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from poise.policies import Health
+
+logger = logging.getLogger("poise")
+
+
+class Checks:
+    """Sends checks, and stands before the engine's ear, which hears of no worker before it is well."""
+
+    def __init__(self, policy: Health, listener: Listener) -> None:
+        """Pass on to this one what is not of a first check."""
+        assert policy.check is not None
+        self._check = policy.check
+        self._name = policy.check_name
+        self._first: dict[int, asyncio.Future[Answer | str]] = {}
+        """The first check of each worker that starts: its answer, or how the worker was lost meanwhile."""
+        self._listener = listener
+        self.on_begun = listener.on_begun
+        self.on_recall_done = listener.on_recall_done
+        self.on_items = listener.on_items
+        self.on_retire = listener.on_retire
+        self.on_grown = listener.on_grown
+
+    def send(self, worker_id: int, lane: Lane) -> None:
+        """Have a worker checked."""
+        try:
+            lane.send([self._parcel(worker_id)])
+        except Exception as error:  # as with calls: only the end of the worker settles it
+            logger.exception("poise has a fault and gives worker %d up; please report it", worker_id)
+            self._listener.on_lost(worker_id, f"it could not be checked: {describe(error)}")
+
+    def is_first(self, worker_id: int) -> bool:
+        """Whether the worker is about its first check."""
+        return worker_id in self._first
+
+    async def first(self, worker_id: int, lane: Lane) -> None:
+        """Wait until a worker has passed its first check.
+
+        Raises:
+            StartFailed: it has not. `__cause__` is what the check raised.
+        """
+        self._first[worker_id] = answered = asyncio.get_running_loop().create_future()
+        try:
+            lane.send([self._parcel(worker_id)])
+            answer = await answered
+        finally:
+            del self._first[worker_id]
+        if isinstance(answer, str):
+            raise StartFailed(f"the worker died while its first check ran: {answer}")
+        if answer.ending == RETURNED and answer.value is not False:
+            return
+        if answer.ending == RETURNED:
+            raise StartFailed(f"its first check failed: {self._name} returned False")
+        error: BaseException = answer.value
+        text = f"{error.type_name}: {error.text}" if isinstance(error, RemoteError) else describe(error)
+        raise StartFailed(f"its first check failed: {self._name} raised {text}") from error
+
+    def on_answers(self, worker_id: int, answers: Sequence[Answer]) -> None:
+        """Attempts have ended, or a first check."""
+        if not self._first or worker_id not in self._first:
+            self._listener.on_answers(worker_id, answers)
+        else:
+            self._end_first(worker_id, answers[0])
+
+    def on_lost(self, worker_id: int, reason: str, *, all_in_doubt: bool = False) -> None:
+        """The worker is dead, or out of reach."""
+        if worker_id in self._first:
+            self._end_first(worker_id, reason)
+        else:
+            self._listener.on_lost(worker_id, reason, all_in_doubt=all_in_doubt)
+
+    def _parcel(self, worker_id: int) -> Parcel:
+        return Parcel(CHECK_IDS + worker_id, self._check, (), {})
+
+    def _end_first(self, worker_id: int, outcome: Answer | str) -> None:
+        if not self._first[worker_id].done():
+            self._first[worker_id].set_result(outcome)
