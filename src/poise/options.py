@@ -222,10 +222,8 @@ class PoolOptions:
         if self.link_timeout < 1 or self.link_timeout == math.inf:
             raise ConfigError("link_timeout", self.link_timeout, "seconds, at least 1: the kernel counts in whole ones")
         check_flag("writable", self.writable)
-        if self.recycle is not None and not isinstance(self.recycle, Recycle):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ConfigError("recycle", self.recycle, "a poise.Recycle, such as poise.Recycle(calls=10_000), or None")
-        if self.health is not None and not isinstance(self.health, Health):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ConfigError("health", self.health, "a poise.Health, such as poise.Health(Model.check), or None")
+        _check_policy("recycle", self.recycle, Recycle, "poise.Recycle(calls=10_000)")
+        _check_policy("health", self.health, Health, "poise.Health(Model.check)")
         object.__setattr__(self, "ray_options", _dict("ray_options", self.ray_options, "Ray gives to an actor"))
         object.__setattr__(self, "ray_init", _dict("ray_init", self.ray_init, "ray.init() takes"))
 
@@ -239,6 +237,11 @@ class PoolOptions:
         """
         _check_names(given, cls.__slots__, "a pool")
         return cls(**given)
+
+
+def _check_policy(option: str, value: Any, kind: type[Any], example: str) -> None:
+    if value is not None and not isinstance(value, kind):
+        raise ConfigError(option, value, f"a poise.{kind.__name__}, such as {example}, or None")
 
 
 def _dict(option: str, value: Any, what: str) -> dict[str, Any]:

@@ -107,10 +107,10 @@ class Health:
     every: float = 10.0
     """Seconds from one check of a worker to the next."""
     timeout: float = 5.0
-    """Seconds that a check may take before it counts as failed, but for the first one; a coroutine is cancelled then."""
+    """Seconds that a check may take before it counts as failed; not the first one. A coroutine is cancelled then."""
     strikes: int = 3
     """Failures in a row after which the worker is replaced."""
-    counts: tuple[type[Exception], ...] = ()
+    counts: tuple[type[Exception], ...] | type[Exception] = ()
     """Exceptions of calls that are the fault of the worker; none, unless it is told. One alone need not be a tuple."""
     failures: int = 5
     """How many of those, in a row, make a worker sick; and the least with which it can stand out against others."""
@@ -143,6 +143,12 @@ class Health:
         object.__setattr__(self, "counts", kinds)
         if check is None and not kinds:
             raise ConfigError("health", self, "say what a sick worker is: give a check, or counts=")
+
+    @property
+    def faults(self) -> tuple[type[Exception], ...]:
+        """What `counts` means."""
+        assert isinstance(self.counts, tuple), "it was made one"
+        return self.counts
 
     @property
     def check_name(self) -> str:

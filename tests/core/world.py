@@ -263,7 +263,7 @@ class World:
 
     # ---------------------------------------------------------------- effects
 
-    def perform(self, effects: list[Effect]) -> None:  # noqa: C901, PLR0912 (a list of what can be decided)
+    def perform(self, effects: list[Effect]) -> None:  # noqa: C901, PLR0912, PLR0915 (a list of what can be decided)
         """Do what the scheduler decided, and check it."""
         sent: list[CallRecord] = []
         withdrawn: list[Withdraw] = []
@@ -369,7 +369,9 @@ class World:
 
     def _check_check(self, actor: Actor) -> None:
         """A worker is asked that has room for it, and nobody's but the pool's."""
-        assert not (actor.is_checked or actor.is_killed or actor.is_silent)
+        assert not actor.is_checked
+        assert not actor.is_killed
+        assert not actor.is_silent
         assert actor.id not in self.leases
         assert actor.slots_held < self.slots  # G3
         assert not any(self.fates[call_id].call.deaths for call_id in actor.outstanding), "a suspect runs alone"  # G9

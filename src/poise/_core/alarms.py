@@ -180,8 +180,8 @@ class Alarms:
             self.overdue,
             self.patient,
         )
-        """Those that ring, with `ages` and `checks` if they were told to; the last two only if a worker has others, which could do what
-        it is stuck with."""
+        """Those that ring, with `ages` and `checks` if told so; the last two only if a worker has others, which could
+        do what it is stuck with."""
 
     def watch_ages(self) -> None:
         """Have workers grow old."""

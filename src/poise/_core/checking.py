@@ -176,5 +176,5 @@ def _is_busy(worker: WorkerRecord, now: float, since: float = math.inf) -> bool:
     if worker.lease is not None and worker.lease.is_lease:
         return True
     calls = [*worker.running.values(), *(batch.calls[call_id] for call_id, batch in worker.batches.items())]
-    own = (call for call in calls if call.id < CHECK_IDS and call.attempt is not None)
-    return any(call.deadline > now and call.attempt.granted_at < since for call in own)  # type: ignore[union-attr]
+    attempts = [call.attempt for call in calls if call.id < CHECK_IDS and call.deadline > now]
+    return any(attempt is not None and attempt.granted_at < since for attempt in attempts)

@@ -185,7 +185,9 @@ class Outbox:
         self._recalls: list[Recall] = []
         """These go out last, because they may ask for what was sent in the same step."""
 
-    def add(self, effect: Resolve | Reject | Lease | Start | Kill | Cancel | Withdraw | Check | News | SendBatch) -> None:
+    def add(
+        self, effect: Resolve | Reject | Lease | Start | Kill | Cancel | Withdraw | Check | News | SendBatch
+    ) -> None:
         """Have this done, after what was added before."""
         self._effects.append(effect)
 

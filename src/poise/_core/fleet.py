@@ -66,7 +66,7 @@ class Fleet:
         return [w for w in self.workers.values() if w.state is not WorkerState.RETIRING and not w.is_spare]
 
     def surplus(self, size: int) -> list[WorkerRecord]:
-        """The members over this size: those that have not started, are killed or are sick, then the idlest, leased ones last.
+        """The members over this size: those not started, killed or sick, then the idlest, leased ones last.
 
         While a reload is under way those of an old generation go before new ones.
         """

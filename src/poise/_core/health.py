@@ -46,7 +46,7 @@ class Watch:
         self._fleet = fleet
         self._alarms = alarms
         self._quarantine = quarantine = Quarantine(policy.most_out, fleet, renewals, placement)
-        self._outliers = Outliers(policy, fleet, quarantine) if policy.counts else None
+        self._outliers = Outliers(policy, fleet, quarantine) if policy.faults else None
         self._checking: Checking | None = None
         if policy.check is not None:
             self._checking = Checking(policy, placement, alarms, leaving, quarantine, counters, outbox, chance)

@@ -1,7 +1,7 @@
 """Which workers fail where their fellows do not.
 
-Outlier detection as in Envoy: failures in a row, and the success rate against the fleet's. The rate is held against that
-of the others by a binomial test, because the standard deviation over hosts, which Envoy takes, says nothing of a few.
+Outlier detection as in Envoy: failures in a row, and the success rate against the fleet's. The rate is held against
+that of the others by a binomial test: the standard deviation over hosts, which Envoy takes, says nothing of a few.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Outliers:
 
     def _is_fault(self, error: object) -> bool:
         try:
-            return isinstance(error, self._policy.counts)
+            return isinstance(error, self._policy.faults)
         except Exception:  # noqa: BLE001 - `__instancecheck__` is the user's own code, and calls are to be answered
             return False
 
@@ -99,14 +99,15 @@ class Outliers:
             for other in self._fleet.ready.values()
             if other is not worker and other.vitals is not None and not other.is_quarantined
         ]
-        if in_a_row >= least and 2 * sum(bool(other.streak) for other in fellows) <= len(fellows):
+        rates = [other.recent(now) for other in fellows]
+        of_others, failures_of_others = sum(rate[0] for rate in rates), sum(rate[1] for rate in rates)
+        most_fail = 2 * sum(bool(other.streak) for other in fellows) > len(fellows)
+        if in_a_row >= least and not most_fail and 2 * failures_of_others <= of_others:
             return f"it has failed {in_a_row} calls in a row"
         if failures < least or not fellows:
             return None
-        rates = [other.recent(now) for other in fellows]
-        of_others, failures_of_others = sum(rate[0] for rate in rates), sum(rate[1] for rate in rates)
         part = (failures_of_others + 1) / (of_others + 2)  # Laplace's: nothing is known of those that have done nothing
-        deviation = (answers * part * (1 - part)) ** 0.5
+        deviation = (answers * part * (1 - part) * (1 + answers / (of_others + 2))) ** 0.5
         if failures <= answers * part + DEVIATIONS * deviation or failures <= answers * (part + LEAST_PART):
             return None
         return f"it has failed {failures} of {answers} calls, and the others {failures_of_others} of {of_others}"

@@ -23,7 +23,18 @@ if TYPE_CHECKING:
 class Renewals:
     """Replaces workers, one by one, for whoever asks."""
 
-    __slots__ = ("_awaited", "_counters", "_fleet", "_granting", "_leaving", "_outbox", "_queues", "on_change", "on_start", "order")
+    __slots__ = (
+        "_awaited",
+        "_counters",
+        "_fleet",
+        "_granting",
+        "_leaving",
+        "_outbox",
+        "_queues",
+        "on_change",
+        "on_start",
+        "order",
+    )
 
     def __init__(
         self,
@@ -116,9 +127,7 @@ class Renewals:
             return old.renewal
         heir = self._fleet.add(now, waits=order is Order.OLD_FIRST, generation=generation)
         persists = persists or is_recycling
-        renewal = Renewal(
-            old, heir, is_recycling=is_recycling, is_sick=is_sick, persists=persists, yields=yields
-        )
+        renewal = Renewal(old, heir, is_recycling=is_recycling, is_sick=is_sick, persists=persists, yields=yields)
         self._outbox.add(Replacing(old.id, heir.id, reason, is_gentle=order is Order.NEW_FIRST, is_sick=is_sick))
         if order is Order.OLD_FIRST:
             self._awaited[old.id] = heir

@@ -62,7 +62,7 @@ class WorkerRecord:
         "vitals",
     )
 
-    def __init__(self, worker_id: WorkerId, slots: int, start_at: float, failures: int = 0) -> None:
+    def __init__(self, worker_id: WorkerId, slots: int, start_at: float, failures: int = 0) -> None:  # noqa: PLR0915 (its fields)
         self.id: WorkerId = worker_id
         self.slots: int = slots
         self.start_at: float = start_at

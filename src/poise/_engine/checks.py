@@ -49,24 +49,30 @@ class Checks:
         """Whether the worker is about its first check."""
         return worker_id in self._first
 
+    def forget(self, worker_id: int) -> None:
+        """The worker is well, or is gone."""
+        del self._first[worker_id]
+
+    @property
+    def under_way(self) -> str | None:
+        """What is to be said of first checks that have not ended."""
+        return f"{self._name}, their first check, has not ended on {len(self._first)}" if self._first else None
+
     async def first(self, worker_id: int, lane: Lane) -> None:
-        """Wait until a worker has passed its first check.
+        """Wait until a worker has passed its first check; until `forget` nothing is heard of it.
 
         Raises:
             StartFailed: it has not. `__cause__` is what the check raised.
         """
         self._first[worker_id] = answered = asyncio.get_running_loop().create_future()
-        try:
-            lane.send([self._parcel(worker_id)])
-            answer = await answered
-        finally:
-            del self._first[worker_id]
+        lane.send([self._parcel(worker_id)])
+        answer = await answered
         if isinstance(answer, str):
             raise StartFailed(f"the worker died while its first check ran: {answer}")
-        if answer.ending == RETURNED and answer.value is not False:
-            return
         if answer.ending == RETURNED:
-            raise StartFailed(f"its first check failed: {self._name} returned False")
+            if answer.value is False:
+                raise StartFailed(f"its first check failed: {self._name} returned False")
+            return
         error: BaseException = answer.value
         text = f"{error.type_name}: {error.text}" if isinstance(error, RemoteError) else describe(error)
         raise StartFailed(f"its first check failed: {self._name} raised {text}") from error

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from poise._answers import NOT_BEGUN, RAISED, RETURNED, Answer
 from poise._core.batches import Batching
-from poise._core.effects import Cancel, Check, Kill, Lease, News, Recall, Reject, Resolve, Send, SendBatch, Start, Withdraw
+from poise._core.effects import Check, Kill, Lease, News, Recall, Reject, Resolve, Send, SendBatch, Start, Withdraw
 from poise._engine.batches import Batches
 from poise._engine.call import is_plain, judged
 from poise._engine.journal import Journal
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from poise._core.calls import CallRecord
-    from poise._core.effects import Effect
+    from poise._core.effects import Cancel, Effect
     from poise._core.reloading import Reload
     from poise._core.renewal import Renewal
     from poise._core.scheduler import Scheduler
     from poise._engine.call import Call
     from poise._engine.checks import Checks
     from poise._engine.clock import Clock, Timer
-    from poise._lanes.lane import Lane, Launcher, Listener
+    from poise._lanes.lane import Lane, Launcher
 
 logger = logging.getLogger("poise")
 
@@ -146,11 +146,6 @@ class Dispatcher:
 
     # ---------------------------------------------------------------- the pool
 
-    @property
-    def ear(self) -> Listener:
-        """What hears of the workers."""
-        return self if self.checks is None else self.checks
-
     def open(self) -> None:
         """Ask for the first workers."""
         self._perform(self.scheduler.open(self.clock.time()))
@@ -227,7 +222,9 @@ class Dispatcher:
         """Attempts have ended."""
         if self.batches.sent:
             answers = self.batches.opened(answers)
-        answers = [answer if answer.ending != RAISED else judged(self._calls.get(answer.call_id), answer) for answer in answers]
+        answers = [
+            answer if answer.ending != RAISED else judged(self._calls.get(answer.call_id), answer) for answer in answers
+        ]
         self._take(self.scheduler.finished, worker_id, answers, self.clock.time())
 
     def on_begun(self, worker_id: int, call_ids: Sequence[int]) -> None:

@@ -327,7 +327,7 @@ class Engine:
         in_time = asyncio.timeout(None if limit == math.inf else limit)
         try:
             async with in_time:
-                await self._launcher.open(dispatcher.ear)
+                await self._launcher.open(dispatcher.checks or dispatcher)
                 return size or await self._launcher.default_size()
         except TimeoutError as error:
             if not in_time.expired():
@@ -343,8 +343,9 @@ class Engine:
             ready = scheduler.ready_workers
             reason = f"{ready} of min_ready={wanted} workers were ready after start_timeout={timeout:g} s"
             shortage = await self._launcher.shortage()
-            if shortage or scheduler.fleet.last_failure is not None:
-                reason += f": {shortage or scheduler.fleet.last_failure}"
+            checking = None if dispatcher.checks is None else dispatcher.checks.under_way
+            if (cause := shortage or scheduler.fleet.last_failure or checking) is not None:
+                reason += f": {cause}"
             raise PoolBroken(reason, scheduler.fleet.failed_starts)
         if scheduler.ready_workers < wanted:
             raise scheduler.fleet.broken_error()

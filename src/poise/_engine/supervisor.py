@@ -184,6 +184,8 @@ class Supervisor:
             finally:
                 await lane.kill()  # waits for that same end, if the start is given up meanwhile
             raise
+        finally:
+            checks.forget(worker_id)
         return lane
 
     async def _give_up(self, launch: asyncio.Task[Lane]) -> None:
