@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from poise._answers import NOT_BEGUN, RAISED, RETRYABLE, RETURNED
+from poise._answers import NOT_BEGUN, RAISED, RETRYABLE, RETURNED, Answer
 from poise._core.batches import Batching
 from poise._core.calls import CHECK_IDS, CallRecord
 from poise._core.checking import GRACE
@@ -284,6 +284,29 @@ def test_a_retired_worker_is_waited_for_until_its_check_has_ended() -> None:
     assert scene.closed == [retiring]
 
 
+def test_the_check_of_a_retired_worker_is_given_up_in_time() -> None:
+    scene = Scene(size=2, health=CHECKED)
+    scene.wait(10)
+    scene.resize(1)
+    retiring = next(i for i in (0, 1) if scene.worker(i).state is WorkerState.RETIRING)
+    scene.answer_check(1 - retiring)
+    scene.wait(5)
+    assert scene.cancels == [(retiring, CHECK_IDS + retiring)]
+    assert scene.killed == []
+    scene.wait(GRACE)
+    assert scene.killed == [retiring]
+    assert scene.strikes == []
+
+
+def test_a_worker_that_is_being_replaced_for_its_checks_is_not_asked_again() -> None:
+    scene = Scene(size=2, health=Health("check", strikes=1))
+    scene.wait(10)
+    fail_check(scene, 0)
+    scene.answer_check(1)
+    scene.wait(10)
+    assert scene.checks == [0, 1, 1]
+
+
 def test_a_worker_that_retires_is_not_checked_any_more() -> None:
     scene = Scene(size=2, health=CHECKED)
     calls = [scene.submit(), scene.submit()]
@@ -316,6 +339,8 @@ def test_a_silent_worker_that_holds_nothing_is_struck_without_being_asked() -> N
     scene.answer(*ahead, ending=NOT_BEGUN)
     scene.answer(*worker.running.values())
     assert worker.is_useless
+    while others := list(scene.worker(1).running.values()):
+        scene.answer(*others)
     scene.wait(9.9)
     assert scene.checks == [1]
     scene.answer_check(1)
@@ -473,6 +498,15 @@ def test_a_worker_that_fails_more_often_than_its_fellows_is_replaced() -> None:
     assert [old for old, _ in scene.replacing] == [2]
 
 
+def test_a_lone_worker_has_nobody_to_be_held_against() -> None:
+    scene = Scene(health=COUNTED)
+    for _ in range(20):
+        fail_on(scene, 0, 2)
+        succeed_on(scene, 0)
+        scene.wait(0.2)
+    assert scene.replacing == []
+
+
 def test_old_failures_are_forgotten() -> None:
     scene = Scene(size=3, health=Health(counts=Fault, failures=5))
     for _ in range(30):
@@ -502,6 +536,44 @@ def test_a_call_that_fails_on_two_workers_counts_against_neither() -> None:
     fail(scene, call)
     assert len(scene.replacing) == 1
     assert sick(scene) == 0
+
+
+def test_a_worker_that_is_replaced_anyway_still_is_when_it_is_found_to_be_well() -> None:
+    scene = Scene(size=3, health=Health(counts=Fault, failures=1))
+    call = scene.submit(retries=2, retry_delay=0)
+    first = call.worker
+    assert first is not None
+    _, effects = scene.pool.renewals.replace(first.id, scene.now)
+    scene.act(effects)
+    fail(scene, call, RETRYABLE)
+    assert first.is_quarantined
+    fail(scene, call, RETRYABLE)
+    assert not first.is_quarantined
+    assert scene.killed == []
+    scene.ready(3)
+    assert scene.closed == [first.id]
+    assert sick(scene) == 0
+
+
+def test_a_worker_that_has_failed_other_calls_stays_where_it_is() -> None:
+    scene = Scene(size=3, health=Health(counts=Fault, failures=2))
+    call = scene.submit(retries=2, retry_delay=0)
+    first = call.worker
+    assert first is not None
+    others = [scene.submit(member=first) for _ in range(3)]
+    fail(scene, call, RETRYABLE)
+    fail(scene, others[0])
+    assert first.is_quarantined
+    fail(scene, others[1])
+    fail(scene, call, RETRYABLE)
+    assert first.is_quarantined
+    assert scene.killed == []
+
+
+def test_answers_for_calls_that_a_worker_does_not_hold_say_nothing() -> None:
+    scene = Scene(size=2, health=Health(counts=Fault, failures=1))
+    scene.act(scene.pool.finished(0, [Answer(77, RAISED, FAULT)], scene.now))
+    assert scene.replacing == []
 
 
 def test_what_fails_on_two_workers_counts_no_less_against_one_that_has_left() -> None:
@@ -541,11 +613,11 @@ def test_a_call_that_was_not_begun_says_nothing() -> None:
     assert scene.replacing == []
 
 
-@pytest.mark.parametrize("part", [0.0, 0.02, 0.3, 0.9])
-@pytest.mark.parametrize("size", [2, 3, 8])
+@pytest.mark.parametrize("part", [0.02, 0.3, 0.9])
+@pytest.mark.parametrize("size", [2, 5])
 def test_workers_that_fail_alike_are_hardly_ever_taken_for_sick(part: float, size: int) -> None:
     out = 0
-    for seed in range(12):
+    for seed in range(6):
         rng = random.Random(seed)
         scene = Scene(size=size, health=Health(counts=Fault, failures=8))
         for _ in range(150):
@@ -558,9 +630,9 @@ def test_workers_that_fail_alike_are_hardly_ever_taken_for_sick(part: float, siz
     assert out <= 1
 
 
-@pytest.mark.parametrize("size", [2, 3, 8])
+@pytest.mark.parametrize("size", [2, 8])
 def test_one_that_fails_far_more_often_is_soon_found(size: int) -> None:
-    for seed in range(12):
+    for seed in range(6):
         rng = random.Random(seed)
         scene = Scene(size=size, health=Health(counts=Fault, failures=8))
         for _ in range(200):

@@ -64,4 +64,5 @@ def test_the_world_sees_everything_that_can_happen() -> None:
     assert seen["reloaded"]
     assert seen["went back"]
     assert "SendBatch" in seen
+    assert {"Check", "Struck", "hangs"} <= seen.keys()
     assert {"DeadlineExceeded", "WorkerLost", "PoolBroken", "PoolClosed", "submit: Overloaded"} <= seen.keys()

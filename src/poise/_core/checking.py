@@ -86,6 +86,8 @@ class Checking:
             vitals.due = math.inf  # it leaves
         elif vitals.check is not None:
             self._unanswered(worker, vitals, vitals.check, now)
+        elif worker.renewal is not None and vitals.strikes >= self._policy.strikes:
+            pass  # it is replaced already
         elif _has_room(worker):
             self._ask(worker, vitals, now)
         elif _is_busy(worker, now):
@@ -129,7 +131,10 @@ class Checking:
     def _unanswered(self, worker: WorkerRecord, vitals: Vitals, check: CallRecord, now: float) -> None:
         """It runs its check for longer than it may."""
         if worker.state is WorkerState.RETIRING:
-            if len(worker.running) == 1 and worker.lease is None:
+            if not vitals.is_late:
+                self._give_up(worker, vitals, check)
+                vitals.due = now + GRACE
+            elif len(worker.running) == 1 and worker.lease is None:
                 self._leaving.kill(worker, f"killed: it was to end, and {check.name} still ran")
         elif vitals.has_grace and vitals.heard_at < vitals.asked_at:
             self._end(worker, vitals)
@@ -139,12 +144,16 @@ class Checking:
             vitals.due = now + self._policy.timeout  # a call may keep the interpreter from it, and has time left
         else:
             if not vitals.is_late:
-                vitals.is_late = True
-                self._outbox.add(Cancel(worker.id, check.id))
+                self._give_up(worker, vitals, check)
             self._strike(worker, vitals, None)
             if vitals.strikes >= self._policy.strikes:
                 vitals.has_grace = True
                 vitals.due = now + GRACE
+
+    def _give_up(self, worker: WorkerRecord, vitals: Vitals, check: CallRecord) -> None:
+        """What the check says does not count any more; if it is a coroutine it is stopped."""
+        vitals.is_late = True
+        self._outbox.add(Cancel(worker.id, check.id))
 
     def _strike(self, worker: WorkerRecord, vitals: Vitals, answer: Answer | None) -> None:
         """A check has failed, or was not answered."""

@@ -46,10 +46,10 @@ class Quarantine:
         return True
 
     def pardon(self, worker: WorkerRecord, now: float) -> None:
-        """It was not this worker's fault: if it is still there it stays."""
-        renewal = self._out.pop(worker.id, None)
-        if renewal is not None and renewal.old is worker and renewal.is_sick:
-            self._shut(worker, is_shut=False)
+        """It was not the fault of this worker, which is in quarantine: it stays."""
+        renewal = self._out.pop(worker.id)
+        self._shut(worker, is_shut=False)
+        if renewal.is_sick:  # else it is replaced for another reason too
             self._renewals.give_up(renewal, "it is not sick", now)
 
     def review(self, now: float) -> None:  # noqa: ARG002 (whoever starts workers says when)
@@ -58,8 +58,8 @@ class Quarantine:
             worker = self._fleet.ready.get(worker_id)
             if worker is not None and worker.renewal is not renewal:  # the other could not start
                 self._shut(worker, is_shut=False)
-                if worker.vitals is not None:
-                    worker.vitals.forget()
+                assert worker.vitals is not None, "it was enrolled when it was ready"
+                worker.vitals.forget()
                 del self._out[worker_id]
             elif renewal.is_over:
                 del self._out[worker_id]

@@ -115,8 +115,8 @@ class Journal:
         how = "has failed" if effect.is_answered else "was not answered in time"
         if effect.failure is not None:
             how += f" ({_one_line(describe(effect.failure))})"
-        text = f"{effect.check} of {self._name(effect.worker_id)} {how}: {effect.strikes} of {effect.most} in a row"
-        self._say("checks that failed", logging.WARNING, text)
+        text = f"{effect.check} of {self._name(effect.worker_id)} {how}, {effect.strikes} in a row"
+        self._say("checks that failed", logging.WARNING, f"{text}; it is sick at {effect.most}")
 
     def _crowded(self, effect: Crowded) -> None:
         """There is no room for one more while the one that it replaces works."""
