@@ -12,11 +12,13 @@ from poise._core.batches import Batching
 from poise._core.calls import CHECK_IDS, CallRecord
 from poise._core.checking import GRACE
 from poise._core.states import WorkerState
+from poise.errors import WorkerLost
 from poise.policies import Health, Recycle
 from tests.core.scene import SHORT, Scene
 
 if TYPE_CHECKING:
     from poise._answers import Ending
+    from poise._core.workers import WorkerRecord
 
 
 class Fault(Exception):
@@ -51,6 +53,11 @@ def fail_on(scene: Scene, worker_id: int, times: int, ending: Ending = RAISED) -
 def succeed_on(scene: Scene, worker_id: int, times: int = 1) -> None:
     for _ in range(times):
         scene.answer(scene.submit(member=scene.worker(worker_id)))
+
+
+def is_out(worker: WorkerRecord) -> bool:
+    """Whether it is kept from calls now: unlike the field itself, not narrowed by a check of it before."""
+    return worker.is_quarantined
 
 
 def sick(scene: Scene) -> int:
@@ -160,7 +167,7 @@ def test_a_worker_that_fails_its_checks_is_replaced_by_another_that_is_ready_bef
         assert scene.strikes[-1] == (0, strike, True)
     assert scene.replacing == [(0, 2)]
     assert scene.started == [0, 1, 2]
-    assert scene.worker(0).is_quarantined
+    assert is_out(scene.worker(0))
     assert scene.pool.stats(scene.now).workers[0].quarantined
     calls = [scene.submit() for _ in range(2)]
     assert scene.sent[1] == [calls[0]], "the other waits: a sick worker is given nothing"
@@ -192,7 +199,7 @@ def test_the_last_worker_works_on_until_another_is_ready() -> None:
     scene.wait(10)
     fail_check(scene, 0)
     assert scene.replacing == [(0, 1)]
-    assert not scene.worker(0).is_quarantined
+    assert not is_out(scene.worker(0))
     call = scene.submit()
     assert scene.sent[0] == [call]
     scene.ready(1)
@@ -219,6 +226,19 @@ def test_a_worker_that_does_not_answer_its_checks_is_killed() -> None:
     assert scene.started == [0, 1, 2]
     assert sick(scene) == 1
     assert scene.pool.stats(scene.now).deaths == 1
+
+
+def test_calls_on_a_worker_that_hangs_end_as_at_any_death() -> None:  # G1
+    scene = Scene(size=2, slots=2, health=Health("check", strikes=1))
+    scene.wait(10)
+    scene.answer_check(1)
+    call = scene.submit(member=scene.worker(0))
+    scene.wait(5 + GRACE)
+    assert scene.killed == [0]
+    lose(scene, 0)
+    assert isinstance(scene.errors[call], WorkerLost)
+    assert "check was not answered" in str(scene.errors[call])
+    assert scene.losses[0].calls == ["check", "f"]
 
 
 def test_what_comes_late_counts_as_no_answer_and_the_next_check_decides() -> None:
@@ -354,9 +374,9 @@ def test_if_the_other_cannot_start_a_sick_worker_works_on_and_is_judged_anew() -
         scene.wait(10)
         fail_check(scene, 0)
         scene.answer_check(1)
-    assert scene.worker(0).is_quarantined
+    assert is_out(scene.worker(0))
     lose(scene, 2)
-    assert not scene.worker(0).is_quarantined
+    assert not is_out(scene.worker(0))
     assert len(scene.started) == 3
     scene.wait(10)
     fail_check(scene, 0)
@@ -368,9 +388,9 @@ def test_a_sick_worker_is_let_out_when_no_other_works_any_more() -> None:  # G4
     scene.wait(10)
     fail_check(scene, 0)
     scene.answer_check(1)
-    assert scene.worker(0).is_quarantined
+    assert is_out(scene.worker(0))
     lose(scene, 1)
-    assert not scene.worker(0).is_quarantined
+    assert not is_out(scene.worker(0))
     call = scene.submit()
     assert scene.sent[0] == [call]
 
@@ -434,7 +454,7 @@ def test_a_worker_that_fails_call_after_call_is_given_no_more_and_is_replaced() 
     assert scene.replacing == []
     fail_on(scene, 1, 1)
     assert scene.replacing == [(1, 3)]
-    assert scene.worker(1).is_quarantined
+    assert is_out(scene.worker(1))
     calls = [scene.submit() for _ in range(3)]
     assert scene.sent[1][3:] == []
     scene.ready(3)
@@ -485,7 +505,7 @@ def test_a_lone_worker_that_fails_call_after_call_is_replaced() -> None:
     scene = Scene(health=COUNTED)
     fail_on(scene, 0, 3)
     assert scene.replacing == [(0, 1)]
-    assert not scene.worker(0).is_quarantined
+    assert not is_out(scene.worker(0))
 
 
 def test_a_worker_that_fails_more_often_than_its_fellows_is_replaced() -> None:
@@ -525,13 +545,13 @@ def test_a_call_that_fails_on_two_workers_counts_against_neither() -> None:
     assert first is not None
     fail(scene, call, RETRYABLE)
     assert scene.replacing == [(first.id, 3)]
-    assert first.is_quarantined
+    assert is_out(first)
     second = call.worker
     assert second is not None
     assert second is not first
     fail(scene, call, RETRYABLE)
-    assert not first.is_quarantined
-    assert not second.is_quarantined
+    assert not is_out(first)
+    assert not is_out(second)
     assert scene.killed == [3], "the other is not wanted any more"
     fail(scene, call)
     assert len(scene.replacing) == 1
@@ -546,9 +566,9 @@ def test_a_worker_that_is_replaced_anyway_still_is_when_it_is_found_to_be_well()
     _, effects = scene.pool.renewals.replace(first.id, scene.now)
     scene.act(effects)
     fail(scene, call, RETRYABLE)
-    assert first.is_quarantined
+    assert is_out(first)
     fail(scene, call, RETRYABLE)
-    assert not first.is_quarantined
+    assert not is_out(first)
     assert scene.killed == []
     scene.ready(3)
     assert scene.closed == [first.id]
@@ -563,10 +583,10 @@ def test_a_worker_that_has_failed_other_calls_stays_where_it_is() -> None:
     others = [scene.submit(member=first) for _ in range(3)]
     fail(scene, call, RETRYABLE)
     fail(scene, others[0])
-    assert first.is_quarantined
+    assert is_out(first)
     fail(scene, others[1])
     fail(scene, call, RETRYABLE)
-    assert first.is_quarantined
+    assert is_out(first)
     assert scene.killed == []
 
 
