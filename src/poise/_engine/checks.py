@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from poise._answers import RETURNED, Answer
 from poise._core.calls import CHECK_IDS
@@ -13,7 +13,7 @@ from poise._protocol.words import describe
 from poise.errors import RemoteError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from poise.policies import Health
 
@@ -26,16 +26,11 @@ class Checks:
     def __init__(self, policy: Health, listener: Listener) -> None:
         """Pass on to this one what is not of a first check."""
         assert policy.check is not None
-        self._check = policy.check
-        self._name = policy.check_name
+        self._check: Callable[..., Any] | str = policy.check
+        self._name: str = policy.check_name
         self._first: dict[int, asyncio.Future[Answer | str]] = {}
         """The first check of each worker that starts: its answer, or how the worker was lost meanwhile."""
         self._listener = listener
-        self.on_begun = listener.on_begun
-        self.on_recall_done = listener.on_recall_done
-        self.on_items = listener.on_items
-        self.on_retire = listener.on_retire
-        self.on_grown = listener.on_grown
 
     def send(self, worker_id: int, lane: Lane) -> None:
         """Have a worker checked."""
@@ -83,6 +78,26 @@ class Checks:
             self._listener.on_answers(worker_id, answers)
         else:
             self._end_first(worker_id, answers[0])
+
+    def on_begun(self, worker_id: int, call_ids: Sequence[int]) -> None:
+        """Calls sent ahead may have begun."""
+        self._listener.on_begun(worker_id, call_ids)
+
+    def on_recall_done(self, worker_id: int) -> None:
+        """A recall was answered."""
+        self._listener.on_recall_done(worker_id)
+
+    def on_items(self, worker_id: int, call_id: int, items: Sequence[Any]) -> None:
+        """A stream has produced items."""
+        self._listener.on_items(worker_id, call_id, items)
+
+    def on_retire(self, worker_id: int, reason: str) -> None:
+        """A worker is to be given nothing more."""
+        self._listener.on_retire(worker_id, reason)
+
+    def on_grown(self, worker_id: int, resident: int, *, is_fresh: bool) -> None:
+        """A worker has more memory than it is to have."""
+        self._listener.on_grown(worker_id, resident, is_fresh=is_fresh)
 
     def on_lost(self, worker_id: int, reason: str, *, all_in_doubt: bool = False) -> None:
         """The worker is dead, or out of reach."""
