@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Required, TypedDict, get_
 
 from poise.checks import check_flag, check_moment, check_one_of, check_seconds, check_share, check_whole, is_a
 from poise.errors import ConfigError, UnknownOption
-from poise.policies import Recycle
+from poise.policies import Health, Recycle
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping
@@ -73,6 +73,7 @@ class WorkerArguments(TypedDict, total=False):
     link_timeout: float
     writable: bool
     recycle: Recycle | None
+    health: Health | None
     ray_options: dict[str, Any] | None
     ray_init: dict[str, Any] | None
 
@@ -195,6 +196,7 @@ class PoolOptions:
     link_timeout: float = 5.0
     writable: bool = False
     recycle: Recycle | None = None
+    health: Health | None = None
     ray_options: dict[str, Any] = field(default_factory=dict[str, Any])
     ray_init: dict[str, Any] = field(default_factory=dict[str, Any])
 
@@ -228,8 +230,8 @@ class PoolOptions:
         if self.link_timeout < 1 or self.link_timeout == math.inf:
             raise ConfigError("link_timeout", self.link_timeout, "seconds, at least 1: the kernel counts in whole ones")
         check_flag("writable", self.writable)
-        if self.recycle is not None and not isinstance(self.recycle, Recycle):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ConfigError("recycle", self.recycle, "a poise.Recycle, such as poise.Recycle(calls=10_000), or None")
+        _check_policy("recycle", self.recycle, Recycle, "poise.Recycle(calls=10_000)")
+        _check_policy("health", self.health, Health, "poise.Health(Model.check)")
         object.__setattr__(self, "ray_options", _dict("ray_options", self.ray_options, "Ray gives to an actor"))
         object.__setattr__(self, "ray_init", _dict("ray_init", self.ray_init, "ray.init() takes"))
 
@@ -243,6 +245,11 @@ class PoolOptions:
         """
         _check_names(given, cls.__slots__, "a pool")
         return cls(**given)
+
+
+def _check_policy(option: str, value: Any, kind: type[Any], example: str) -> None:
+    if value is not None and not isinstance(value, kind):
+        raise ConfigError(option, value, f"a poise.{kind.__name__}, such as {example}, or None")
 
 
 def _dict(option: str, value: Any, what: str) -> dict[str, Any]:

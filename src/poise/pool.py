@@ -108,6 +108,8 @@ class Pool(View[T]):
                 and as results, as small ones may. What came through Ray is copied for it. Else they are read-only.
             recycle (None): when a healthy worker is replaced because it is old: a `poise.Recycle`, for example
                 `poise.Recycle(calls=10_000, memory="2GiB")`.
+            health (None): when a worker is sick, is given no more calls, and is replaced: a `poise.Health`, for
+                example `poise.Health(Model.check, every=10.0)`.
             ray_options (None): options of Ray's for each actor, passed on unchanged: `num_gpus`, `resources`,
                 `runtime_env`...
             ray_init (None): options of `ray.init()`, such as `num_cpus`, `log_to_driver` or `address`, for the Ray

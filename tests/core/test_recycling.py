@@ -37,7 +37,8 @@ def no_room(scene: Scene, worker_id: int) -> None:
 
 
 def grown(scene: Scene, worker_id: int, *, is_fresh: bool = False) -> None:
-    scene.act(scene.pool.grown(worker_id, 3 << 30, scene.now, is_fresh=is_fresh))
+    assert scene.pool.recycling is not None
+    scene.act(scene.pool.recycling.grown(worker_id, 3 << 30, scene.now, is_fresh=is_fresh))
 
 
 def ended(scene: Scene, worker_id: int) -> None:
@@ -193,9 +194,9 @@ def test_a_worker_with_too_much_memory_is_replaced_and_one_that_is_born_so_is_no
 
 def test_nobody_is_recycled_unless_that_is_asked_for() -> None:
     scene = Scene(size=1)
-    grown(scene, 0)
     answer(scene, 10)
     assert not scene.replacing
+    assert scene.pool.recycling is None
 
 
 def test_a_worker_that_somebody_holds_is_left_alone_until_he_lets_go() -> None:

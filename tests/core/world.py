@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 from poise._answers import NOT_BEGUN, RAISED, RETRYABLE, RETURNED, Answer, Ending
 from poise._core.affinity import KeyedCallRecord
 from poise._core.batches import Batching
-from poise._core.calls import CallRecord
+from poise._core.calls import CHECK_IDS, CallRecord
 from poise._core.effects import (
     Cancel,
+    Check,
     Effect,
     Kill,
     Lease,
@@ -47,7 +48,7 @@ from poise.errors import (
     PoolClosed,
     WorkerLost,
 )
-from poise.policies import Recycle
+from poise.policies import Health, Recycle
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
@@ -62,6 +63,13 @@ SERVICE_TIMES: dict[Hashable, float] = {
     PATIENT: 0.5,
 }
 """Seconds by function: the first two are sent ahead."""
+
+
+class Fault(Exception):
+    """What counts against a worker."""
+
+
+FAULT = Fault("it is sick")
 
 
 @dataclass
@@ -91,6 +99,12 @@ class Actor:
     """Whether the pool has taken calls from it because it does not answer, and may send it nothing."""
     runs: int = 0
     """Calls that it has begun."""
+    is_checked: bool = False
+    """Whether it has a check to answer, as the pool knows it."""
+    has_answered: bool = False
+    """Whether it has, and the pool has not heard it yet."""
+    heard_at: float = -math.inf
+    """When the pool has last heard an answer of it."""
     is_special: bool = False
     """Whether it was leased, or had calls bound for it, which one runs that retires because the pool is smaller."""
 
@@ -207,6 +221,7 @@ class World:
         keys: int = 0,
         has_marks: bool = True,
         recycle: Recycle | None = None,
+        health: Health | None = None,
     ) -> None:
         self.now = 100.0
         self.pool = Scheduler(
@@ -219,8 +234,10 @@ class World:
             retry_budget=retry_budget,
             backlog_per_tenant=backlog_per_tenant,
             recycle=recycle,
+            health=health,
         )
         self.recycle = recycle
+        self.health = health
         self.slots = slots
         self.tenants = tenants
         self.keys = keys
@@ -287,6 +304,10 @@ class World:
                     assert set(call_ids) <= self.actors[worker_id].outstanding
                     self.actors[worker_id].is_silent = True
                     withdrawn.append(effect)
+                case Check(worker_id):
+                    self._check_check(self.actors[worker_id])
+                case Cancel(worker_id, call_id) if call_id >= CHECK_IDS:
+                    assert self.actors[worker_id].is_checked
                 case Cancel(worker_id, call_id):
                     assert call_id in self.actors[worker_id].outstanding
                     if (told := self.actors[worker_id].cancelled(call_id)) is not None:
@@ -295,6 +316,7 @@ class World:
                     self._outcome(call, None if isinstance(effect, Resolve) else effect.error)
                 case Lease(call, worker_id):
                     assert not self._others_on(worker_id), "a lease is exclusive"
+                    assert not self.actors[worker_id].is_checked, "a lease is exclusive"
                     assert worker_id not in self.leases
                     assert call.deadline > self.now  # G6
                     self.leases[worker_id] = self.live[call.id]
@@ -305,7 +327,12 @@ class World:
                 case Replacing(worker_id, heir_id, _, is_gentle):
                     if is_gentle and not (self.recycle is not None and self.recycle.exact):
                         self.spares[heir_id] = worker_id
-                case Kill(worker_id, _):
+                case Kill(worker_id, reason):
+                    if "not answered" in reason:
+                        self.seen["hangs"] += 1
+                        assert self.health is not None
+                        silence = self.now - self.actors[worker_id].heard_at
+                        assert silence >= min(self.health.every, self.health.timeout), "it still answers"
                     self._killed(worker_id)
         self._check_order(sent)
         self._check_homes(keyed)
@@ -380,11 +407,24 @@ class World:
             assert not waited, "the batch had room"
         self.seen["suspects together"] += bool(first.deaths)
 
+    def _check_check(self, actor: Actor) -> None:
+        """A worker is asked that has room for it, and nobody's but the pool's."""
+        assert not actor.is_checked
+        assert not actor.is_killed
+        assert not actor.is_silent
+        assert actor.id not in self.leases
+        assert actor.slots_held < self.slots  # G3
+        assert not any(self.fates[call_id].call.deaths for call_id in actor.outstanding), "a suspect runs alone"  # G9
+        actor.is_checked = True
+
     def _check_send(self, actor: Actor, call: CallRecord, batch: set[int]) -> None:
         fate = self.live[call.id]  # G1: it has had no outcome
         assert not fate.is_cancelled
         assert not actor.is_killed
         assert not actor.is_silent
+        worker = self.pool.worker(actor.id)
+        assert worker is not None
+        assert not worker.is_quarantined or not _is_ordinary(call), "it is sick"
         assert fate.holder is None, "sent to two workers at once"  # G2
         assert fate.reruns <= fate.retries  # G2
         assert call.deadline > self.now  # G6
@@ -397,8 +437,9 @@ class World:
         fate.sends += 1
         actor.outstanding.add(call.id)
         if not actor.sends_ahead or lease is not None:
-            assert actor.slots_held <= self.slots  # G3
+            assert actor.slots_held + actor.is_checked <= self.slots  # G3
         if call.deaths:
+            assert not actor.is_checked, "a suspect runs alone"  # G9
             assert actor.outstanding <= batch, "a suspect runs alone"  # G9
         else:
             others = (self.fates[call_id].call for call_id in actor.outstanding)
@@ -443,6 +484,7 @@ class World:
             return
         actor = self.actors[worker_id]
         if not any(worker.id == worker_id for worker in self.pool.stats(self.now).workers):
+            assert not actor.is_checked
             assert not actor.outstanding, "a call is lost because its worker was not wanted any more"
             assert worker_id not in self.leases
             self.ended.append(worker_id)
@@ -616,10 +658,11 @@ class World:
             case "from inside":
                 self._let_go_of(worker_id)
                 self.perform(self.pool.renewals.retire(worker_id, "it asks for it", self.now))
+            case _ if self.pool.recycling is not None:
+                is_fresh = how == "it is large from the start"
+                self.perform(self.pool.recycling.grown(worker_id, 3 << 30, self.now, is_fresh=is_fresh))
             case _:
-                self.perform(
-                    self.pool.grown(worker_id, 3 << 30, self.now, is_fresh=how == "it is large from the start")
-                )
+                pass
 
     def find_no_room(self, worker_id: int) -> None:
         """There is no room for one more."""
@@ -639,8 +682,11 @@ class World:
         for _ in range(1000):
             self._start_and_end_all()
             self._finish_calls()
-            if not self.starting and not self.ended and self.pool.next_tick() > self.now + 60:
+            has_time = self.health is not None or self.pool.next_tick() > self.now + 60
+            if not self.starting and not self.ended and not self.dying and has_time and self._is_settled():
                 break
+            for worker_id in list(self.dying):
+                self.die(self.actors[worker_id])
             self.now = max(self.now, min(self.pool.next_tick(), self.now + 60))
             self.tick()
         assert not self.pool.reloading.is_under_way
@@ -649,12 +695,16 @@ class World:
         self.seen["reloaded"] += self.pool.fleet.generation > 0
         self.seen["went back"] += self.pool.fleet.generation < self.generations
 
+    def _is_settled(self) -> bool:
+        """Whether a reload has come to its end."""
+        return self.health is None or len({worker.generation for worker in self.pool.members()}) == 1
+
     def _let_go_of(self, worker_id: int) -> None:
         """This one need not work until another is ready."""
         self.spares = {heir: old for heir, old in self.spares.items() if old != worker_id}
 
     def begin(self, actor: Actor, announced: int) -> None:
-        if actor.inbox and len(actor.begun) < self.slots:
+        if actor.inbox and len(actor.begun) + actor.is_checked < self.slots:
             actor.runs += 1
             actor.is_special |= actor.id in self.leases or self.fates[actor.inbox[0]].call.bound_for is not None
             if self.recycle is not None and self.recycle.exact and not actor.is_special:
@@ -673,9 +723,16 @@ class World:
         for each in actor.members(call_id):
             fate = self.fates[each]
             fate.reruns += ending == RETRYABLE
-            actor.unflushed.append(Answer(each, ending, "outcome", SERVICE_TIMES[fate.call.function]))
+            value = "outcome" if ending == RETURNED else FAULT
+            actor.unflushed.append(Answer(each, ending, value, SERVICE_TIMES[fate.call.function]))
         if flush:
             actor.flush()
+
+    def answer_check(self, actor: Actor, ending: Ending, value: object = None) -> None:
+        """The actor has run its check."""
+        if actor.is_checked and not actor.has_answered:
+            actor.has_answered = True
+            actor.to_pool.append(("checked", [Answer(CHECK_IDS + actor.id, ending, value, 0.0)]))
 
     def deliver(self, actor: Actor) -> None:
         """The pool hears the next thing that the actor has said."""
@@ -688,6 +745,11 @@ class World:
                 if ended.ending == RETRYABLE:
                     self._failed(actor, self.fates[ended.call_id])
             actor.forget()
+            actor.heard_at = self.now
+            self.perform(self.pool.finished(actor.id, content, self.now))
+        elif kind == "checked":
+            actor.is_checked = actor.has_answered = False
+            actor.heard_at = self.now
             self.perform(self.pool.finished(actor.id, content, self.now))
         elif kind == "begun":
             self.pool.begun(actor.id, content)
@@ -778,7 +840,8 @@ class World:
             )
         assert self.pool.is_idle == (not self.live)
         assert stats.in_flight == sum(len(actor.outstanding) for actor in self.actors.values())
-        free = [w for w in stats.workers if self._is_free(w.id, w.state, w.running - w.shared)]
+        free = [w for w in stats.workers if not w.quarantined and self._is_free(w.id, w.state, w.running - w.shared)]
+        assert not stats.ready or not all(w.quarantined for w in stats.workers if w.state == "ready"), "nobody works"
         waiting = [f.call for f in self.live.values() if f.call.state in (CallState.WAITING, CallState.PARKED)]
         for call in waiting:
             if self._homes(call) and (fate := self.fates[call.id]).homes_since is None:
@@ -841,6 +904,7 @@ class World:
         for actor in list(self.actors.values()):
             while actor.to_actor:
                 actor.receive()
+            self.answer_check(actor, RETURNED)
             self.begin(actor, announced=1)
             self.end(actor, 0, RETURNED, flush=True)
             actor.flush()
@@ -908,7 +972,14 @@ STEPS = (
     *("receive", "begin", "begin", "end", "end", "deliver", "deliver") * 2,
     *("start", "cancel", "kill", "tick", "advance", "lease", "leased", "release", "bound", "settle"),
     *("die", "resize"),
-    *("replace", "no room", "ended", "ended", "reload"),
+    *("replace", "no room", "ended", "ended", "reload", "check", "check"),
+)
+HEALTHS = (
+    *(None,) * 4,
+    Health("check", every=1.0, timeout=0.5, strikes=1),
+    Health("check", every=2.0, timeout=4.0, strikes=2, most_out=1.0),
+    Health(counts=Fault, failures=2, most_out=1.0),
+    Health("check", every=0.1, timeout=3.0, counts=Fault, failures=1),
 )
 RECYCLES = (
     *(None,) * 4,
@@ -936,6 +1007,7 @@ def make_world(dice: Dice) -> World:
         backlog_per_tenant=pick((None, None, 1, 2)),
         has_marks=pick((True, True, False)),
         recycle=pick(RECYCLES) if heals else None,
+        health=pick(HEALTHS) if heals else None,
     )
     everything = tuple(SERVICE_TIMES)
     world.functions = pick((everything, everything, everything[:3], everything[:3], (TRIPLES, PATIENT), (PATIENT,)))
@@ -981,6 +1053,8 @@ def move_an_actor(world: World, step: str, dice: Dice) -> None:
         case "end":
             ending = pick((RETURNED, RETURNED, RAISED, *(RETRYABLE,) * 2))
             world.end(actor, pick(range(4)), ending, flush=pick((True, True, False)))
+        case "check":
+            world.answer_check(actor, *pick(((RETURNED, None), (RETURNED, False), (RAISED, FAULT))))
         case "deliver":
             if actor.to_pool:
                 world.deliver(actor)
@@ -996,7 +1070,7 @@ def take_step(world: World, step: str, dice: Dice) -> None:  # noqa: C901, PLR09
     match step:
         case "submit" | "lease" | "bound" | "leased":
             submit_something(world, step, dice)
-        case "receive" | "begin" | "end" | "deliver" | "die":
+        case "receive" | "begin" | "end" | "check" | "deliver" | "die":
             move_an_actor(world, step, dice)
         case "release" if world.leases:
             world.release(pick(tuple(world.leases)))

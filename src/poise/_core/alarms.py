@@ -129,6 +129,7 @@ class Alarms:
         "_clocks",
         "ages",
         "asked",
+        "checks",
         "expiries",
         "gatherings",
         "homings",
@@ -159,6 +160,8 @@ class Alarms:
         """Invariant: the workers that are PENDING, by when their start is due."""
         self.ages: Times[WorkerRecord] = Times()
         """READY workers by when they are old, if a policy says so: it rings only then."""
+        self.checks: Times[WorkerRecord] = Times()
+        """Workers that have started, by when they are to be looked at, if a policy says so. It may ring too soon."""
         self.overdue: Line[WorkerRecord] = Line(OVERDUE_SECONDS)
         """Workers whose calls sent ahead could be asked back, from when they last answered."""
         self.patient: Line[WorkerRecord] = Line(PATIENT_SECONDS)
@@ -180,8 +183,8 @@ class Alarms:
             self.overdue,
             self.patient,
         )
-        """Those that ring, with `ages` and `homings` if told to; the last two only if a worker has others, which could
-        do what it is stuck with."""
+        """Those that ring, with `ages`, `checks` and `homings` if told to; the last two only if a worker has others,
+        which could do what it is stuck with."""
 
     def watch_ages(self) -> None:
         """Have workers grow old."""
@@ -191,6 +194,10 @@ class Alarms:
         """Have calls wait for the worker of their key."""
         if self.homings not in self._clocks:
             self._clocks = (self.homings, *self._clocks)
+
+    def watch_checks(self) -> None:
+        """Have workers looked at."""
+        self._clocks = (self.checks, *self._clocks)
 
     def watch(self, worker: WorkerRecord) -> None:
         """Have the worker stand in the line where it belongs by what it holds and has to answer."""

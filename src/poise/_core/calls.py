@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from poise._core.retry import Retry
 from poise._core.states import CALL_TRANSITIONS, CallEvent, CallState, IllegalTransitionError
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 CallId = int
 """Grows with each submission, so it is also the call's place in the order."""
+
+CHECK_IDS: Final = 1 << 60
+"""From here on numbers are those of checks of workers, by the worker's number. Nobody waits for one."""
 
 
 class CallRecord:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from poise._core.calls import CHECK_IDS
 from poise._core.effects import Kill, Lost
 from poise._core.states import WorkerEvent, WorkerState
 from poise.errors import WorkerLost
@@ -79,7 +80,7 @@ class Leaving:
         """It is given up, with all that it holds, because the pool is closed."""
         reason = "the pool was closed"
         if worker.state is not WorkerState.PENDING:
-            is_idle = worker.is_serving and worker.is_empty
+            is_idle = worker.is_serving and all(call_id >= CHECK_IDS for call_id in worker.running)
             self._outbox.add(Kill(worker.id, reason, gently=is_idle))
         self._fleet.step(worker, WorkerEvent.STOP, now)
         for call in worker.take_calls():

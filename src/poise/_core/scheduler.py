@@ -18,6 +18,7 @@ from poise._core.effects import Outbox
 from poise._core.endings import Endings
 from poise._core.fleet import Fleet
 from poise._core.granting import Granting
+from poise._core.health import Watch
 from poise._core.leaving import Leaving
 from poise._core.outcomes import Outcomes
 from poise._core.pace import Pace
@@ -33,13 +34,13 @@ from poise._core.states import CallState, WorkerEvent, WorkerState
 from poise.errors import PoolClosed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from poise._core.calls import CallId, CallRecord
     from poise._core.counters import Counters
     from poise._core.effects import Effect
     from poise._core.workers import WorkerId, WorkerRecord
-    from poise.policies import Recycle
+    from poise.policies import Health, Recycle
     from poise.stats import Stats
 
 
@@ -58,6 +59,7 @@ class Scheduler:
         retry_budget: float | None = None,
         heals: bool = True,
         recycle: Recycle | None = None,
+        health: Health | None = None,
         chance: Callable[[], float] = lambda: 1.0,
     ) -> None:
         self.size: int = size
@@ -92,9 +94,13 @@ class Scheduler:
         renewals = self.renewals
         renewals.order = Order.NEW_FIRST if recycle is None or recycle.surge else Order.OLD_FIRST
         self.reloading: Reloading = Reloading(fleet, renewals, self._leaving)
-        self._recycling: Recycling | None = None
+        self.recycling: Recycling | None = None
         if recycle is not None:
-            self._recycling = Recycling(recycle, fleet, queues, alarms, renewals, outbox, chance)
+            self.recycling = Recycling(recycle, fleet, queues, alarms, renewals, outbox, chance)
+        self._watch: Watch | None = None
+        if health is not None:
+            leaving, counters = self._leaving, self.counters
+            self._watch = Watch(health, fleet, placement, alarms, renewals, leaving, counters, outbox, chance)
 
     # ---------------------------------------------------------------- callers
 
@@ -179,11 +185,13 @@ class Scheduler:
 
     # ---------------------------------------------------------------- workers
 
-    def finished(self, worker_id: WorkerId, answers: Iterable[Answer], now: float) -> list[Effect]:
+    def finished(self, worker_id: WorkerId, answers: Sequence[Answer], now: float) -> list[Effect]:
         """The worker has answered. Answers for calls that it does not hold are ignored."""
         worker = self._workers.get(worker_id)
         if worker is None:
             return []
+        if self._watch is not None:
+            answers = self._watch.heard(worker, answers, now)
         has_progressed = False
         for answer in answers:
             has_progressed |= answer.ending != NOT_BEGUN
@@ -216,6 +224,8 @@ class Scheduler:
             return []  # retired while it started: its Kill is on the way
         self.fleet.step(worker, WorkerEvent.READY, now)
         worker.most_ahead = most_ahead
+        if self._watch is not None:
+            self._watch.enrol(worker, now)
         self.renewals.is_ready(worker, now)
         self.renewals.start_due(now)
         return self._changed(worker, now)
@@ -249,15 +259,6 @@ class Scheduler:
         self.renewals.gone(worker_id, now)
         return self.renewals.decided(now)  # which starts another at once, after an end that was asked for
 
-    def grown(self, worker_id: WorkerId, resident: int, now: float, *, is_fresh: bool) -> list[Effect]:
-        """A worker's resident set is beyond the limit; it is fresh if it has run nothing yet."""
-        worker = self._workers.get(worker_id)
-        if worker is None or self._recycling is None:
-            return []
-        self._recycling.grown(worker, resident, now, is_fresh=is_fresh)
-        self.renewals.start_due(now)
-        return self._changed(worker, now)
-
     # ---------------------------------------------------------------- size and time
 
     def open(self, now: float) -> list[Effect]:
@@ -286,8 +287,10 @@ class Scheduler:
             if call.bound_for is not None:
                 self._granting.advance(call.bound_for, now)
         self._queues.move_on(now)
-        if self._recycling is not None:
-            self._recycling.tick(now)
+        if self.recycling is not None:
+            self.recycling.tick(now)
+        if self._watch is not None:
+            self._watch.tick(now)
         self.renewals.start_due(now)
         self._recalls.withdraw_unanswered(now)
         if len(self._workers) > 1:
@@ -302,8 +305,10 @@ class Scheduler:
     def close(self, now: float, *, reject_waiting: bool) -> list[Effect]:
         """Accept nothing more; if so told refuse what has not begun, else let it finish."""
         self.is_closed = True
-        if self._recycling is not None:
-            self._recycling.close()
+        if self.recycling is not None:
+            self.recycling.close()
+        if self._watch is not None:
+            self._watch.close()
         if reject_waiting:
             self._endings.refuse_waiting(self._workers.values())
             for worker in self._workers.values():
@@ -362,7 +367,7 @@ class Scheduler:
 
     def _changed(self, worker: WorkerRecord, now: float) -> list[Effect]:
         """A worker's calls or state have changed: bring what follows from that up to date."""
-        if self._recycling is not None and self._recycling.look(worker, now):
+        if self.recycling is not None and self.recycling.look(worker, now):
             self.renewals.start_due(now)
         self._granting.advance(worker, now)
         self._leaving.let_go(worker, now)
@@ -385,6 +390,8 @@ class Scheduler:
         assert head is None or free is None, f"{head} waits beside {free}"  # G4
         assert self._granting.next_wary() is None  # G4
         assert not self._queues.claims or self._placement.empty_worker() is None  # G4
+        if self._watch is not None:
+            self._watch.check_invariants()
         self._check_counts()
 
     def _check_counts(self) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import math
 from functools import partial
 from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE
 from types import BuiltinFunctionType, FunctionType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from poise._answers import RETRYABLE, Answer
 from poise._core.affinity import KeyedCallRecord
 from poise._core.calls import CallRecord
 from poise._core.states import CallState
@@ -16,6 +19,7 @@ from poise._protocol.pickling import is_object_ref
 from poise._protocol.traces import add_note
 from poise._protocol.words import callable_name, is_text
 from poise.batching import ASYNC_ONE, ONE, batching_of, check_arguments
+from poise.errors import DeadlineExceeded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,6 +30,8 @@ if TYPE_CHECKING:
     from poise.options import CallOptions
 
 R = TypeVar("R")
+
+logger = logging.getLogger("poise")
 
 
 class Call(asyncio.Future[R]):
@@ -136,6 +142,32 @@ class Call(asyncio.Future[R]):
             worker = record.worker  # read once: the loop may take it away from a thread that looks
             place = f" on worker {worker.id}" if worker is not None else ""
         return f"<Call{number} {self.name} {state}{place}>"
+
+
+def judged(call: Call[Any] | None, answer: Answer) -> Answer:
+    """Whether the caller wants another attempt after this exception."""
+    if call is None or not call.options.retry_on:
+        return answer
+    try:
+        is_retryable = isinstance(answer.value, call.options.retry_on)
+    except Exception:  # `__instancecheck__` is the user's own code, and others are answered in this step too
+        logger.exception("retry_on of %s cannot be asked about an exception, so it is not tried again", call.name)
+        return answer
+    return answer._replace(ending=RETRYABLE) if is_retryable else answer
+
+
+def time_limit(options: CallOptions, now: float) -> tuple[float, float]:
+    """How long a call may take from now on, and until when.
+
+    Raises:
+        DeadlineExceeded: the view's deadline has passed.
+    """
+    timeout = math.inf if options.timeout is None else options.timeout
+    if options.deadline is not None:
+        timeout = min(timeout, options.deadline - now)
+        if timeout <= 0:
+            raise DeadlineExceeded(0.0, started=False)
+    return timeout, now + timeout
 
 
 def results_of(calls: list[Call[Any]]) -> list[Any]:

@@ -13,12 +13,25 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from poise._answers import NOT_BEGUN, RAISED, RETRYABLE, RETURNED, Answer
+from poise._answers import NOT_BEGUN, RAISED, RETURNED, Answer
 from poise._core.batches import Batching
 from poise._core.calls import CallRecord
-from poise._core.effects import Cancel, Kill, Lease, News, Recall, Reject, Resolve, Send, SendBatch, Start, Withdraw
+from poise._core.effects import (
+    Cancel,
+    Check,
+    Kill,
+    Lease,
+    News,
+    Recall,
+    Reject,
+    Resolve,
+    Send,
+    SendBatch,
+    Start,
+    Withdraw,
+)
 from poise._engine.batches import Batches
-from poise._engine.call import is_plain
+from poise._engine.call import is_plain, judged
 from poise._engine.journal import Journal
 from poise._engine.loops import check_loop
 from poise._engine.supervisor import Supervisor
@@ -35,6 +48,7 @@ if TYPE_CHECKING:
     from poise._core.renewal import Renewal
     from poise._core.scheduler import Scheduler
     from poise._engine.call import Call
+    from poise._engine.checks import Checks
     from poise._engine.clock import Clock, Timer
     from poise._lanes.lane import Lane, Launcher
 
@@ -66,6 +80,8 @@ class Dispatcher:
         self._calls: dict[int, Call[Any]] = {}
         """Calls whose answers need a look on their way in: streams, and those with `retry_on`."""
         self.batches: Batches = Batches()
+        self.checks: Checks | None = None
+        """What has workers checked, if they are."""
         self._next_call_id = 0
         self._pending: deque[Effect] = deque()
         """Effects still to be performed. A lane may answer while it is sent to, which adds to them."""
@@ -219,8 +235,10 @@ class Dispatcher:
         """Attempts have ended."""
         if self.batches.sent:
             answers = self.batches.opened(answers)
-        judged = [answer if answer.ending != RAISED else self._judged(answer) for answer in answers]
-        self._take(self.scheduler.finished, worker_id, judged, self.clock.time())
+        answers = [
+            answer if answer.ending != RAISED else judged(self._calls.get(answer.call_id), answer) for answer in answers
+        ]
+        self._take(self.scheduler.finished, worker_id, answers, self.clock.time())
 
     def on_begun(self, worker_id: int, call_ids: Sequence[int]) -> None:
         """Calls sent ahead may have begun."""
@@ -243,7 +261,8 @@ class Dispatcher:
 
     def on_grown(self, worker_id: int, resident: int, *, is_fresh: bool) -> None:
         """A worker has more memory than it is to have."""
-        self._take(self.scheduler.grown, worker_id, resident, self.clock.time(), is_fresh=is_fresh)
+        if (recycling := self.scheduler.recycling) is not None:
+            self._take(recycling.grown, worker_id, resident, self.clock.time(), is_fresh=is_fresh)
 
     def on_lost(self, worker_id: int, reason: str, *, all_in_doubt: bool = False) -> None:
         """A worker has died by itself."""
@@ -251,18 +270,6 @@ class Dispatcher:
         if lane is not None:
             self.supervisor.bury(lane)
         self.worker_lost(worker_id, reason, all_in_doubt=all_in_doubt)
-
-    def _judged(self, answer: Answer) -> Answer:
-        """Whether the caller wants another attempt after this exception."""
-        call = self._calls.get(answer.call_id)
-        if call is None or not call.options.retry_on:
-            return answer
-        try:
-            is_retryable = isinstance(answer.value, call.options.retry_on)
-        except Exception:  # `__instancecheck__` is the user's own code, and others are answered in this step too
-            logger.exception("retry_on of %s cannot be asked about an exception, so it is not tried again", call.name)
-            return answer
-        return answer._replace(ending=RETRYABLE) if is_retryable else answer
 
     # ---------------------------------------------------------------- effects
 
@@ -315,9 +322,12 @@ class Dispatcher:
         elif not isinstance(effect, Resolve) and (lane := self.lanes.get(effect.worker_id)) is not None:
             self._tell(lane, effect)
 
-    def _tell(self, lane: Lane, effect: Recall | Withdraw | Cancel) -> None:
+    def _tell(self, lane: Lane, effect: Recall | Withdraw | Cancel | Check) -> None:
         if isinstance(effect, Recall):
             lane.recall(effect.call_ids)
+        elif isinstance(effect, Check):
+            if self.checks is not None:
+                self.checks.send(effect.worker_id, lane)
         elif isinstance(effect, Withdraw):
             lane.withdraw(effect.call_ids)
         elif (call_id := self.batches.given_up(effect.call_id)) is not None:

@@ -11,8 +11,9 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from poise._core.effects import Crowded, Lost, Replacing
+from poise._core.effects import Crowded, Lost, Replacing, Struck
 from poise._core.recycling import in_mib
+from poise._protocol.words import describe
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,6 +80,8 @@ class Journal:
             self._replacing(news)
         elif isinstance(news, Crowded):
             self._crowded(news)
+        elif isinstance(news, Struck):
+            self._struck(news)
         else:
             self._oversized(news)
 
@@ -105,7 +108,15 @@ class Journal:
         """A worker that lives is to be replaced."""
         order = "starts first" if effect.is_gentle else "takes its place"
         text = f"{self._name(effect.worker_id)} is replaced: {effect.reason}; worker {effect.heir_id} {order}"
-        self._say("workers that are replaced", logging.INFO, text)
+        self._say("workers that are replaced", logging.WARNING if effect.is_sick else logging.INFO, text)
+
+    def _struck(self, effect: Struck) -> None:
+        """A worker may be sick."""
+        how = "has failed" if effect.is_answered else "was not answered in time"
+        if effect.failure is not None:
+            how += f" ({_one_line(describe(effect.failure))})"
+        text = f"{effect.check} of {self._name(effect.worker_id)} {how}, {effect.strikes} in a row"
+        self._say("checks that failed", logging.WARNING, f"{text}; it is sick at {effect.most}")
 
     def _crowded(self, effect: Crowded) -> None:
         """There is no room for one more while the one that it replaces works."""
