@@ -34,7 +34,7 @@ MOST: Final = 4
 IDLE: Final = 5.0
 """Seconds that a worker or a replica may be idle, or is not wanted, before it ends."""
 LOOK_EVERY: Final = 0.1
-CALLS: Final = 3600
+CALLS: Final = 2000
 
 
 class Napper:
