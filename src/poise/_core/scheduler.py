@@ -335,11 +335,6 @@ class Scheduler:
         """The record of this worker, None if it is gone."""
         return self._workers.get(worker_id)
 
-    def is_starting(self, worker_id: WorkerId) -> bool:
-        """Whether this worker is wanted and has not started yet."""
-        worker = self._workers.get(worker_id)
-        return worker is not None and worker.state is WorkerState.STARTING
-
     @property
     def ready_workers(self) -> int:
         """How many workers have started."""
