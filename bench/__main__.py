@@ -1,4 +1,4 @@
-"""The command line: `python -m bench` measures; with `soak`, `batching`, `policies` or `affinity` it does that alone."""
+"""The command line: `python -m bench` measures; with `soak`, `batching`, `policies` or `affinity` it does but that."""
 
 from __future__ import annotations
 

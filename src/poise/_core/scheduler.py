@@ -76,31 +76,27 @@ class Scheduler:
         self._placement = placement = Placement(slots, alarms)
         self.shares: Shares = Shares(backlog_per_tenant)
         self._queues = queues = Queues(backlog, self.shares, placement, alarms)
-        self.fleet: Fleet = Fleet(slots, alarms, heals=heals, chance=chance)
-        fleet = self.fleet
+        fleet = self.fleet = Fleet(slots, alarms, heals=heals, chance=chance)
         self._workers = fleet.workers
         """Invariant: as many are not RETIRING as `size` asks for, while healing."""
         self._outcomes = outcomes = Outcomes(queues, alarms, outbox, kill_after)
         self.counters: Counters = outcomes.counters
-        self._endings = Endings(queues, self.pace, fleet, outcomes, poison_after, chance, retry_budget)
-        self._recalls = Recalls(queues, placement, alarms, outbox)
+        self._endings = endings = Endings(queues, self.pace, fleet, outcomes, poison_after, chance, retry_budget)
+        self._recalls = recalls = Recalls(queues, placement, alarms, outbox)
         self._affinity = affinity = Affinity(fleet.ready, queues, placement, self.counters)
-        recalls = self._recalls
         self._granting = Granting(slots, queues, placement, alarms, self.pace, outcomes, recalls, affinity, outbox)
-        self._leaving = Leaving(
-            fleet, queues, placement, alarms, outcomes, self._endings, recalls, self._granting, outbox
-        )
-        self.renewals: Renewals = Renewals(fleet, queues, self._leaving, self._granting, self.counters, outbox)
-        renewals = self.renewals
+        granting = self._granting
+        self._leaving = Leaving(fleet, queues, placement, alarms, outcomes, endings, recalls, granting, outbox)
+        leaving = self._leaving
+        renewals = self.renewals = Renewals(fleet, queues, leaving, granting, self.counters, outbox)
         renewals.order = Order.NEW_FIRST if recycle is None or recycle.surge else Order.OLD_FIRST
-        self.reloading: Reloading = Reloading(fleet, renewals, self._leaving)
+        self.reloading: Reloading = Reloading(fleet, renewals, leaving)
         self.recycling: Recycling | None = None
         if recycle is not None:
             self.recycling = Recycling(recycle, fleet, queues, alarms, renewals, outbox, chance)
         self._watch: Watch | None = None
         if health is not None:
-            leaving, counters = self._leaving, self.counters
-            self._watch = Watch(health, fleet, placement, alarms, renewals, leaving, counters, outbox, chance)
+            self._watch = Watch(health, fleet, placement, alarms, renewals, leaving, self.counters, outbox, chance)
 
     # ---------------------------------------------------------------- callers
 
