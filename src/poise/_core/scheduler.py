@@ -76,7 +76,8 @@ class Scheduler:
         self._placement = placement = Placement(slots, alarms)
         self.shares: Shares = Shares(backlog_per_tenant)
         self._queues = queues = Queues(backlog, self.shares, placement, alarms)
-        fleet = self.fleet = Fleet(slots, alarms, heals=heals, chance=chance)
+        self.fleet: Fleet = Fleet(slots, alarms, heals=heals, chance=chance)
+        fleet = self.fleet
         self._workers = fleet.workers
         """Invariant: as many are not RETIRING as `size` asks for, while healing."""
         self._outcomes = outcomes = Outcomes(queues, alarms, outbox, kill_after)
@@ -88,7 +89,8 @@ class Scheduler:
         granting = self._granting
         self._leaving = Leaving(fleet, queues, placement, alarms, outcomes, endings, recalls, granting, outbox)
         leaving = self._leaving
-        renewals = self.renewals = Renewals(fleet, queues, leaving, granting, self.counters, outbox)
+        self.renewals: Renewals = Renewals(fleet, queues, leaving, granting, self.counters, outbox)
+        renewals = self.renewals
         renewals.order = Order.NEW_FIRST if recycle is None or recycle.surge else Order.OLD_FIRST
         self.reloading: Reloading = Reloading(fleet, renewals, leaving)
         self.recycling: Recycling | None = None
@@ -168,8 +170,7 @@ class Scheduler:
 
     def release(self, lease: CallRecord, now: float) -> list[Effect]:
         """The holder gives its worker back. Its calls that have not begun are refused; running ones keep their slot."""
-        worker = lease.worker
-        if worker is None or worker.lease is not lease:
+        if (worker := lease.worker) is None or worker.lease is not lease:
             return []
         self.counters.completed += 1
         self._outcomes.end_lease(worker, lease, "released")
@@ -333,8 +334,7 @@ class Scheduler:
 
     def is_starting(self, worker_id: WorkerId) -> bool:
         """Whether this worker is wanted and has not started yet."""
-        worker = self._workers.get(worker_id)
-        return worker is not None and worker.state is WorkerState.STARTING
+        return (worker := self._workers.get(worker_id)) is not None and worker.state is WorkerState.STARTING
 
     @property
     def ready_workers(self) -> int:
