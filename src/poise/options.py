@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Required, TypedDict, get_
 
 from poise.checks import check_flag, check_moment, check_one_of, check_seconds, check_share, check_whole, is_a
 from poise.errors import ConfigError, UnknownOption
+from poise.events import Observer, check_observer
 from poise.policies import Recycle
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ class WorkerArguments(TypedDict, total=False):
     link_timeout: float
     writable: bool
     recycle: Recycle | None
+    observers: Iterable[Observer]
     ray_options: dict[str, Any] | None
     ray_init: dict[str, Any] | None
 
@@ -187,6 +189,7 @@ class PoolOptions:
     link_timeout: float = 5.0
     writable: bool = False
     recycle: Recycle | None = None
+    observers: Iterable[Observer] = ()
     ray_options: dict[str, Any] = field(default_factory=dict[str, Any])
     ray_init: dict[str, Any] = field(default_factory=dict[str, Any])
 
@@ -222,6 +225,7 @@ class PoolOptions:
         check_flag("writable", self.writable)
         if self.recycle is not None and not isinstance(self.recycle, Recycle):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ConfigError("recycle", self.recycle, "a poise.Recycle, such as poise.Recycle(calls=10_000), or None")
+        object.__setattr__(self, "observers", _observers(self.observers))
         object.__setattr__(self, "ray_options", _dict("ray_options", self.ray_options, "Ray gives to an actor"))
         object.__setattr__(self, "ray_init", _dict("ray_init", self.ray_init, "ray.init() takes"))
 
@@ -235,6 +239,16 @@ class PoolOptions:
         """
         _check_names(given, cls.__slots__, "a pool")
         return cls(**given)
+
+
+def _observers(given: Any) -> tuple[Observer, ...]:
+    try:
+        observers = tuple(given)
+    except TypeError as error:
+        raise ConfigError("observers", given, "a list of observers, such as [MyObserver()]") from error
+    for each in observers:
+        check_observer("observers", each)
+    return observers
 
 
 def _dict(option: str, value: Any, what: str) -> dict[str, Any]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from poise._engine.engine import PoolState
     from poise._engine.runtime import Runtime
     from poise._lanes.lane import Launcher
+    from poise.events import Observer
     from poise.options import PoolArguments
 
 T = TypeVar("T")
@@ -108,6 +109,7 @@ class Pool(View[T]):
                 and as results, as small ones may. What came through Ray is copied for it. Else they are read-only.
             recycle (None): when a healthy worker is replaced because it is old: a `poise.Recycle`, for example
                 `poise.Recycle(calls=10_000, memory="2GiB")`.
+            observers (()): who hears of what happens: objects of classes derived from `poise.Observer`.
             ray_options (None): options of Ray's for each actor, passed on unchanged: `num_gpus`, `resources`,
                 `runtime_env`...
             ray_init (None): options of `ray.init()`, such as `num_cpus`, `log_to_driver` or `address`, for the Ray
@@ -258,6 +260,21 @@ class Pool(View[T]):
             await self.aclose()
 
     # ---------------------------------------------------------------- looking
+
+    def add_observer(self, observer: Observer) -> None:
+        """Tell this one, too, what happens in the pool from now on: see `poise.Observer`. Any thread may do so.
+
+        Of calls that were submitted before it hears only if others were told of them already. Added again, it is
+        told once.
+
+        Raises:
+            ConfigError: it is no observer.
+        """
+        self._engine.observers.add(observer)
+
+    def remove_observer(self, observer: Observer) -> None:
+        """Tell this one nothing more. Any thread may do so; it does nothing if it is not told anything."""
+        self._engine.observers.remove(observer)
 
     @property
     def state(self) -> PoolState:

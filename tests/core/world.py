@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 from poise._answers import NOT_BEGUN, RAISED, RETRYABLE, RETURNED, Answer, Ending
 from poise._core.batches import Batching
-from poise._core.calls import CallRecord
 from poise._core.effects import (
     Cancel,
     Effect,
@@ -32,6 +31,7 @@ from poise._core.effects import (
     Start,
     Withdraw,
 )
+from poise._core.observed import CALL_EVENTS, Telling, note_company, observe
 from poise._core.pace import AHEAD_CALLS
 from poise._core.scheduler import Scheduler
 from poise._core.states import CallState
@@ -46,9 +46,12 @@ from poise.errors import (
     WorkerLost,
 )
 from poise.policies import Recycle
+from tests.core.witness import Witness
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
+
+    from poise._core.calls import CallRecord
 
 TRIPLES, PATIENT = Batching(3, 0.0), Batching(8, 0.01)
 """Batched functions; calls of the second wait for company."""
@@ -202,6 +205,7 @@ class World:
         tenants: int = 0,
         has_marks: bool = True,
         recycle: Recycle | None = None,
+        is_observed: bool = True,
     ) -> None:
         self.now = 100.0
         self.pool = Scheduler(
@@ -215,6 +219,11 @@ class World:
             backlog_per_tenant=backlog_per_tenant,
             recycle=recycle,
         )
+        self.witness = Witness() if is_observed else None
+        if self.witness is not None:
+            telling = Telling("pool", lambda: self.now, self.witness.tell, self.witness.take_back)
+            telling.wanted = CALL_EVENTS
+            observe(self.pool.shares, telling)
         self.recycle = recycle
         self.slots = slots
         self.tenants = tenants
@@ -302,6 +311,10 @@ class World:
             if effect.worker_id in self.actors:
                 self._withdraw(self.actors[effect.worker_id], effect.call_ids)
 
+    def _look(self) -> None:
+        if self.witness is not None:
+            self.witness.look({call_id: fate.call for call_id, fate in self.fates.items()})
+
     def _withdraw(self, actor: Actor, call_ids: Sequence[int]) -> None:
         """The lane takes from the actor what has not begun, and hears all that it has said."""
         gone = actor.withdraw(call_ids)
@@ -320,6 +333,7 @@ class World:
 
     def _check_batch(self, calls: Sequence[CallRecord]) -> None:
         """What goes together may, and whatever may is taken along."""
+        note_company(calls)
         first = calls[0]
         assert isinstance(first.function, Batching)
         assert 1 < len(calls) <= first.function.max
@@ -453,8 +467,11 @@ class World:
         member: int | None = None,
         tenant: int | None = None,
     ) -> Fate | None:
+        members = self.pool.members()
+        if member is not None and not members:
+            return None
         self._next_id += 1
-        new = CallRecord if tenant is None else self.pool.shares.new_record(tenant, 1 + tenant)
+        new = self.pool.shares.nobodys_call if tenant is None else self.pool.shares.new_record(tenant, 1 + tenant)
         call = new(
             self._next_id,
             function,
@@ -467,9 +484,6 @@ class World:
             is_lease=is_lease,
         )
         if member is not None:
-            members = self.pool.members()
-            if not members:
-                return None
             call.bound_for = members[member % len(members)]
         depth = self._depth()
         fate = self.fates[call.id] = self.live[call.id] = Fate(call, retries, may_park)
@@ -487,6 +501,7 @@ class World:
 
     def _refused(self, fate: Fate, error: PoiseError, depth: int, lease: Fate | None) -> None:
         self.seen[f"submit: {type(error).__name__}"] += 1
+        fate.call.refused(error)
         del self.live[fate.call.id], self.fates[fate.call.id]
         match error:
             case Overloaded():
@@ -716,6 +731,7 @@ class World:
 
     def check(self) -> None:
         self.pool.check_invariants()
+        self._look()
         for actor in self.actors.values():
             assert len(actor.begun) <= self.slots  # G3
         stats = self.pool.stats(self.now)
@@ -813,6 +829,9 @@ class World:
         for fate in self.fates.values():
             assert fate.call.is_lease or fate.outcomes + fate.is_cancelled == 1, fate  # G1
         assert all(fate.call.state is CallState.DONE for fate in self.fates.values())
+        self._look()
+        if self.witness is not None:
+            self.witness.check(self.pool.counters)
 
     def _lease_lost(self, worker_id: int) -> None:
         self._lease_ended(worker_id)
@@ -865,6 +884,7 @@ def make_world(dice: Dice) -> World:
         backlog_per_tenant=pick((None, None, 1, 2)),
         has_marks=pick((True, True, False)),
         recycle=pick(RECYCLES) if heals else None,
+        is_observed=pick((True, True, False)),
     )
     everything = tuple(SERVICE_TIMES)
     world.functions = pick((everything, everything, everything[:3], everything[:3], (TRIPLES, PATIENT), (PATIENT,)))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from functools import partial
 from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE
 from types import BuiltinFunctionType, FunctionType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from poise._answers import RETRYABLE
 from poise._core.states import CallState
 from poise._lanes.lane import Parcel
 from poise._protocol.pickling import is_object_ref
@@ -18,10 +20,13 @@ from poise.batching import ASYNC_ONE, ONE, batching_of, check_arguments
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from poise._answers import Answer
     from poise._core.calls import CallRecord
     from poise._engine.dispatcher import Dispatcher
     from poise._engine.stream import StreamBuffer
     from poise.options import CallOptions
+
+logger = logging.getLogger("poise")
 
 R = TypeVar("R")
 
@@ -186,6 +191,16 @@ def _batching_key(call: Call[Any]) -> object:
 def most_together(function: Callable[..., Any] | str) -> int:
     """How many calls of this function may share a slot: one, unless it is batched."""
     return batching_of(function).max if _is_batched(function) else 1
+
+
+def judged(call: Call[Any], answer: Answer) -> Answer:
+    """The answer, as one to be tried again if this exception is one after which the caller wants that."""
+    try:
+        is_retryable = isinstance(answer.value, call.options.retry_on)
+    except Exception:  # `__instancecheck__` is the user's own code, and others are answered in this step too
+        logger.exception("retry_on of %s cannot be asked about an exception, so it is not tried again", call.name)
+        return answer
+    return answer._replace(ending=RETRYABLE) if is_retryable else answer
 
 
 def is_plain(function: Callable[..., Any] | str) -> bool:

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import logging
 import math
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from poise._core.calls import CallRecord
 from poise._core.scheduler import Scheduler
 from poise._core.states import CallState
 from poise._engine import renewing
 from poise._engine.call import Call, pace_key
 from poise._engine.dispatcher import Dispatcher
-from poise._engine.looking import LOOKS_FOR, look
+from poise._engine.looking import LOOKS_FOR, look, stats_of
 from poise._engine.loops import running_loop
+from poise._engine.observers import Observers
 from poise.checks import check_whole
 from poise.errors import ConfigError, DeadlineExceeded, PoolBroken, PoolClosed
 
@@ -65,6 +64,8 @@ class Engine:
         self._launcher = launcher
         self._settings = settings
         self._runtime = runtime
+        self.observers: Observers = Observers(repr(launcher), settings.observers)
+        """Who hears of what happens."""
         self._dispatcher: Dispatcher | None = None
         """What does the work, once the pool is open."""
         self._closing: asyncio.Task[None] | None = None
@@ -117,7 +118,7 @@ class Engine:
         call.may_begin = may_begin
         timeout, deadline = _time_limit(options, dispatcher.clock.time())
         shares, tenant = dispatcher.scheduler.shares, options.tenant
-        new_record = CallRecord if tenant is None else shares.new_record(tenant, options.weight)
+        new_record = shares.nobodys_call if tenant is None else shares.new_record(tenant, options.weight)
         record = new_record(
             dispatcher.next_call_id(),
             pace_key(call),
@@ -279,7 +280,7 @@ class Engine:
             LoopBlocked: the loop has not come to it in time.
         """
         dispatcher = self._opened
-        return look(dispatcher.loop, dispatcher.thread, lambda: _stats_of(dispatcher), within)
+        return look(dispatcher.loop, dispatcher.thread, lambda: stats_of(dispatcher), within)
 
     def __repr__(self) -> str:
         """Give what the workers hold."""
@@ -313,7 +314,8 @@ class Engine:
             chance=self._runtime.chance,
         )
         clock = self._runtime.clock(loop)
-        return Dispatcher(scheduler, self._launcher, loop, settings.start_timeout, settings.close_timeout, clock)
+        times = settings.start_timeout, settings.close_timeout
+        return Dispatcher(scheduler, self._launcher, loop, *times, clock, self.observers)
 
     async def _get_ready(self, dispatcher: Dispatcher) -> int:
         """Have the launcher get ready, within `start_timeout`; return how many workers there are to be."""
@@ -370,19 +372,10 @@ class Engine:
         try:
             await dispatcher.aclose(deadline - LETTING_GO)
         finally:
-            await self._launcher.aclose(deadline - loop.time())
-
-
-def _stats_of(dispatcher: Dispatcher) -> Stats:
-    stats = dispatcher.scheduler.stats(dispatcher.clock.time())
-    origins = {worker_id: lane.origin for worker_id, lane in dispatcher.lanes.items()}
-    workers = tuple(
-        dataclasses.replace(worker, pid=origin.pid, node=origin.node, lane=origin.lane)
-        if (origin := origins.get(worker.id)) is not None
-        else worker
-        for worker in stats.workers
-    )
-    return dataclasses.replace(stats, workers=workers)
+            try:
+                await self._launcher.aclose(deadline - loop.time())
+            finally:
+                self.observers.end()
 
 
 def _time_limit(options: CallOptions, now: float) -> tuple[float, float]:
