@@ -165,19 +165,15 @@ async def test_a_call_that_is_given_up_ends_at_once_and_is_released_later(gate: 
     assert [released.call for released in ear.of(events.CallReleased)] == [1]
 
 
-async def test_a_refused_call_is_told_as_that_alone() -> None:
+async def test_a_refused_call_is_told_as_that_alone(gate: Gate) -> None:
     ear = Everything()
-    clock, faults = ManualClock(), Faults()
-    async with LocalPool(Model, size=1, backlog=0, clock=clock, faults=faults, observers=[ear]) as pool:
-        faults.hang()
-        held = pool.submit(Model.predict, 1)
+    async with LocalPool(size=1, backlog=0, observers=[ear]) as pool:
+        held = pool.submit(wait_at, gate.path)
         with pytest.raises(poise.Overloaded):
-            pool.options(tenant="somebody").submit(Model.predict, 2)
-        faults.clear()
+            pool.options(tenant="somebody").submit(abs, 2)
+        gate.open()
         await held
-    assert [(refused.function, refused.error) for refused in ear.of(events.CallRefused)] == [
-        ("Model.predict", poise.Overloaded)
-    ]
+    assert [(refused.function, refused.error) for refused in ear.of(events.CallRefused)] == [("abs", poise.Overloaded)]
     assert len(ear.of(events.CallAdmitted)) == len(ear.of(events.CallEnded)) == 1
 
 
