@@ -291,7 +291,7 @@ class Dispatcher:
         finally:
             self._is_performing = False
         self._arm_timer()
-        if self.watchers:
+        if self.watchers.watching:
             self.watchers.look()
 
     def _perform_one(self, effect: Effect) -> None:
