@@ -25,7 +25,7 @@ class Told:
         self.scene = Scene(**options)
         self.events: list[Any] = []
         telling = Telling("pool", lambda: self.scene.now, self.events.append, self._take_back)
-        telling.wanted = wanted
+        telling.listen(wanted)
         observe(self.scene.pool.shares, telling)
 
     def _take_back(self, event: Event) -> None:

@@ -222,7 +222,7 @@ class World:
         self.witness = Witness() if is_observed else None
         if self.witness is not None:
             telling = Telling("pool", lambda: self.now, self.witness.tell, self.witness.take_back)
-            telling.wanted = CALL_EVENTS
+            telling.listen(CALL_EVENTS)
             observe(self.pool.shares, telling)
         self.recycle = recycle
         self.slots = slots

@@ -104,7 +104,7 @@ class Observers:
                 listeners[event] = tuple((each, getattr(each, name)) for each in wanting)
         self._listeners = listeners
         if self._shares is not None and self._telling is not None:
-            self._telling.wanted = frozenset(listeners)
+            self._telling.listen(listeners)
             observe(self._shares, None if CALL_EVENTS.isdisjoint(listeners) else self._telling)
 
     # ---------------------------------------------------------------- the pool
