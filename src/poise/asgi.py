@@ -73,8 +73,8 @@ def install(
         prefix: put before the paths of the two health routes.
         cancel_on_disconnect: cancel an endpoint whose client has gone before its response was complete, and with it
             the calls made through `asgi.pool`. It is noticed once the endpoint has taken the request's body.
-        metrics: the path, such as "/metrics", at which Prometheus finds the metrics of this pool, as "app", and
-            whatever else the process has for it: see `poise.prometheus`.
+        metrics: the path, such as "/metrics", at which Prometheus finds the metrics of this pool, by the name of what
+            it holds, and whatever else the process has for it: see `poise.prometheus`.
 
     Raises:
         ConfigError: the application has a pool already, or `metrics` is no path.
@@ -156,7 +156,7 @@ class _Home:
         if self._has_metrics:
             from poise import prometheus
 
-            prometheus.watch(self._pool, "app")
+            prometheus.watch(self._pool, repr(engine_of(self._pool)))
         async with self._pool:
             yield
 

@@ -245,9 +245,7 @@ def _pools(now: list[tuple[str, Stats]]) -> Iterator[Metric]:
         "Calls whose caller was answered and that still hold a worker.",
         {name: s.abandoned for name, s in now},
     )
-    yield gauge(
-        "poise_slots", "Calls that the workers which are ready may run at once.", {n: _slots(s) for n, s in now}
-    )
+    yield gauge("poise_slots", "Calls that the ready workers may run at once.", {n: _slots(s) for n, s in now})
     yield gauge("poise_slots_busy", "Slots of those that are in use.", {name: _busy(s) for name, s in now})
     yield gauge("poise_workers_wanted", "Workers that were asked for.", {name: s.size for name, s in now})
     yield counter("poise_retries", "Attempts that repeated another.", {name: s.retried for name, s in now})
