@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import numbers
+import os
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Literal, Required, TypedDict, get_args
 
@@ -73,6 +74,7 @@ class WorkerArguments(TypedDict, total=False):
     writable: bool
     recycle: Recycle | None
     observers: Iterable[Observer]
+    record: str | os.PathLike[str] | None
     ray_options: dict[str, Any] | None
     ray_init: dict[str, Any] | None
 
@@ -190,6 +192,7 @@ class PoolOptions:
     writable: bool = False
     recycle: Recycle | None = None
     observers: Iterable[Observer] = ()
+    record: str | os.PathLike[str] | None = None
     ray_options: dict[str, Any] = field(default_factory=dict[str, Any])
     ray_init: dict[str, Any] = field(default_factory=dict[str, Any])
 
@@ -226,6 +229,7 @@ class PoolOptions:
         if self.recycle is not None and not isinstance(self.recycle, Recycle):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ConfigError("recycle", self.recycle, "a poise.Recycle, such as poise.Recycle(calls=10_000), or None")
         object.__setattr__(self, "observers", _observers(self.observers))
+        _check_record(self.record)
         object.__setattr__(self, "ray_options", _dict("ray_options", self.ray_options, "Ray gives to an actor"))
         object.__setattr__(self, "ray_init", _dict("ray_init", self.ray_init, "ray.init() takes"))
 
@@ -249,6 +253,17 @@ def _observers(given: Any) -> tuple[Observer, ...]:
     for each in observers:
         check_observer("observers", each)
     return observers
+
+
+def _check_record(path: Any) -> None:
+    if path is None:
+        return
+    try:
+        folder = os.path.dirname(os.fsdecode(path)) or os.curdir
+    except TypeError as error:
+        raise ConfigError("record", path, "the path of a file, or None") from error
+    if not os.path.isdir(folder) or os.path.isdir(path):
+        raise ConfigError("record", path, "the path of a file in a folder that there is")
 
 
 def _dict(option: str, value: Any, what: str) -> dict[str, Any]:

@@ -110,6 +110,8 @@ class Pool(View[T]):
             recycle (None): when a healthy worker is replaced because it is old: a `poise.Recycle`, for example
                 `poise.Recycle(calls=10_000, memory="2GiB")`.
             observers (()): who hears of what happens: objects of classes derived from `poise.Observer`.
+            record (None): a file in which it is written down which worker ran what and when, for https://ui.perfetto.dev;
+                what it has held is replaced, and half a million events are the most.
             ray_options (None): options of Ray's for each actor, passed on unchanged: `num_gpus`, `resources`,
                 `runtime_env`...
             ray_init (None): options of `ray.init()`, such as `num_cpus`, `log_to_driver` or `address`, for the Ray

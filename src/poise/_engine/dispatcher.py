@@ -196,8 +196,9 @@ class Dispatcher:
         if not self.scheduler.is_starting(worker_id):
             return False
         self.lanes[worker_id] = lane
-        effects = self.scheduler.worker_ready(worker_id, self.clock.time(), most_ahead=lane.most_ahead)
-        self.observers.ready(worker_id, lane.origin, self.scheduler.ready_workers, self.scheduler.size)
+        now, place = self.clock.time(), self.observers.place
+        effects = self.scheduler.worker_ready(worker_id, now, most_ahead=lane.most_ahead)
+        self.observers.ready(worker_id, lane.origin, self.scheduler.ready_workers, self.scheduler.size, now, place)
         self._perform(effects)
         return True
 

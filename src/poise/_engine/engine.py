@@ -64,7 +64,7 @@ class Engine:
         self._launcher = launcher
         self._settings = settings
         self._runtime = runtime
-        self.observers: Observers = Observers(repr(launcher), settings.observers)
+        self.observers: Observers = Observers(repr(launcher), settings.observers, settings.record)
         """Who hears of what happens."""
         self._dispatcher: Dispatcher | None = None
         """What does the work, once the pool is open."""

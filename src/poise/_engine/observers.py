@@ -16,6 +16,7 @@ from poise.events import Observer, check_observer
 
 if TYPE_CHECKING:
     import asyncio
+    import os
     from collections.abc import Callable, Iterable
 
     from poise._core.effects import News
@@ -55,12 +56,16 @@ class Observers:
     outcome goes on.
     """
 
-    def __init__(self, pool: str, observers: Iterable[Observer]) -> None:
+    def __init__(self, pool: str, observers: Iterable[Observer], record: str | os.PathLike[str] | None) -> None:
         """Know of these; nothing happens before `begin`."""
         self._pool = pool
         self._lock = threading.Lock()
         """Held while the observers change, which any thread may ask for."""
         self._observers: tuple[Observer, ...] = tuple(observers)
+        if record is not None:
+            from poise.recording import Recording
+
+            self._observers = (*self._observers, Recording(record))
         self._listeners: dict[type[Event], tuple[tuple[Observer, Callable[[Any], object]], ...]] = {}
         """Whom to tell of each kind of event. Replaced as a whole."""
         # Below: once the pool is being opened, and on its loop alone.
@@ -140,13 +145,19 @@ class Observers:
         if events.WorkerStarting in self._listeners:
             self._tell(events.WorkerStarting(self._clock.time(), self._pool, worker_id, generation, is_spare))
 
-    def ready(self, worker_id: int, origin: Origin, ready: int, size: int) -> None:
-        """A worker has started, so that `ready` of `size` are ready."""
-        now, self._is_broken = self._clock.time(), False
+    @property
+    def place(self) -> int:
+        """Where what happens now stands among what is still to be told."""
+        return len(self._untold)
+
+    def ready(self, worker_id: int, origin: Origin, ready: int, size: int, now: float, place: int) -> None:
+        """A worker has started, so that `ready` of `size` are ready; it was then, and at that place."""
+        self._is_broken = False
         self._pids[worker_id] = origin.pid
         if events.WorkerReady in self._listeners:
             where = origin.pid, origin.node, origin.lane
             self._tell(events.WorkerReady(now, self._pool, worker_id, *where, ready, size))
+            self._untold.insert(place, self._untold.pop())  # before the calls that it was given at once
         was_whole, self._is_whole = self._is_whole, ready >= size
         if self._is_whole and not was_whole and events.PoolWhole in self._listeners:
             self._tell(events.PoolWhole(now, self._pool, size))
