@@ -1,4 +1,4 @@
-"""The command line: `python -m bench` measures, `python -m bench soak` soaks, `python -m bench batching` batches."""
+"""The command line: `python -m bench` measures; with `soak`, `batching` or `policies` it does one thing of its own."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from bench import calls, core_cost, machine, payloads, replay, report, soak, startup, utilisation
+from bench import calls, core_cost, machine, payloads, policies, replay, report, soak, startup, utilisation
 from bench.session import Absent, Session
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ def main() -> int:
     """Run what the arguments ask for."""
     if sys.argv[1:2] == ["soak"]:
         return soak.main(sys.argv[2:])
+    if sys.argv[1:2] == ["policies"]:
+        return policies.main(sys.argv[2:])
     if sys.argv[1:2] == ["batching"]:
         from bench import batching  # which needs scikit-learn
 

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 PATIENCE = 30.0
 """Seconds after which a request without an answer is given up as lost. The service's own limit is far below."""
 
+RELOAD_WITHIN = 90.0
+"""Seconds for the service to replace its workers; each trains a classifier on a busy machine."""
+
 SAME = 1e-6
 """Scores no further apart than this are the same. Those of two images differ by 0.2 at least."""
 
@@ -121,6 +124,14 @@ class Visitor:
             return None
         body["workers"] = tuple(WorkerStats(**worker) for worker in body["workers"])
         return Stats(**body)
+
+    async def reload(self) -> str | None:
+        """Have the service replace its classifiers; None when that is done, or why it is not."""
+        try:
+            response = await self._http.post("/reload", timeout=RELOAD_WITHIN)
+        except httpx.HTTPError as error:
+            return f"{type(error).__name__}: {error}"
+        return None if response.is_success else f"{response.status_code} {response.text[:200]}"
 
     async def replay(self, plan: Plan) -> None:
         """Send every request at its time, and return when each has ended."""

@@ -1,4 +1,4 @@
-"""The demo: the real service, recorded traffic, a worker killed in the middle, and an account of it all."""
+"""The demo: the real service, recorded traffic, a worker killed and all of them replaced, and an account of it all."""
 
 from __future__ import annotations
 
@@ -34,12 +34,15 @@ LOAD = 0.3
 KILL_FROM, KILL_BY = 0.35, 0.6
 """Between these parts of the replay a worker is killed, as soon as calls wait: it is then in the middle of one."""
 
+RELOAD_FROM = 0.65
+"""From this part of the replay on all workers are replaced, as soon as the pool is whole."""
+
 LOOK_EVERY = 0.1
 """Seconds between two looks at the service's pool."""
 
 START_WITHIN = 90.0
-HEAL_WITHIN = 20.0
-"""Seconds after the replay in which the pool must be whole again, if it is not before."""
+HEAL_WITHIN = 60.0
+"""Seconds after the replay in which the pool must be whole again and its workers new, if they are not before."""
 
 
 class DemoFailed(Exception):
@@ -54,7 +57,7 @@ async def demo(*, workers: int, seconds: float) -> int:
         seconds: how long the traffic lasts.
 
     Returns:
-        The exit status: 0 if nothing was lost or wrong and the pool healed, 1 if not.
+        The exit status: 0 if nothing was lost or wrong, the pool healed and was reloaded; 1 if not.
 
     Raises:
         DemoFailed: the service did not start.
@@ -115,17 +118,25 @@ async def _until_ready(service: Service, visitor: Visitor) -> Stats:
 
 
 async def _play(visitor: Visitor, progress: Progress, show: Callable[[Progress], None]) -> None:
-    """Replay the traffic, kill a worker on the way, and return when every request has ended and the pool is whole."""
+    """Replay the traffic, kill a worker and replace all of them on the way, and return when all of it has ended."""
     loop = asyncio.get_running_loop()
     start = loop.time()
     async with asyncio.TaskGroup() as tasks:
         replay = tasks.create_task(visitor.replay(progress.plan))
-        while not (replay.done() and (progress.is_whole or progress.now > progress.plan.seconds + HEAL_WITHIN)):
+        while not (replay.done() and (progress.is_over or progress.now > progress.plan.seconds + HEAL_WITHIN)):
             await asyncio.sleep(LOOK_EVERY)
             progress.observe(await visitor.stats(), loop.time() - start)
             if progress.kill is None and (victim := _victim(progress)) is not None:
                 _kill(victim, progress)
+            if progress.reload is None and progress.is_whole and progress.now > RELOAD_FROM * progress.plan.seconds:
+                progress.reloading()
+                tasks.create_task(_reload(visitor, progress, start))
             show(progress)
+
+
+async def _reload(visitor: Visitor, progress: Progress, start: float) -> None:
+    failure = await visitor.reload()
+    progress.reloaded(failure, asyncio.get_running_loop().time() - start)
 
 
 def _victim(progress: Progress) -> WorkerStats | None:

@@ -50,6 +50,20 @@ class Kill:
 
 
 @dataclass(slots=True)
+class Reload:
+    """The replacement of all workers while the service goes on. Times are in seconds since the start of the replay."""
+
+    at: float
+    done_at: float | None = None
+    failure: str | None = None
+
+    @property
+    def took(self) -> float | None:
+        """Seconds until every worker was a new one; None if that was never so."""
+        return None if self.done_at is None else self.done_at - self.at
+
+
+@dataclass(slots=True)
 class Progress:
     """One replay, as far as it has come."""
 
@@ -62,16 +76,27 @@ class Progress:
     """The most calls that were seen waiting in each part of the time."""
     events: list[str] = field(default_factory=list[str])
     kill: Kill | None = None
+    reload: Reload | None = None
 
     @property
     def status(self) -> int:
-        """The exit status: 0 if nothing was lost or wrong, and the pool is whole again after a worker was killed."""
-        return 0 if self.tally.is_clean and self.is_whole else 1
+        """The exit status: 0 if nothing was lost or wrong, the pool healed, and all of its workers were replaced."""
+        return 0 if self.tally.is_clean and self.is_whole and self.is_reloaded else 1
 
     @property
     def is_whole(self) -> bool:
         """Whether a worker was killed and the pool has as many as before."""
         return self.kill is not None and self.kill.whole_at is not None
+
+    @property
+    def is_reloaded(self) -> bool:
+        """Whether every worker was replaced by a new one."""
+        return self.reload is not None and self.reload.done_at is not None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all that was to happen to the pool has happened."""
+        return self.is_whole and (self.is_reloaded or (self.reload is not None and self.reload.failure is not None))
 
     def observe(self, stats: Stats | None, now: float) -> None:
         """Take in what the service says, or that it says nothing, at `now` in seconds since the start of the replay."""
@@ -94,6 +119,22 @@ class Progress:
         """Note that a worker was killed just now."""
         self.kill = Kill(worker.id, pid, self.now, self.stats.deaths)
         self._tell(f"kill -9 {pid}: worker {worker.id} dies{' in the middle of a call' if worker.running else ''}")
+
+    def reloading(self) -> None:
+        """Note that the workers are being replaced from now on."""
+        self.reload = Reload(self.now)
+        self._tell("reload: new workers start, and old ones leave as they are ready")
+
+    def reloaded(self, failure: str | None, now: float) -> None:
+        """Note that they have been replaced, or why not."""
+        assert self.reload is not None
+        self.now = now
+        if failure is None:
+            self.reload.done_at = now
+            self._tell(f"all workers are new ones after {self.reload.took:.1f} s")
+        else:
+            self.reload.failure = failure
+            self._tell(f"the workers were not replaced: {failure}")
 
     def _watch_recovery(self) -> None:
         kill, stats = self.kill, self.stats

@@ -28,7 +28,7 @@ LOAD_WIDTH = 30
 LINE_EVERY = 2.0
 """Seconds between two lines where there is no terminal."""
 
-STATE_STYLES = {"ready": "green", "starting": "yellow", "pending": "yellow", "retiring": "yellow", "killed": "red"}
+STATE_STYLES = {"ready": "green", "starting": "yellow", "pending": "yellow", "retiring": "yellow", "gone": "red"}
 
 
 def introduction(workers: int, seconds: float) -> Text:
@@ -36,8 +36,8 @@ def introduction(workers: int, seconds: float) -> Text:
     return Text.assemble(
         ("poise demo", "bold"),
         f": a web service that reads handwritten digits, on a pool of {workers} workers. It gets {seconds:.0f} s of "
-        "recorded traffic over HTTP, in the middle of which a worker is killed with kill -9. Every answer is compared "
-        "with the one that a single process gives for that image.\n",
+        "recorded traffic over HTTP, in the middle of which a worker is killed with kill -9, and later all of them are "
+        "replaced by new ones. Every answer is compared with the one that a single process gives for that image.\n",
     )
 
 
@@ -136,7 +136,7 @@ def _workers(progress: Progress) -> Table:
 
 def _worker_row(seen: WorkerSeen) -> tuple[RenderableType, ...]:
     worker = seen.stats
-    state = "killed" if seen.is_gone else worker.state
+    state = "gone" if seen.is_gone else worker.state
     fill = round(seen.load * LOAD_WIDTH)
     load = Text.assemble(("━" * fill, "cyan"), ("━" * (LOAD_WIDTH - fill), "bright_black"), f" {seen.load:4.0%}")
     pid = "" if worker.pid is None else str(worker.pid)
@@ -166,15 +166,24 @@ def _curve(values: list[int], past: int) -> Text:
 
 
 def _marks(progress: Progress) -> Text:
-    """The time axis, with the death and the recovery on it."""
+    """The time axis, with the death, the reload, and the recovery from both on it."""
     axis = ["─"] * BUCKETS
     text = Text("".join(axis), "bright_black")
-    if (kill := progress.kill) is not None:
-        for at, mark, style in ((kill.at, "✗", "bold red"), (kill.whole_at, "✓", "bold green")):
-            if at is not None:
-                place = _bucket(progress, at)
-                text = Text.assemble(text[:place], (mark, style), text[place + 1 :])
+    for at, mark, style in _moments(progress):
+        place = _bucket(progress, at)
+        text = Text.assemble(text[:place], (mark, style), text[place + 1 :])
     return text
+
+
+def _moments(progress: Progress) -> Iterator[tuple[float, str, str]]:
+    if (kill := progress.kill) is not None:
+        yield kill.at, "✗", "bold red"
+        if kill.whole_at is not None:
+            yield kill.whole_at, "✓", "bold green"
+    if (reload := progress.reload) is not None:
+        yield reload.at, "↻", "bold yellow"
+        if reload.done_at is not None:
+            yield reload.done_at, "✓", "bold green"
 
 
 def _bucket(progress: Progress, at: float) -> int:
@@ -230,6 +239,11 @@ def _balance(progress: Progress) -> Table:
     if kill is not None:
         whole = "never" if kill.took is None else f"{kill.took:.1f} s"
         table.add_row("whole after", whole, f"from kill -9 until {stats.size} workers were ready again")
+    if (reload := progress.reload) is not None:
+        took = "never" if reload.took is None else f"{reload.took:.1f} s"
+        table.add_row("all new after", took, f"from the reload until {stats.size} new workers had taken over")
+    if stats.batches:
+        table.add_row("batches", f"{stats.batches:,}", f"of {stats.batched / stats.batches:.1f} calls in the mean")
     table.add_row("latency", _seconds(tally.latency(0.5)), f"p50; p99 {_seconds(tally.latency(0.99))}")
     return table
 
@@ -245,7 +259,11 @@ def _complaints(progress: Progress) -> list[Text]:
 
 def _verdict(progress: Progress) -> Text:
     if progress.status == 0:
-        return Text("Every request got its own answer or a proper refusal, and the pool healed.", "bold green")
+        return Text(
+            "Every request got its own answer or a proper refusal; the pool healed and was reloaded.", "bold green"
+        )
     if not progress.tally.is_clean:
         return Text("FAILED: requests were lost or answered wrongly.", "bold red")
-    return Text("FAILED: the pool was not whole again after a worker was killed.", "bold red")
+    if not progress.is_whole:
+        return Text("FAILED: the pool was not whole again after a worker was killed.", "bold red")
+    return Text("FAILED: the workers were not replaced by new ones.", "bold red")

@@ -38,7 +38,9 @@ def create_app(*, workers: int = 2, timeout: float = 5.0, backlog: int = 500) ->
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with poise.Pool(Classifier, size=workers, backlog=backlog) as pool:
+        # What leaks, in scikit-learn or here, ends with its process: none answers for ever, or outgrows its machine.
+        recycle = poise.Recycle(calls=100_000, memory="2GiB")
+        async with poise.Pool(Classifier, size=workers, backlog=backlog, recycle=recycle) as pool:
             app.state.pool = pool
             # To classify twice does no harm, so a call whose worker dies is run again on another.
             app.state.view = pool.options(timeout=timeout, retries=2)
@@ -48,6 +50,7 @@ def create_app(*, workers: int = 2, timeout: float = 5.0, backlog: int = 500) ->
     app.post("/classify")(classify)
     app.get("/stats")(stats)
     app.get("/healthz")(healthz)
+    app.post("/reload")(reload)
     for kind, status in STATUS.items():
         app.add_exception_handler(kind, _refusal(status))
     return app
@@ -79,12 +82,19 @@ async def healthz(pool: Annotated[poise.Pool[Classifier], Depends(_pool)], respo
     return {"ready": ready}
 
 
+async def reload(pool: Annotated[poise.Pool[Classifier], Depends(_pool)]) -> dict[str, int]:
+    """Replace every classifier by one that is trained anew, while the service goes on; to be kept from strangers."""
+    await pool.reload()
+    return {"generation": pool.stats().generation}
+
+
 STATUS = {
     poise.Overloaded: 503,  # never sent, so come back: with Retry-After
     poise.DeadlineExceeded: 504,
     poise.WorkerLost: 502,  # on a worker at its death three times over
     poise.PoolBroken: 500,
     poise.PoolClosed: 500,
+    poise.ReplaceFailed: 500,  # the classifiers are the old ones still
 }
 
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from poise.executor.broken import ExecutorBroken, ExecutorPoisonCall, ExecutorWorkerLost
     from poise.executor.face import Executor
     from poise.options import CallArguments, CallOptions, MapArguments, PoolArguments
-    from poise.policies import Recycle
+    from poise.policies import Health, Recycle
     from poise.pool import Pool
     from poise.stats import Stats, WorkerStats
     from poise.view import View, Worker
@@ -59,6 +59,7 @@ __all__ = [
     "ExecutorPoisonCall",
     "ExecutorWorkerLost",
     "Failed",
+    "Health",
     "LeaseExpired",
     "LoopBlocked",
     "MapArguments",
@@ -112,6 +113,7 @@ _HOMES = {
     "ExecutorPoisonCall": "poise.executor.broken",
     "ExecutorWorkerLost": "poise.executor.broken",
     "Failed": "poise.batching",
+    "Health": "poise.policies",
     "LeaseExpired": "poise.errors",
     "LoopBlocked": "poise.errors",
     "MapArguments": "poise.options",

@@ -181,6 +181,8 @@ class WorkerReplacing(NamedTuple):
     reason: str
     is_heir_first: bool
     """Whether that one starts before the old one leaves."""
+    is_sick: bool
+    """Whether it is replaced because `health` finds it sick."""
 
 
 class WorkerRetired(NamedTuple):

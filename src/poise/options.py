@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Required, TypedDict, get_
 from poise.checks import check_flag, check_moment, check_one_of, check_seconds, check_share, check_whole, is_a
 from poise.errors import ConfigError, UnknownOption
 from poise.events import Observer, check_observer
-from poise.policies import Recycle
+from poise.policies import Health, Recycle
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping
@@ -36,6 +36,8 @@ class CallArguments(TypedDict, total=False):
     kill_on_cancel: bool
     tenant: Hashable | None
     weight: float
+    key: str | int | bytes | None
+    patience: float
 
 
 class WindowArguments(TypedDict, total=False):
@@ -73,6 +75,7 @@ class WorkerArguments(TypedDict, total=False):
     link_timeout: float
     writable: bool
     recycle: Recycle | None
+    health: Health | None
     observers: Iterable[Observer]
     record: str | os.PathLike[str] | None
     ray_options: dict[str, Any] | None
@@ -108,6 +111,10 @@ class CallOptions:
     """For whom the calls are made: tenants share a priority by what their calls take. None is nobody in particular."""
     weight: float = 1
     """The tenant's part beside the others'."""
+    key: str | int | bytes | None = None
+    """What the calls are about: they prefer the worker that served it last."""
+    patience: float = 0.0
+    """Seconds that a call may wait for that worker when its turn has come, though another is free."""
 
     def __post_init__(self) -> None:
         """Check every option.
@@ -124,6 +131,8 @@ class CallOptions:
         check_seconds("retry_delay", self.retry_delay, zero=True, none=False)
         check_flag("kill_on_cancel", self.kill_on_cancel)
         _check_tenant(self.tenant, self.weight)
+        _check_key(self.key)
+        check_seconds("patience", self.patience, zero=True, none=False)
         given: Any = self.retry_on
         is_tuple = isinstance(given, tuple)
         kinds: tuple[Any, ...] = given if is_tuple else (given,)  # pyright: ignore[reportUnknownVariableType]
@@ -191,6 +200,7 @@ class PoolOptions:
     link_timeout: float = 5.0
     writable: bool = False
     recycle: Recycle | None = None
+    health: Health | None = None
     observers: Iterable[Observer] = ()
     record: str | os.PathLike[str] | None = None
     ray_options: dict[str, Any] = field(default_factory=dict[str, Any])
@@ -226,8 +236,8 @@ class PoolOptions:
         if self.link_timeout < 1 or self.link_timeout == math.inf:
             raise ConfigError("link_timeout", self.link_timeout, "seconds, at least 1: the kernel counts in whole ones")
         check_flag("writable", self.writable)
-        if self.recycle is not None and not isinstance(self.recycle, Recycle):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ConfigError("recycle", self.recycle, "a poise.Recycle, such as poise.Recycle(calls=10_000), or None")
+        _check_policy("recycle", self.recycle, Recycle, "poise.Recycle(calls=10_000)")
+        _check_policy("health", self.health, Health, "poise.Health(Model.check)")
         object.__setattr__(self, "observers", _observers(self.observers))
         _check_record(self.record)
         object.__setattr__(self, "ray_options", _dict("ray_options", self.ray_options, "Ray gives to an actor"))
@@ -243,6 +253,11 @@ class PoolOptions:
         """
         _check_names(given, cls.__slots__, "a pool")
         return cls(**given)
+
+
+def _check_policy(option: str, value: Any, kind: type[Any], example: str) -> None:
+    if value is not None and not isinstance(value, kind):
+        raise ConfigError(option, value, f"a poise.{kind.__name__}, such as {example}, or None")
 
 
 def _observers(given: Any) -> tuple[Observer, ...]:
@@ -337,3 +352,8 @@ def _check_tenant(tenant: Any, weight: Any) -> None:
         raise ConfigError("tenant", tenant, "what can be a key of a dict, such as a name, or None") from error
     if not is_a(weight, numbers.Real) or not 0 < weight < math.inf:
         raise ConfigError("weight", weight, "a finite number, more than zero")
+
+
+def _check_key(key: Any) -> None:
+    if key is not None and (not is_a(key, str | int | bytes) or type(key).__hash__ is None):
+        raise ConfigError("key", key, "text, a whole number or bytes, such as the id of a session, or None")

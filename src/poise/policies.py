@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 import numbers
 import re
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
 
 from poise.checks import check_flag, check_seconds, check_whole, is_a
 from poise.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _UNITS: Final = {
     "": 1,
@@ -20,6 +23,9 @@ _UNITS: Final = {
 
 LEAST_MEMORY: Final = 1 << 20
 """Bytes: less is a slip of the pen, such as a number that was meant in gigabytes."""
+
+LEAST_SECONDS: Final = 0.001
+"""Between two checks of a worker, and for one: less would leave no time for anything else."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +80,80 @@ class Recycle:
         """What `memory` means, None if that is not limited."""
         assert not isinstance(self.memory, str), "it was made a number"
         return self.memory
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """When a worker is sick, and is replaced: because a check of it fails, or because its calls do.
+
+    *The check* runs in the worker as a call does, on the same thread or loop, and takes a slot while it runs. A worker
+    counts as ready when it has passed its first one, within `start_timeout`; if that fails, its start has failed. Later
+    ones are left out while a worker is leased, or has no free slot and runs a call that is within its time: one
+    without a timeout always is. After `strikes` failures in a row the worker is replaced. If it does not answer at all
+    any more (a deadlock, a process that is stopped, C code that keeps the interpreter) it is killed, and its calls end
+    as at any death.
+
+    *The calls* of users tell as well, if `counts` says which exceptions are a worker's fault: whoever fails `failures`
+    times in a row, or clearly more often than its fellows, is sick, unless most of them fail too. A call that is
+    retried and fails on another worker as well counts against nobody.
+
+    A sick worker is given nothing more, as long as another works, and leaves when its replacement is ready. If that
+    cannot start it works on: a sick worker is better than none.
+    """
+
+    check: Callable[..., Any] | str | None = field(default=None, kw_only=False)
+    """A method of the workers' class, its name, or a function that gets what the factory made; where there is no
+    factory, a function without arguments. It fails if it raises or returns False."""
+    every: float = 10.0
+    """Seconds from one check of a worker to the next."""
+    timeout: float = 5.0
+    """Seconds that a check may take before it counts as failed; not the first one. A coroutine is cancelled then."""
+    strikes: int = 3
+    """Failures in a row after which the worker is replaced."""
+    counts: tuple[type[Exception], ...] | type[Exception] = ()
+    """Exceptions of calls that are the fault of the worker; none, unless it is told. One alone need not be a tuple."""
+    failures: int = 5
+    """How many of those, in a row, make a worker sick; and the least with which it can stand out against others."""
+    most_out: float = 0.1
+    """The part of the pool that may be on its way to be replaced for being sick, and at least one worker. Those that
+    do not answer at all are killed however many they are."""
+
+    def __post_init__(self) -> None:
+        """Check every option.
+
+        Raises:
+            ConfigError: one is outside its range, or none says what a sick worker is.
+        """
+        check: Any = self.check
+        if check is not None and not (callable(check) or isinstance(check, str)):
+            raise ConfigError("check", check, "a method of the workers' class, its name, or a function")
+        for option, value in (("every", self.every), ("timeout", self.timeout)):
+            check_seconds(option, value, none=False)
+            if value < LEAST_SECONDS:
+                raise ConfigError(option, value, f"seconds, at least {LEAST_SECONDS:g}")
+        check_whole("strikes", self.strikes, 1)
+        check_whole("failures", self.failures, 1)
+        if not is_a(self.most_out, numbers.Real) or not 0 < self.most_out <= 1:
+            raise ConfigError("most_out", self.most_out, "a part of the pool, more than 0 and at most 1, such as 0.1")
+        given: Any = self.counts
+        kinds: tuple[Any, ...] = given if isinstance(given, tuple) else (given,)  # pyright: ignore[reportUnknownVariableType]
+        for kind in kinds:
+            if not (is_a(kind, type) and issubclass(kind, Exception)):
+                raise ConfigError("counts", kind, "give exception classes, each derived from Exception")
+        object.__setattr__(self, "counts", kinds)
+        if check is None and not kinds:
+            raise ConfigError("health", self, "say what a sick worker is: give a check, or counts=")
+
+    @property
+    def faults(self) -> tuple[type[Exception], ...]:
+        """What `counts` means."""
+        assert isinstance(self.counts, tuple), "it was made one"
+        return self.counts
+
+    @property
+    def check_name(self) -> str:
+        """What the check is called in messages."""
+        return self.check if isinstance(self.check, str) else getattr(self.check, "__qualname__", "its check")
 
 
 def _bytes(option: str, value: Any) -> int:

@@ -109,6 +109,8 @@ class Pool(View[T]):
                 and as results, as small ones may. What came through Ray is copied for it. Else they are read-only.
             recycle (None): when a healthy worker is replaced because it is old: a `poise.Recycle`, for example
                 `poise.Recycle(calls=10_000, memory="2GiB")`.
+            health (None): when a worker is sick, is given no more calls, and is replaced: a `poise.Health`, for
+                example `poise.Health(Model.check, every=10.0)`.
             observers (()): who hears of what happens: objects of classes derived from `poise.Observer`.
             record (None): a file in which it is written down which worker ran what and when, for https://ui.perfetto.dev;
                 what it has held is replaced, and half a million events are the most.

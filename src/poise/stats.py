@@ -16,7 +16,8 @@ class WorkerStats:
     generation: int
     """How many reloads there were before the factory that it was made by, those that failed among them."""
     running: int
-    """Calls that run, abandoned ones among them: each holds a slot, or shares that of another in a batch."""
+    """Calls that run, abandoned ones among them: each holds a slot, or shares that of another in a batch. So does a
+    check of the worker (`health`), which the numbers of the pool leave out."""
     ahead: int
     """Calls sent ahead of their slot."""
     slots: int
@@ -31,6 +32,8 @@ class WorkerStats:
     """Seconds in its state."""
     shared: int = 0
     """Of those that run, calls that share the slot of another."""
+    quarantined: bool = False
+    """Whether it is sick and is given no more calls, while another starts in its place."""
     pid: int | None = None
     """Its process; None until it has started, and where it is not known."""
     node: str | None = None
@@ -96,10 +99,17 @@ class Stats:
     """Workers that died, or failed to start."""
     recycled: int
     """Healthy workers that were replaced because `recycle` said so; not among the deaths."""
+    sick: int
+    """Workers that were replaced because `health` found them sick; those that hung were killed and are among the deaths
+    too."""
     batches: int
     """Batches of several calls that were sent to a worker."""
     batched: int
     """Calls in them, once for each attempt: so many for each batch, on average, is this divided by those."""
+    at_home: int
+    """Calls with a `key` that were given to the worker which served that last, once for each attempt."""
+    away: int
+    """The same of those that were given to another worker, though that one works. A key's first call is in neither."""
     workers: tuple[WorkerStats, ...]
     """Every worker that is not gone, those that start among them."""
 

@@ -211,6 +211,10 @@ class View(Maps[T]):
             tenant (None): for whom the calls are made: a customer, a job, anything that can be a key of a dict. Within
                 one priority tenants that wait share the workers by the time that their calls take, not by their number.
             weight (1): the tenant's part beside the others', from now on.
+            key (None): what the calls are about, as text, a number or bytes: a session, a user, a model. They prefer
+                the worker that served this key last, for what it has kept of that.
+            patience (0.0): seconds that a call with a key may wait, in all, for that worker when its turn has come and
+                another is free. 0 takes another at once; `math.inf` waits for as long as that worker works.
             retries (0): how many more times a call may run after its worker died, or after an exception in `retry_on`.
                 Only for what may safely run twice. It does not go back to a worker where it has failed while another
                 works that could take it, for up to 30 s.

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from poise._answers import NOT_BEGUN, RETURNED, Answer, Ending
-from poise._core.calls import CallRecord
+from poise._core.affinity import KeyedCallRecord
+from poise._core.calls import CHECK_IDS, CallRecord
 from poise._core.effects import (
     Cancel,
+    Check,
     Effect,
     Kill,
     Lease,
@@ -22,6 +25,7 @@ from poise._core.effects import (
     Send,
     SendBatch,
     Start,
+    Struck,
     Withdraw,
 )
 from poise._core.pace import AHEAD_CALLS
@@ -33,7 +37,7 @@ if TYPE_CHECKING:
     from poise._core.states import CallState
     from poise._core.workers import WorkerRecord
     from poise.errors import PoiseError
-    from poise.policies import Recycle
+    from poise.policies import Health, Recycle
 
 SHORT = "short"
 """A function that `learn_pace` makes known as short, so that it is sent ahead."""
@@ -61,6 +65,7 @@ class Scene:
         retry_budget: float | None = None,
         heals: bool = True,
         recycle: Recycle | None = None,
+        health: Health | None = None,
         chance: Callable[[], float] = lambda: 1.0,
     ) -> None:
         self.now = 0.0
@@ -75,6 +80,7 @@ class Scene:
             retry_budget=retry_budget,
             heals=heals,
             recycle=recycle,
+            health=health,
             chance=chance,
         )
         self.sent: dict[int, list[CallRecord]] = defaultdict(list)
@@ -95,6 +101,10 @@ class Scene:
         self.replacing: list[tuple[int, int]] = []
         """Workers that are to be replaced, and by whom."""
         self.oversized: list[int] = []
+        self.checks: list[int] = []
+        """Workers that were to be checked, in order."""
+        self.strikes: list[tuple[int, int, bool]] = []
+        """Checks that have failed: of which worker, the how manieth in a row, and whether it was answered."""
         self._next_id = 0
         self.act(self.pool.open(self.now))
         for worker_id in range(size if ready is None else ready):
@@ -137,6 +147,11 @@ class Scene:
                     self.replacing.append((worker_id, heir_id))
                 case Oversized(worker_id):
                     self.oversized.append(worker_id)
+                case Check(worker_id, call_id):
+                    assert call_id == CHECK_IDS + worker_id
+                    self.checks.append(worker_id)
+                case Struck(worker_id, _, strikes, _, is_answered):
+                    self.strikes.append((worker_id, strikes, is_answered))
         self.pool.check_invariants()
 
     # ---------------------------------------------------------------- callers
@@ -148,7 +163,12 @@ class Scene:
         deadline = math.inf if timeout is None else self.now + timeout
         given = math.inf if timeout is None else timeout
         name, weight = fields.pop("tenant", None), fields.pop("weight", 1.0)
+        key, patience = fields.pop("key", None), fields.pop("patience", 0.0)
         new = CallRecord if name is None else self.pool.shares.new_record(name, weight)
+        if key is not None:
+            new = partial(
+                KeyedCallRecord, key, patience, None if name is None else self.pool.shares.tenant(name, weight)
+            )
         call = new(self._next_id, function, deadline=deadline, timeout=given, tag="tag", **fields)
         call.bound_for = member
         return call
@@ -186,6 +206,11 @@ class Scene:
         worker_id = calls[0].worker.id
         answers = [Answer(call.id, ending, outcome, service_time) for call in calls]
         self.act(self.pool.finished(worker_id, answers, self.now))
+
+    def answer_check(self, worker_id: int, ending: Ending = RETURNED, outcome: Any = None) -> None:
+        """The worker has run its check."""
+        answer = Answer(CHECK_IDS + worker_id, ending, outcome, 0.1)
+        self.act(self.pool.finished(worker_id, [answer], self.now))
 
     def begun(self, *calls: CallRecord) -> None:
         for call in calls:

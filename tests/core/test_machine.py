@@ -56,7 +56,7 @@ def test_many_lives_of_a_pool() -> None:  # G1 to G7
 
 
 def test_the_world_sees_everything_that_can_happen() -> None:
-    seen = sum((run(seed) for seed in range(10_000, 10_400)), run(0))
+    seen = sum((run(seed) for seed in range(10_000, 11_200)), run(0))
     assert {"Send", "Recall", "Cancel", "Resolve", "Reject", "Lease", "Start", "Kill"} <= seen.keys()
     assert "sent elsewhere" in seen
     assert {"Withdraw", "withdrawn"} <= seen.keys()
@@ -64,4 +64,6 @@ def test_the_world_sees_everything_that_can_happen() -> None:
     assert seen["reloaded"]
     assert seen["went back"]
     assert "SendBatch" in seen
+    assert {"at home", "away", "homing"} <= seen.keys()
+    assert {"Check", "Struck", "hangs"} <= seen.keys()
     assert {"DeadlineExceeded", "WorkerLost", "PoolBroken", "PoolClosed", "submit: Overloaded"} <= seen.keys()

@@ -37,7 +37,8 @@ def no_room(scene: Scene, worker_id: int) -> None:
 
 
 def grown(scene: Scene, worker_id: int, *, is_fresh: bool = False) -> None:
-    scene.act(scene.pool.grown(worker_id, 3 << 30, scene.now, is_fresh=is_fresh))
+    assert scene.pool.recycling is not None
+    scene.act(scene.pool.recycling.grown(worker_id, 3 << 30, scene.now, is_fresh=is_fresh))
 
 
 def ended(scene: Scene, worker_id: int) -> None:
@@ -193,9 +194,9 @@ def test_a_worker_with_too_much_memory_is_replaced_and_one_that_is_born_so_is_no
 
 def test_nobody_is_recycled_unless_that_is_asked_for() -> None:
     scene = Scene(size=1)
-    grown(scene, 0)
     answer(scene, 10)
     assert not scene.replacing
+    assert scene.pool.recycling is None
 
 
 def test_a_worker_that_somebody_holds_is_left_alone_until_he_lets_go() -> None:
@@ -245,6 +246,16 @@ def test_an_exact_number_is_never_passed(*, sends_ahead: bool) -> None:
         scene.answer(call, service_time=0.00001)
     assert [len(scene.sent[n]) for n in range(3)] == [5, 5, 3]
     assert scene.closed == [0, 1]
+
+
+def test_a_worker_does_what_it_holds_of_its_exact_number() -> None:
+    scene = Scene(size=1, sends_ahead=True, recycle=Recycle(calls=3, jitter=0, exact=True))
+    scene.learn_pace(0.0005)
+    first, second = scene.submit(SHORT), scene.submit(SHORT)
+    scene.answer(first, service_time=0.0005)
+    assert scene.replacing == [(0, 1)]
+    assert (state(second), second.worker) == (CallState.RUNNING, scene.worker(0))
+    assert scene.recalls == []
 
 
 def test_a_worker_that_may_run_no_more_is_replaced_in_a_pool_that_drains_if_calls_wait() -> None:
@@ -435,3 +446,27 @@ def test_a_pool_that_stops_gives_up_who_is_on_the_way() -> None:
     scene.stop()
     assert is_over(renewal)
     assert sorted(scene.killed) == [0, 1, 2]
+
+
+def test_a_closed_pool_still_replaces_a_worker_while_another_may_give_a_call_back() -> None:
+    scene = Scene(size=2, sends_ahead=True, recycle=Recycle(calls=3, jitter=0, exact=True))
+    scene.learn_pace()
+    calls = [scene.submit(SHORT) for _ in range(2)]
+    ahead = scene.submit(SHORT)
+    assert ahead.worker is not None
+    holder = ahead.worker.id
+    (own,) = scene.worker(holder).running.values()
+    (others,) = (call for call in calls if call is not own)
+    scene.answer(others, service_time=0.00001)  # one worker idles, and this call is asked back for it
+    assert scene.recalls == [(holder, [ahead.id])]
+    last = scene.submit(SHORT)
+    assert last.worker is not None
+    old = last.worker.id
+    assert scene.worker(old).finished == 2
+    scene.close(reject_waiting=False)
+    scene.answer(own, service_time=0.00001)
+    assert ahead.state is CallState.RUNNING
+    scene.answer(last, service_time=0.00001)
+    scene.give_back(holder, ahead)
+    assert scene.killed == [old], "it has answered three"
+    assert ahead.worker is scene.worker(holder)

@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 
 from poise._core.backlog import Backlog
+from poise._core.batches import Batching
 from poise._core.calls import CallRecord, TenantCallRecord
 from poise._core.shares import Shares
 from poise._core.states import CallState
@@ -55,6 +56,36 @@ def test_time_is_shared_not_the_number_of_calls() -> None:
         scene.submit("long", tenant="b")
     had = run_on(scene, {"short": 0.01, "long": 0.1}, 220)
     assert had["a"] == pytest.approx(had["b"], abs=200)
+
+
+def test_every_call_of_a_batch_is_charged_to_its_own_tenant() -> None:
+    scene, batched = Scene(size=1), Batching(4, 0.0)
+    scene.answer(scene.submit(batched), service_time=0.1)
+    held = scene.submit()
+    calls = [scene.submit(batched, tenant=name) for name in "aaab"]
+    scene.submit(tenant="c")
+    scene.answer(held, service_time=0.0)
+    assert scene.sizes == [4]
+    times = {name: scene.pool.shares.tenant(name, 1).time for name in "ab"}
+    assert times["a"] - times["b"] == pytest.approx(0.2)
+    scene.answer(*calls, service_time=0.3)
+    times = {name: scene.pool.shares.tenant(name, 1).time for name in "ab"}
+    assert times["a"] - times["b"] == pytest.approx(0.6)
+
+
+def test_batches_share_by_time_too() -> None:
+    scene, batched = Scene(size=1), Batching(4, 0.0)
+    for _ in range(400):
+        scene.submit(batched, tenant="a")
+        scene.submit("single", tenant="b")
+    had: Counter[str] = Counter()
+    for _ in range(200):
+        calls = scene.worker(0).held
+        for call in calls:
+            assert call.tenant is not None
+            had[str(call.tenant.name)] += 1
+        scene.answer(*calls, service_time=0.1)
+    assert had["a"] == pytest.approx(had["b"], abs=10)
 
 
 def test_weights_divide_it() -> None:

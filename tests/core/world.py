@@ -13,12 +13,16 @@ import random
 import sys
 from collections import Counter, deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from poise._answers import NOT_BEGUN, RAISED, RETRYABLE, RETURNED, Answer, Ending
+from poise._core.affinity import KeyedCallRecord
 from poise._core.batches import Batching
+from poise._core.calls import CHECK_IDS, CallRecord
 from poise._core.effects import (
     Cancel,
+    Check,
     Effect,
     Kill,
     Lease,
@@ -45,7 +49,7 @@ from poise.errors import (
     PoolClosed,
     WorkerLost,
 )
-from poise.policies import Recycle
+from poise.policies import Health, Recycle
 from tests.core.witness import Witness
 
 if TYPE_CHECKING:
@@ -63,6 +67,13 @@ SERVICE_TIMES: dict[Hashable, float] = {
     PATIENT: 0.5,
 }
 """Seconds by function: the first two are sent ahead."""
+
+
+class Fault(Exception):
+    """What counts against a worker."""
+
+
+FAULT = Fault("it is sick")
 
 
 @dataclass
@@ -92,6 +103,12 @@ class Actor:
     """Whether the pool has taken calls from it because it does not answer, and may send it nothing."""
     runs: int = 0
     """Calls that it has begun."""
+    is_checked: bool = False
+    """Whether it has a check to answer, as the pool knows it."""
+    has_answered: bool = False
+    """Whether it has, and the pool has not heard it yet."""
+    heard_at: float = -math.inf
+    """When the pool has last heard an answer of it."""
     is_special: bool = False
     """Whether it was leased, or had calls bound for it, which one runs that retires because the pool is smaller."""
 
@@ -184,6 +201,8 @@ class Fate:
     """The actor that it was last sent to, until that has answered or died."""
     is_released: bool = False
     """Of a lease: given back, or lost."""
+    homes_since: float | None = None
+    """When it was first seen to wait for the worker of its key although its turn had come."""
     error: PoiseError | None = None
 
 
@@ -203,8 +222,10 @@ class World:
         retry_budget: float | None = None,
         backlog_per_tenant: int | None = None,
         tenants: int = 0,
+        keys: int = 0,
         has_marks: bool = True,
         recycle: Recycle | None = None,
+        health: Health | None = None,
         is_observed: bool = True,
     ) -> None:
         self.now = 100.0
@@ -218,6 +239,7 @@ class World:
             retry_budget=retry_budget,
             backlog_per_tenant=backlog_per_tenant,
             recycle=recycle,
+            health=health,
         )
         self.witness = Witness() if is_observed else None
         if self.witness is not None:
@@ -225,8 +247,12 @@ class World:
             telling.listen(CALL_EVENTS)
             observe(self.pool.shares, telling)
         self.recycle = recycle
+        self.health = health
         self.slots = slots
         self.tenants = tenants
+        self.keys = keys
+        self.homes: dict[int, int] = {}
+        """The worker that was last given a call with this key, or was leased for one."""
         self.limit = math.inf if backlog is None else backlog
         self.heals = heals
         self.sends_ahead = sends_ahead
@@ -255,9 +281,10 @@ class World:
 
     # ---------------------------------------------------------------- effects
 
-    def perform(self, effects: list[Effect]) -> None:  # noqa: C901, PLR0912 (a list of what can be decided)
+    def perform(self, effects: list[Effect]) -> None:  # noqa: C901, PLR0912, PLR0915 (a list of what can be decided)
         """Do what the scheduler decided, and check it."""
         sent: list[CallRecord] = []
+        keyed: dict[int, list[tuple[KeyedCallRecord, int, bool]]] = {}
         withdrawn: list[Withdraw] = []
         for effect in effects:
             self.seen[type(effect).__name__] += 1
@@ -266,6 +293,7 @@ class World:
                     for call in calls:
                         self._check_send(self.actors[worker_id], call, {call.id})
                         self.fates[call.id].beside = 1
+                        _note_key(keyed, call, worker_id)
                     self.actors[worker_id].to_actor.append(("send", [call.id for call in calls]))
                     sent += calls
                     if self.has_marks:
@@ -275,6 +303,7 @@ class World:
                     self.actors[worker_id].batches[calls[0].id] = [call.id for call in calls]
                     for call in calls:
                         self._check_send(self.actors[worker_id], call, {each.id for each in calls})
+                        _note_key(keyed, call, worker_id, is_first=call is calls[0])
                     self.actors[worker_id].to_actor.append(("send", [calls[0].id]))
                     sent += calls
                 case Recall(worker_id, call_ids):
@@ -285,6 +314,10 @@ class World:
                     assert set(call_ids) <= self.actors[worker_id].outstanding
                     self.actors[worker_id].is_silent = True
                     withdrawn.append(effect)
+                case Check(worker_id):
+                    self._check_check(self.actors[worker_id])
+                case Cancel(worker_id, call_id) if call_id >= CHECK_IDS:
+                    assert self.actors[worker_id].is_checked
                 case Cancel(worker_id, call_id):
                     assert call_id in self.actors[worker_id].outstanding
                     if (told := self.actors[worker_id].cancelled(call_id)) is not None:
@@ -293,18 +326,26 @@ class World:
                     self._outcome(call, None if isinstance(effect, Resolve) else effect.error)
                 case Lease(call, worker_id):
                     assert not self._others_on(worker_id), "a lease is exclusive"
+                    assert not self.actors[worker_id].is_checked, "a lease is exclusive"
                     assert worker_id not in self.leases
                     assert call.deadline > self.now  # G6
                     self.leases[worker_id] = self.live[call.id]
+                    _note_key(keyed, call, worker_id)
                 case Start(worker_id):
                     assert worker_id not in self.starting
                     self.starting.append(worker_id)
                 case Replacing(worker_id, heir_id, _, is_gentle):
                     if is_gentle and not (self.recycle is not None and self.recycle.exact):
                         self.spares[heir_id] = worker_id
-                case Kill(worker_id, _):
+                case Kill(worker_id, reason):
+                    if "not answered" in reason:
+                        self.seen["hangs"] += 1
+                        assert self.health is not None
+                        silence = self.now - self.actors[worker_id].heard_at
+                        assert silence >= min(self.health.every, self.health.timeout), "it still answers"
                     self._killed(worker_id)
         self._check_order(sent)
+        self._check_homes(keyed)
         self._accepted = {f.call.id for f in self.live.values() if f.call.state is CallState.WAITING}
         self.check()
         for effect in withdrawn:
@@ -314,6 +355,32 @@ class World:
     def _look(self) -> None:
         if self.witness is not None:
             self.witness.look({call_id: fate.call for call_id, fate in self.fates.items()})
+
+    def _check_homes(self, keyed: dict[int, list[tuple[KeyedCallRecord, int, bool]]]) -> None:
+        """Who was given the calls of each key: another than before only if that one had no slot for it.
+
+        A call that goes along with another in a batch goes where that one goes, and one that has failed goes elsewhere.
+        """
+        if not keyed:
+            return
+        stats = self.pool.stats(self.now)
+        free = {w.id for w in stats.workers if self._is_free(w.id, w.state, w.running - w.shared)} & self._open()
+        for key, grants in keyed.items():
+            home = self.homes.get(key)
+            call, worker_id, is_choice = grants[0]
+            if len(grants) > 1:  # in which order is not seen from outside
+                self.homes[key] = self.pool._affinity._homes[key]  # noqa: SLF001
+                assert self.homes[key] in {worker_id for _, worker_id, _ in grants}
+                continue
+            self.homes[key] = worker_id
+            self.seen["at home" if worker_id == home else "away"] += home is not None
+            has_waited = self.fates[call.id].homes_since is not None  # for who had the key then
+            may_stray = home == worker_id or not is_choice or has_waited or bool(call.avoids)
+            assert may_stray or home not in free, f"{call} is not at its home {home}, which is free"
+
+    def _open(self) -> set[int]:
+        """Workers that take calls from the backlog."""
+        return {worker.id for worker in self.pool.members() if worker.is_open}
 
     def _withdraw(self, actor: Actor, call_ids: Sequence[int]) -> None:
         """The lane takes from the actor what has not begun, and hears all that it has said."""
@@ -350,15 +417,29 @@ class World:
         if len(calls) < first.function.max and not first.deaths and first.bound_for is None:
             alike = [f.call for f in self.live.values() if f.sends == 0 and f.call.function is first.function]
             alike = [c for c in alike if c.priority == first.priority and _is_ordinary(c) and c not in calls]
+            alike = [c for c in alike if not self._homes(c)]
             waited = [c for c in alike if c.state is CallState.WAITING and c.id in self._accepted]
             assert not waited, "the batch had room"
         self.seen["suspects together"] += bool(first.deaths)
+
+    def _check_check(self, actor: Actor) -> None:
+        """A worker is asked that has room for it, and nobody's but the pool's."""
+        assert not actor.is_checked
+        assert not actor.is_killed
+        assert not actor.is_silent
+        assert actor.id not in self.leases
+        assert actor.slots_held < self.slots  # G3
+        assert not any(self.fates[call_id].call.deaths for call_id in actor.outstanding), "a suspect runs alone"  # G9
+        actor.is_checked = True
 
     def _check_send(self, actor: Actor, call: CallRecord, batch: set[int]) -> None:
         fate = self.live[call.id]  # G1: it has had no outcome
         assert not fate.is_cancelled
         assert not actor.is_killed
         assert not actor.is_silent
+        worker = self.pool.worker(actor.id)
+        assert worker is not None
+        assert not worker.is_quarantined or not _is_ordinary(call), "it is sick"
         assert fate.holder is None, "sent to two workers at once"  # G2
         assert fate.reruns <= fate.retries  # G2
         assert call.deadline > self.now  # G6
@@ -371,8 +452,9 @@ class World:
         fate.sends += 1
         actor.outstanding.add(call.id)
         if not actor.sends_ahead or lease is not None:
-            assert actor.slots_held <= self.slots  # G3
+            assert actor.slots_held + actor.is_checked <= self.slots  # G3
         if call.deaths:
+            assert not actor.is_checked, "a suspect runs alone"  # G9
             assert actor.outstanding <= batch, "a suspect runs alone"  # G9
         else:
             others = (self.fates[call_id].call for call_id in actor.outstanding)
@@ -389,7 +471,7 @@ class World:
                 for other in left:
                     is_equal = (other.priority, other.tenant) == (call.priority, call.tenant)
                     is_alike = other.function is call.function and other.priority == call.priority
-                    if not is_alike and (batched or self._gathers(other)):
+                    if self._homes(other) or (not is_alike and (batched or self._gathers(other))):
                         continue
                     assert not is_equal or other.id > call.id, f"{call} overtook {other}"
                     assert other.priority <= call.priority or other.id not in self._accepted, f"{call} over {other}"
@@ -417,6 +499,7 @@ class World:
             return
         actor = self.actors[worker_id]
         if not any(worker.id == worker_id for worker in self.pool.stats(self.now).workers):
+            assert not actor.is_checked
             assert not actor.outstanding, "a call is lost because its worker was not wanted any more"
             assert worker_id not in self.leases
             self.ended.append(worker_id)
@@ -466,12 +549,19 @@ class World:
         lease: Fate | None = None,
         member: int | None = None,
         tenant: int | None = None,
+        key: int | None = None,
+        patience: float = 0.0,
     ) -> Fate | None:
         members = self.pool.members()
         if member is not None and not members:
             return None
         self._next_id += 1
-        new = self.pool.shares.nobodys_call if tenant is None else self.pool.shares.new_record(tenant, 1 + tenant)
+        shares = self.pool.shares
+        new = shares.nobodys_call if tenant is None else shares.new_record(tenant, 1 + tenant)
+        if key is not None:
+            new = partial(
+                shares.keyed_call, key, patience, None if tenant is None else shares.tenant(tenant, 1 + tenant)
+            )
         call = new(
             self._next_id,
             function,
@@ -586,10 +676,11 @@ class World:
             case "from inside":
                 self._let_go_of(worker_id)
                 self.perform(self.pool.renewals.retire(worker_id, "it asks for it", self.now))
+            case _ if self.pool.recycling is not None:
+                is_fresh = how == "it is large from the start"
+                self.perform(self.pool.recycling.grown(worker_id, 3 << 30, self.now, is_fresh=is_fresh))
             case _:
-                self.perform(
-                    self.pool.grown(worker_id, 3 << 30, self.now, is_fresh=how == "it is large from the start")
-                )
+                pass
 
     def find_no_room(self, worker_id: int) -> None:
         """There is no room for one more."""
@@ -609,8 +700,11 @@ class World:
         for _ in range(1000):
             self._start_and_end_all()
             self._finish_calls()
-            if not self.starting and not self.ended and self.pool.next_tick() > self.now + 60:
+            has_time = self.health is not None or self.pool.next_tick() > self.now + 60
+            if not self.starting and not self.ended and not self.dying and has_time and self._is_settled():
                 break
+            for worker_id in list(self.dying):
+                self.die(self.actors[worker_id])
             self.now = max(self.now, min(self.pool.next_tick(), self.now + 60))
             self.tick()
         assert not self.pool.reloading.is_under_way
@@ -619,12 +713,16 @@ class World:
         self.seen["reloaded"] += self.pool.fleet.generation > 0
         self.seen["went back"] += self.pool.fleet.generation < self.generations
 
+    def _is_settled(self) -> bool:
+        """Whether a reload has come to its end."""
+        return self.health is None or len({worker.generation for worker in self.pool.members()}) == 1
+
     def _let_go_of(self, worker_id: int) -> None:
         """This one need not work until another is ready."""
         self.spares = {heir: old for heir, old in self.spares.items() if old != worker_id}
 
     def begin(self, actor: Actor, announced: int) -> None:
-        if actor.inbox and len(actor.begun) < self.slots:
+        if actor.inbox and len(actor.begun) + actor.is_checked < self.slots:
             actor.runs += 1
             actor.is_special |= actor.id in self.leases or self.fates[actor.inbox[0]].call.bound_for is not None
             if self.recycle is not None and self.recycle.exact and not actor.is_special:
@@ -643,9 +741,16 @@ class World:
         for each in actor.members(call_id):
             fate = self.fates[each]
             fate.reruns += ending == RETRYABLE
-            actor.unflushed.append(Answer(each, ending, "outcome", SERVICE_TIMES[fate.call.function]))
+            value = "outcome" if ending == RETURNED else FAULT
+            actor.unflushed.append(Answer(each, ending, value, SERVICE_TIMES[fate.call.function]))
         if flush:
             actor.flush()
+
+    def answer_check(self, actor: Actor, ending: Ending, value: object = None) -> None:
+        """The actor has run its check."""
+        if actor.is_checked and not actor.has_answered:
+            actor.has_answered = True
+            actor.to_pool.append(("checked", [Answer(CHECK_IDS + actor.id, ending, value, 0.0)]))
 
     def deliver(self, actor: Actor) -> None:
         """The pool hears the next thing that the actor has said."""
@@ -658,6 +763,11 @@ class World:
                 if ended.ending == RETRYABLE:
                     self._failed(actor, self.fates[ended.call_id])
             actor.forget()
+            actor.heard_at = self.now
+            self.perform(self.pool.finished(actor.id, content, self.now))
+        elif kind == "checked":
+            actor.is_checked = actor.has_answered = False
+            actor.heard_at = self.now
             self.perform(self.pool.finished(actor.id, content, self.now))
         elif kind == "begun":
             self.pool.begun(actor.id, content)
@@ -708,11 +818,18 @@ class World:
             assert fate.call.deadline > self.now or self._is_held(fate), fate  # G6
             is_over = fate.call.submitted_at + PATIENT.wait <= self.now
             assert not is_over or not self._gathers(fate.call), "it has waited for company for long enough"
+            if self._homes(fate.call):
+                assert fate.homes_since is not None
+                assert self.now < fate.homes_since + fate.call.patience, "it has waited for its home for long enough"
         assert self.pool.next_tick() > self.now
 
     def _gathers(self, call: CallRecord) -> bool:
         """Whether a call waits for company."""
         return call.state is CallState.WAITING and call.id in self.pool._queues.gathering.calls  # noqa: SLF001
+
+    def _homes(self, call: CallRecord) -> TypeGuard[KeyedCallRecord]:
+        """Whether a call waits for the worker of its key though its turn has come."""
+        return call.state is CallState.WAITING and call.id in self.pool._queues.homing.calls  # noqa: SLF001
 
     def _others_wait(self, call: CallRecord) -> bool:
         """Whether somebody waits for another call of the batch that this one is in."""
@@ -742,9 +859,15 @@ class World:
             )
         assert self.pool.is_idle == (not self.live)
         assert stats.in_flight == sum(len(actor.outstanding) for actor in self.actors.values())
-        free = [w for w in stats.workers if self._is_free(w.id, w.state, w.running - w.shared)]
+        free = [w for w in stats.workers if not w.quarantined and self._is_free(w.id, w.state, w.running - w.shared)]
+        assert not stats.ready or not all(w.quarantined for w in stats.workers if w.state == "ready"), "nobody works"
         waiting = [f.call for f in self.live.values() if f.call.state in (CallState.WAITING, CallState.PARKED)]
-        if any(_is_ordinary(call) and not call.avoids and not self._gathers(call) for call in waiting):
+        for call in waiting:
+            if self._homes(call) and (fate := self.fates[call.id]).homes_since is None:
+                self.seen["homing"] += 1
+                fate.homes_since = self.now
+        waits = [call for call in waiting if not self._gathers(call) and not self._homes(call)]
+        if any(_is_ordinary(call) and not call.avoids for call in waits):
             assert not free or stats.free_slots == 0, "a call waits beside a free worker"  # G4
         if stats.free_slots and not any(call.needs_whole_worker for call in waiting):
             for call in waiting:
@@ -800,6 +923,7 @@ class World:
         for actor in list(self.actors.values()):
             while actor.to_actor:
                 actor.receive()
+            self.answer_check(actor, RETURNED)
             self.begin(actor, announced=1)
             self.end(actor, 0, RETURNED, flush=True)
             actor.flush()
@@ -842,6 +966,19 @@ def _is_ordinary(call: CallRecord) -> bool:
     return not call.is_lease and call.lease is None and call.bound_for is None and not call.deaths
 
 
+def _note_key(
+    keyed: dict[int, list[tuple[KeyedCallRecord, int, bool]]],
+    call: CallRecord,
+    worker_id: int,
+    *,
+    is_first: bool = True,
+) -> None:
+    """Note who was given a call with a key, and whether the pool could choose."""
+    if isinstance(call, KeyedCallRecord) and (call.bound_for is None or call.lease is not None):
+        assert isinstance(call.key, int)
+        keyed.setdefault(call.key, []).append((call, worker_id, is_first and _is_ordinary(call)))
+
+
 @dataclass(frozen=True)
 class Dice:
     """What can happen, in terms of two ways to choose: hypothesis's (which shrinks) and a fast one for long runs."""
@@ -857,7 +994,14 @@ STEPS = (
     *("receive", "begin", "begin", "end", "end", "deliver", "deliver") * 2,
     *("start", "cancel", "kill", "tick", "advance", "lease", "leased", "release", "bound", "settle"),
     *("die", "resize"),
-    *("replace", "no room", "ended", "ended", "reload"),
+    *("replace", "no room", "ended", "ended", "reload", "check", "check"),
+)
+HEALTHS = (
+    *(None,) * 4,
+    Health("check", every=1.0, timeout=0.5, strikes=1),
+    Health("check", every=2.0, timeout=4.0, strikes=2, most_out=1.0),
+    Health(counts=Fault, failures=2, most_out=1.0),
+    Health("check", every=0.1, timeout=3.0, counts=Fault, failures=1),
 )
 RECYCLES = (
     *(None,) * 4,
@@ -881,9 +1025,11 @@ def make_world(dice: Dice) -> World:
         poison_after=pick((3, 2, 1)),
         retry_budget=pick((None, None, 0.2)),
         tenants=pick((0, 0, 0, 3)),
+        keys=pick((0, 0, 1, 3, 8)),
         backlog_per_tenant=pick((None, None, 1, 2)),
         has_marks=pick((True, True, False)),
         recycle=pick(RECYCLES) if heals else None,
+        health=pick(HEALTHS) if heals else None,
         is_observed=pick((True, True, False)),
     )
     everything = tuple(SERVICE_TIMES)
@@ -900,6 +1046,9 @@ def submit_something(world: World, step: str, dice: Dice) -> None:
     fields["retry_delay"] = pick((0.0, 0.0, 0.01, 1.0))
     if world.tenants:
         fields["tenant"] = pick((None, *range(world.tenants)))
+    if world.keys:
+        fields["key"] = pick((None, *range(world.keys)))
+        fields["patience"] = pick((0.0, 0.0, 0.001, 0.5, math.inf))
     match step:
         case "submit":
             for _ in range(pick((1, 1, 1, 4))):
@@ -927,6 +1076,8 @@ def move_an_actor(world: World, step: str, dice: Dice) -> None:
         case "end":
             ending = pick((RETURNED, RETURNED, RAISED, *(RETRYABLE,) * 2))
             world.end(actor, pick(range(4)), ending, flush=pick((True, True, False)))
+        case "check":
+            world.answer_check(actor, *pick(((RETURNED, None), (RETURNED, False), (RAISED, FAULT))))
         case "deliver":
             if actor.to_pool:
                 world.deliver(actor)
@@ -942,7 +1093,7 @@ def take_step(world: World, step: str, dice: Dice) -> None:  # noqa: C901, PLR09
     match step:
         case "submit" | "lease" | "bound" | "leased":
             submit_something(world, step, dice)
-        case "receive" | "begin" | "end" | "deliver" | "die":
+        case "receive" | "begin" | "end" | "check" | "deliver" | "die":
             move_an_actor(world, step, dice)
         case "release" if world.leases:
             world.release(pick(tuple(world.leases)))

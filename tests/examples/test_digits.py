@@ -102,8 +102,10 @@ def worker(number: int, state: str = "ready") -> WorkerStats:
     return WorkerStats(**fields | {"id": number, "state": state, "running": 1, "slots": 1, "pid": 4000 + number})
 
 
-def played(*outcomes: Outcome, sent: int | None = None, heals: bool = True) -> Progress:
-    """A replay of which so many requests ended like this, with a worker killed after 5 s and replaced after 7."""
+def played(
+    *outcomes: Outcome, sent: int | None = None, heals: bool = True, reload_failure: str | None = None
+) -> Progress:
+    """A replay of which so many ended like this: a worker is killed after 5 s and replaced after 7, all are after 8."""
     tally = Tally(sent=len(outcomes) if sent is None else sent)
     tally.outcomes.update(outcomes)
     tally.latencies.extend([0.02] * len(outcomes))
@@ -115,6 +117,8 @@ def played(*outcomes: Outcome, sent: int | None = None, heals: bool = True) -> P
     progress.observe(stats(worker(1), worker(2, "starting"), deaths=1), 6.0)
     if heals:
         progress.observe(stats(worker(1), worker(2), deaths=1), 7.0)
+    progress.reloading()
+    progress.reloaded(reload_failure, 8.0)
     return progress
 
 
@@ -123,6 +127,8 @@ def test_the_status_is_zero_when_all_were_answered_or_refused_and_the_pool_heale
     assert progress.status == 0
     assert progress.kill is not None
     assert progress.kill.took == 2.0
+    assert progress.reload is not None
+    assert progress.reload.took == 1.0
 
 
 @pytest.mark.parametrize(
@@ -132,9 +138,10 @@ def test_the_status_is_zero_when_all_were_answered_or_refused_and_the_pool_heale
         played(Outcome.ANSWERED, Outcome.LOST),
         played(Outcome.ANSWERED, sent=2),
         played(Outcome.ANSWERED, heals=False),
+        played(Outcome.ANSWERED, reload_failure="500 no"),
         Progress(Plan((0.0, 9.0), seconds=10.0, speed=10.0), Tally(), stats()),
     ],
-    ids=["wrong", "lost", "never answered", "not whole", "nobody killed"],
+    ids=["wrong", "lost", "never answered", "not whole", "not new", "nobody killed"],
 )
 def test_the_status_is_one_otherwise(progress: Progress) -> None:
     assert progress.status == 1
@@ -143,9 +150,10 @@ def test_the_status_is_one_otherwise(progress: Progress) -> None:
 
 def test_the_screen_shows_dead_and_living_workers_within_80_columns() -> None:
     text = shown(screen.frame(played(Outcome.ANSWERED)))
-    assert "killed" in text
+    assert "gone" in text
     assert "kill -9 4000: worker 0 dies in the middle of a call" in text
     assert "whole again after 2.0 s" in text
+    assert "all workers are new ones after 1.0 s" in text
     assert max(map(len, text.splitlines())) <= 80
 
 
@@ -169,11 +177,16 @@ async def test_the_service_answers_each_of_many_requests_with_its_own_answer(
         async with Visitor("http://digits", images, expected, httpx.ASGITransport(app)) as visitor:
             await visitor.replay(Plan((0.0,) * 40, seconds=1.0, speed=1.0))
             seen = await visitor.stats()
+            assert await visitor.reload() is None
+            new = await visitor.stats()
         async with httpx.AsyncClient(base_url="http://digits", transport=httpx.ASGITransport(app)) as http:
             health, bad = await http.get("/healthz"), await http.post("/classify", json={"pixels": [[0]]})
     assert visitor.tally.outcomes == {Outcome.ANSWERED: 40}
     assert seen is not None
-    assert (seen.size, seen.completed) == (1, 40)
+    assert (seen.size, seen.completed, seen.generation) == (1, 40, 0)
+    assert seen.batched > seen.batches > 0, "some were looked at together"
+    assert new is not None
+    assert (new.generation, [worker.generation for worker in new.workers if worker.state == "ready"]) == (1, [1])
     assert (health.status_code, health.json()) == (200, {"ready": 1})
     assert bad.status_code == 422
 

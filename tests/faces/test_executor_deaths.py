@@ -166,9 +166,9 @@ async def test_eight_threads_go_on_while_a_worker_is_killed(shared_ray: None, ga
 # ---------------------------------------------------------------- what cannot travel
 
 
-@pytest.mark.parametrize("argument", [FailsWhenPickled(), FailsWhenUnpickled(), threading.Lock()], ids=repr)
-def test_an_argument_that_cannot_travel_fails_only_its_call(executor: poise.Executor[None], argument: Any) -> None:
-    failed, other = executor.submit(echo, argument), executor.submit(echo, 1)
+@pytest.mark.parametrize("make", [FailsWhenPickled, FailsWhenUnpickled, threading.Lock])
+def test_an_argument_that_cannot_travel_fails_only_its_call(executor: poise.Executor[None], make: Any) -> None:
+    failed, other = executor.submit(echo, make()), executor.submit(echo, 1)
     error = failed.exception(WITHIN)
     assert isinstance(error, poise.PayloadError)
     assert not error.started

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import threading
 from typing import Any
 
 import pytest
 
 import poise
-from poise.testing import LocalPool
+from poise.testing import LocalPool, local_pools
 
 
 @pytest.mark.parametrize(
@@ -80,3 +82,89 @@ async def test_a_pool_that_is_not_open_replaces_nobody() -> None:
         await pool.replace(0)
     with pytest.raises(poise.PoolClosed):
         await pool.reload()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Health
+
+
+class Model:
+    def check(self) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({}, "say what a sick worker is: give a check, or counts="),
+        ({"check": 5}, "check=5 is not allowed: a method of the workers' class, its name, or a function"),
+        ({"check": "check", "every": 0}, "every=0 is not allowed: seconds, more than zero"),
+        ({"check": "check", "every": 1e-9}, "every=1e-09 is not allowed: seconds, at least 0.001"),
+        ({"check": "check", "timeout": None}, "timeout=None is not allowed: seconds, more than zero"),
+        ({"check": "check", "strikes": 0}, "strikes=0 is not allowed: a whole number of at least 1"),
+        ({"counts": "ValueError"}, "counts='ValueError' is not allowed: give exception classes"),
+        ({"counts": (ValueError, KeyboardInterrupt)}, "KeyboardInterrupt"),
+        ({"counts": ValueError, "failures": 0}, "failures=0 is not allowed: a whole number of at least 1"),
+        ({"counts": ValueError, "most_out": 0}, "most_out=0 is not allowed: a part of the pool, more than 0"),
+        ({"counts": ValueError, "most_out": 2}, "most_out=2"),
+    ],
+)
+def test_a_health_that_makes_no_sense_is_refused(options: dict[str, Any], text: str) -> None:
+    with pytest.raises(poise.ConfigError) as caught:
+        poise.Health(**options)
+    assert text in str(caught.value)
+
+
+def test_a_check_is_the_first_argument_and_has_a_name() -> None:
+    assert poise.Health(Model.check).check_name == "Model.check"
+    assert poise.Health("check").check_name == "check"
+    assert poise.Health(functools.partial(int)).check_name == "its check"
+
+
+def test_one_exception_that_counts_need_not_be_a_tuple() -> None:
+    assert poise.Health(counts=ValueError).faults == (ValueError,)
+    assert poise.Health(counts=ValueError) == poise.Health(counts=(ValueError,))
+
+
+@pytest.mark.parametrize("health", [Model.check, True, poise.Health])
+def test_a_pool_takes_a_health_and_nothing_else(health: Any) -> None:
+    for make in (poise.Pool, LocalPool, poise.Executor):
+        with pytest.raises(poise.ConfigError, match=r"a poise.Health, such as"):
+            make(health=health)
+
+
+CHECKED, ENDED = threading.Semaphore(0), threading.Event()
+"""Of the module, because workers in this process find functions of modules where they are."""
+
+
+def tell_of_check() -> None:
+    CHECKED.release()
+
+
+def check_for_ever() -> None:
+    ENDED.wait()
+
+
+def find_no_licence() -> None:
+    raise LookupError("no licence")
+
+
+def test_the_workers_of_an_executor_are_checked_too() -> None:
+    health = poise.Health(tell_of_check, every=0.01)
+    with local_pools(), poise.Executor(1, health=health, initializer=int) as executor:
+        assert executor.submit(pow, 2, 5).result(30) == 32
+        for _ in range(3):
+            assert CHECKED.acquire(timeout=30)
+
+
+def test_an_executor_whose_workers_are_sick_from_the_start_is_broken() -> None:
+    with local_pools(), poise.Executor(1, health=poise.Health(find_no_licence)) as executor:
+        error = executor.submit(pow, 2, 5).exception(60)
+    assert isinstance(error, poise.PoolBroken)
+    assert "its first check failed: find_no_licence raised LookupError: no licence" in str(error)
+
+
+async def test_a_first_check_that_does_not_end_is_named() -> None:
+    pool = LocalPool(size=1, start_timeout=0.5, close_timeout=0, health=poise.Health(check_for_ever))
+    with pytest.raises(poise.PoolBroken, match="first check"):
+        await pool.open()
+    ENDED.set()

@@ -129,8 +129,10 @@ class Alarms:
         "_clocks",
         "ages",
         "asked",
+        "checks",
         "expiries",
         "gatherings",
+        "homings",
         "lines",
         "overdue",
         "overruns",
@@ -152,10 +154,14 @@ class Alarms:
         """Invariant: the calls that avoid workers and wait, from when they began to wait."""
         self.gatherings: Times[CallRecord] = Times()
         """Invariant: the calls that wait for company, by until when."""
+        self.homings: Times[CallRecord] = Times()
+        """Invariant: the calls that wait for the worker of their key, by until when. It rings once there was one."""
         self.starts: Times[WorkerRecord] = Times()
         """Invariant: the workers that are PENDING, by when their start is due."""
         self.ages: Times[WorkerRecord] = Times()
         """READY workers by when they are old, if a policy says so: it rings only then."""
+        self.checks: Times[WorkerRecord] = Times()
+        """Workers that have started, by when they are to be looked at, if a policy says so. It may ring too soon."""
         self.overdue: Line[WorkerRecord] = Line(OVERDUE_SECONDS)
         """Workers whose calls sent ahead could be asked back, from when they last answered."""
         self.patient: Line[WorkerRecord] = Line(PATIENT_SECONDS)
@@ -177,12 +183,21 @@ class Alarms:
             self.overdue,
             self.patient,
         )
-        """Those that ring, and `ages` if it was told to; the last two only if a worker has others, which could do what
-        it is stuck with."""
+        """Those that ring, with `ages`, `checks` and `homings` if told to; the last two only if a worker has others,
+        which could do what it is stuck with."""
 
     def watch_ages(self) -> None:
         """Have workers grow old."""
         self._clocks = (self.ages, *self._clocks)
+
+    def watch_homings(self) -> None:
+        """Have calls wait for the worker of their key."""
+        if self.homings not in self._clocks:
+            self._clocks = (self.homings, *self._clocks)
+
+    def watch_checks(self) -> None:
+        """Have workers looked at."""
+        self._clocks = (self.checks, *self._clocks)
 
     def watch(self, worker: WorkerRecord) -> None:
         """Have the worker stand in the line where it belongs by what it holds and has to answer."""

@@ -81,13 +81,13 @@ class Batches:
         self._outbox = outbox
         self._counters: Counters = outcomes.counters
 
-    def form(self, first: CallRecord, worker: WorkerRecord, now: float) -> bool:
-        """Let calls that wait go along with one that was just given a slot, and have them sent; False if there is none.
+    def form(self, first: CallRecord, worker: WorkerRecord, now: float) -> Sequence[CallRecord]:
+        """Let calls that wait go along with one that was just given a slot, and return them: if any, all are sent.
 
         A suspect goes with suspects alone, and each with no more of them than it may have beside it.
         """
         calls, most = [first], most_beside(first)
-        while len(calls) < most and (call := self._queues.next_like(first)) is not None:
+        while len(calls) < most and (call := self._queues.next_like(first, worker)) is not None:
             if call.deadline <= now:
                 self._outcomes.expire(call)
                 continue
@@ -99,12 +99,12 @@ class Batches:
             call.step(CallEvent.GRANT)
             calls.append(call)
         if len(calls) == 1:
-            return False
+            return ()
         worker.batches.update(dict.fromkeys((call.id for call in calls), Batch(calls)))
         self._counters.batches += 1
         self._counters.batched += len(calls)
         self._outbox.add(SendBatch(worker.id, calls))
-        return True
+        return calls[1:]
 
 
 def most_beside(call: CallRecord) -> int:

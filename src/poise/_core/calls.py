@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from poise._answers import NOT_BEGUN
 from poise._core.retry import Retry
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 CallId = int
 """Grows with each submission, so it is also the call's place in the order."""
+
+CHECK_IDS: Final = 1 << 60
+"""From here on numbers are those of checks of workers, by the worker's number. Nobody waits for one."""
 
 
 class CallRecord:
@@ -181,11 +184,11 @@ class TenantCallRecord(CallRecord):
 
     __slots__ = ("_tenant",)
 
-    def __init__(self, tenant: Tenant, call_id: CallId, function: Hashable, **fields: Any) -> None:
+    def __init__(self, tenant: Tenant | None, call_id: CallId, function: Hashable, **fields: Any) -> None:
         super().__init__(call_id, function, **fields)
         self._tenant = tenant
 
     @property
-    def tenant(self) -> Tenant:
+    def tenant(self) -> Tenant | None:
         """For whom it is made."""
         return self._tenant

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from poise._core.calls import CHECK_IDS
 from poise._core.states import CallState, WorkerState
 from poise.stats import Stats, WorkerStats
 
@@ -35,10 +36,16 @@ class Counters:
     """Workers that died, or failed to start."""
     recycled: int = 0
     """Workers that were replaced because they were old."""
+    sick: int = 0
+    """Workers that were replaced, or killed, because they were sick."""
     batches: int = 0
     """Batches of several calls that were sent."""
     batched: int = 0
     """Calls in them, once for each attempt."""
+    at_home: int = 0
+    """Calls with a key that were given to the worker that served it last, once for each attempt."""
+    away: int = 0
+    """The same of those given to another, though that one works."""
 
     @property
     def unsettled(self) -> int:
@@ -63,7 +70,7 @@ def snapshot(
 ) -> Stats:
     """Describe a pool as it is now."""
     records = list(workers)
-    states = [call.state for worker in records for call in worker.held]
+    states = [call.state for worker in records for call in worker.held if call.id < CHECK_IDS]
     described = tuple(_describe(worker, now) for worker in records)
     return Stats(
         size=size,
@@ -95,6 +102,7 @@ def _describe(worker: WorkerRecord, now: float) -> WorkerStats:
         ahead=len(worker.ahead),
         slots=worker.slots,
         leased=worker.lease is not None and worker.lease.is_lease,
+        quarantined=worker.is_quarantined,
         finished=worker.finished,
         busy=worker.busy,
         age=max(0.0, now - worker.since),

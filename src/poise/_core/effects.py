@@ -55,6 +55,14 @@ class Cancel:
 
 
 @dataclass(slots=True, eq=False)
+class Check:
+    """Have the worker checked, as a call of this number."""
+
+    worker_id: WorkerId
+    call_id: CallId
+
+
+@dataclass(slots=True, eq=False)
 class Resolve:
     """Give the caller what its attempt ended with; `answer` is what the engine passed in, untouched."""
 
@@ -124,6 +132,8 @@ class Replacing:
     reason: str
     is_gentle: bool
     """Whether the new one starts before the old one leaves."""
+    is_sick: bool
+    """Whether that is because it is sick."""
 
 
 @dataclass(slots=True, eq=False)
@@ -144,10 +154,25 @@ class Crowded:
     shortage: str
 
 
-News = Lost | Replacing | Crowded | Oversized
+@dataclass(slots=True, eq=False)
+class Struck:
+    """Tell whoever watches that a check of a worker has failed, or was not answered in time."""
+
+    worker_id: WorkerId
+    check: str
+    strikes: int
+    """How many in a row."""
+    most: int
+    """At how many of them it is replaced."""
+    is_answered: bool
+    failure: BaseException | None
+    """What it raised, if that is how it failed."""
+
+
+News = Lost | Replacing | Crowded | Oversized | Struck
 """What is only told of."""
 
-Effect = Send | SendBatch | Recall | Withdraw | Cancel | Resolve | Reject | Lease | Start | Kill | News
+Effect = Send | SendBatch | Recall | Withdraw | Cancel | Check | Resolve | Reject | Lease | Start | Kill | News
 
 
 class Outbox:
@@ -162,7 +187,9 @@ class Outbox:
         self._recalls: list[Recall] = []
         """These go out last, because they may ask for what was sent in the same step."""
 
-    def add(self, effect: Resolve | Reject | Lease | Start | Kill | Cancel | Withdraw | News | SendBatch) -> None:
+    def add(
+        self, effect: Resolve | Reject | Lease | Start | Kill | Cancel | Withdraw | Check | News | SendBatch
+    ) -> None:
         """Have this done, after what was added before."""
         self._effects.append(effect)
 

@@ -66,12 +66,17 @@ class Fleet:
         return [w for w in self.workers.values() if w.state is not WorkerState.RETIRING and not w.is_spare]
 
     def surplus(self, size: int) -> list[WorkerRecord]:
-        """The members over this size: those that have not started or are killed, then the idlest, leased ones last.
+        """The members over this size: those not started, killed or sick, then the idlest, leased ones last.
 
         While a reload is under way those of an old generation go before new ones.
         """
         members = self.members()
-        members.sort(key=lambda w: (w.state, not w.is_killed, w.lease is not None, w.generation, len(w.running), -w.id))
+        members.sort(
+            key=lambda w: (
+                *(w.state, not w.is_killed, not w.is_quarantined),
+                *(w.lease is not None, w.generation, len(w.running), -w.id),
+            )
+        )
         return members[: max(0, len(members) - size)]
 
     def add(self, now: float, *, failures: int = 0, waits: bool = False, generation: int | None = None) -> WorkerRecord:
@@ -112,6 +117,7 @@ class Fleet:
         if event is not WorkerEvent.START:
             self._alarms.starts.forget(worker)
         if worker.state is WorkerState.GONE:
+            self._alarms.checks.forget(worker)
             del self.workers[worker.id]
 
     def start_due(self, now: float) -> list[WorkerRecord]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from poise._core.affinity import KeyedCallRecord
 from poise._core.attempts import Attempt
 from poise._core.batches import Batches, Batching
 from poise._core.effects import Lease
@@ -11,6 +12,7 @@ from poise._core.states import CallEvent, CallState, WorkerState
 from poise.errors import WorkerLost
 
 if TYPE_CHECKING:
+    from poise._core.affinity import Affinity
     from poise._core.alarms import Alarms
     from poise._core.calls import CallRecord
     from poise._core.effects import Outbox
@@ -29,6 +31,7 @@ class Granting:
     """Brings waiting calls and workers together. Whoever grants, records, in the same step."""
 
     __slots__ = (
+        "_affinity",
         "_alarms",
         "_batches",
         "_outbox",
@@ -50,6 +53,7 @@ class Granting:
         pace: Pace,
         outcomes: Outcomes,
         recalls: Recalls,
+        affinity: Affinity,
         outbox: Outbox,
     ) -> None:
         self.wait_time: float | None = None
@@ -62,6 +66,7 @@ class Granting:
         self._pace = pace
         self._outcomes = outcomes
         self._recalls = recalls
+        self._affinity = affinity
         self._outbox = outbox
 
     # ---------------------------------------------------------------- from the order
@@ -81,7 +86,16 @@ class Granting:
             return bound if is_its_turn and bound.free_slots > 0 else None
         if self._queues.first() is not None:
             return None
-        return self._placement.empty_worker() if call.is_lease else self._any_worker_for(call, now)
+        if call.is_lease:
+            return self._whole_worker_for(call)
+        if isinstance(call, KeyedCallRecord) and self._affinity.awaited_home(call, now) and self._queues.has_room(call):
+            return None
+        return self._any_worker_for(call, now)
+
+    def _whole_worker_for(self, call: CallRecord) -> WorkerRecord | None:
+        """A worker that holds nothing."""
+        home = self._affinity.home(call) if isinstance(call, KeyedCallRecord) else None
+        return home if home is not None and home.is_open and home.is_empty else self._placement.empty_worker()
 
     def _any_worker_for(self, call: CallRecord, now: float) -> WorkerRecord | None:
         """A worker with a free slot, else one to which the call can be sent ahead.
@@ -91,6 +105,8 @@ class Granting:
         """
         placement, queues = self._placement, self._queues
         worker = placement.free_worker()
+        if isinstance(call, KeyedCallRecord):
+            worker = self._affinity.choose(call, worker)
         if worker is not None or (queues.wary.calls and any(wary.precedes(call) for wary in queues.wary.heads())):
             return worker
         if type(call.function) is Batching:
@@ -103,17 +119,19 @@ class Granting:
         if self._queues.claims:
             self._move_claims(now)
         while True:
-            if self._queues.wary.calls:
-                self._place_wary(now)
+            if self._queues.aside:
+                self._place_aside(now)
             if (call := self._queues.first()) is None:
                 break
             if call.deadline <= now:
                 self._outcomes.expire(call)
                 continue
             if call.needs_whole_worker:
-                worker = self._placement.empty_worker()
+                worker = self._whole_worker_for(call)
                 if worker is None and self._claim_worker(call, now):
                     continue
+            elif isinstance(call, KeyedCallRecord) and self._set_aside(call, now):
+                continue
             else:
                 worker = self._any_worker_for(call, now)
             if worker is None:
@@ -132,9 +150,18 @@ class Granting:
                 best = call, worker
         return best
 
-    def _place_wary(self, now: float) -> None:
-        while (placed := self.next_wary()) is not None:
+    def _place_aside(self, now: float) -> None:
+        """Give workers to calls that wait for some of them only, as far as it is their turn."""
+        while (placed := self.next_wary() or self._affinity.next_homed()) is not None:
             self._grant_in_time(*placed, now)
+
+    def _set_aside(self, call: KeyedCallRecord, now: float) -> bool:
+        """Let a call wait for its home, if it had rather, and if there is room for those that wait."""
+        has_room = call.state is CallState.WAITING and self._queues.depth <= self._queues.limit
+        home = self._affinity.awaited_home(call, now) if has_room else None
+        if home is not None:
+            self._queues.set_aside(call, home, now)
+        return home is not None
 
     def grant(self, call: CallRecord, worker: WorkerRecord, now: float) -> None:
         """Record that the worker holds the call, and have it sent."""
@@ -146,19 +173,32 @@ class Granting:
             self._outbox.add(Lease(call, worker.id))
         else:
             if self._queues.shares.is_used:
-                attempt.charged = self._charge(call)
+                is_contended = len(self._queues.backlog) > 0
+                attempt.charged = self._queues.shares.charge(call, self._expected(call), is_contended=is_contended)
             self._give_slot(call, attempt, worker, now)
-            if not (type(call.function) is Batching and self._batches.form(call, worker, now)):
+            if type(call.function) is Batching and (others := self._batches.form(call, worker, now)):
+                for other in others:
+                    self._note_company(other, worker)
+            else:
                 self._outbox.send(worker.id, call)
+        if isinstance(call, KeyedCallRecord):
+            self._affinity.remember(call, worker)
         waited = now - call.waits_since
         known = self.wait_time
         self.wait_time = waited if known is None else known + _WAIT_WEIGHT * (waited - known)
         self._placement.update(worker)
 
-    def _charge(self, call: CallRecord) -> float:
+    def _note_company(self, call: CallRecord, worker: WorkerRecord) -> None:
+        """The same for one that shares the slot of another: it is its own tenant's, and has a key of its own."""
+        if call.attempt is not None and self._queues.shares.is_used:
+            call.attempt.charged = self._queues.shares.charge_along(call, self._expected(call))
+        if isinstance(call, KeyedCallRecord):
+            self._affinity.remember(call, worker)
+
+    def _expected(self, call: CallRecord) -> float | None:
+        """How many seconds it will take, as far as is known."""
         known = self._pace.of(call.function)
-        seconds = self._pace.overall if known is None else known
-        return self._queues.shares.charge(call, seconds, is_contended=len(self._queues.backlog) > 0)
+        return self._pace.overall if known is None else known
 
     def _give_slot(self, call: CallRecord, attempt: Attempt, worker: WorkerRecord, now: float) -> None:
         running = worker.running

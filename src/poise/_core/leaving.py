@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from poise._core.calls import CHECK_IDS
 from poise._core.effects import Kill, Lost
 from poise._core.states import WorkerEvent, WorkerState
 from poise.errors import WorkerLost
@@ -80,7 +81,7 @@ class Leaving:
         """It is given up, with all that it holds, because the pool is closed."""
         reason = "the pool was closed"
         if worker.state is not WorkerState.PENDING:
-            is_idle = worker.is_serving and worker.is_empty
+            is_idle = worker.is_serving and all(call_id >= CHECK_IDS for call_id in worker.running)
             self._outbox.add(Kill(worker.id, reason, gently=is_idle))
         self._fleet.step(worker, WorkerEvent.STOP, now)
         for call in worker.take_calls():
@@ -90,8 +91,14 @@ class Leaving:
 
     # ---------------------------------------------------------------- when it is done
 
-    def retire(self, worker: WorkerRecord, now: float) -> None:
-        """Take it out of the pool: at once if it has not started, else when it has finished what it holds."""
+    def retire(self, worker: WorkerRecord, now: float, *, keeps: bool = False) -> None:
+        """Take it out of the pool: at once if it has not started, else when it has finished what it holds.
+
+        Args:
+            worker: which.
+            now: when.
+            keeps: whether it is to do what it was sent ahead, too, unless somebody waits beside an idle worker for it.
+        """
         if worker.state is WorkerState.STARTING:
             self._outbox.add(Kill(worker.id, "retired"))
         self._fleet.step(worker, WorkerEvent.RETIRE, now)
@@ -99,7 +106,8 @@ class Leaving:
             self._forget(worker, "retired before it had started")
             return
         self._queues.drop_claim(worker)
-        self._recalls.ask(worker, now)
+        if not keeps:
+            self._recalls.ask(worker, now)
         self._granting.advance(worker, now)
         self.let_go(worker, now)
 

@@ -10,16 +10,16 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from poise._answers import NOT_BEGUN, RETURNED
+from poise._core.affinity import KeyedCallRecord
 from poise._core.calls import CallRecord, TenantCallRecord
 from poise._core.states import CallEvent, CallState
 from poise.events import CallAdmitted, CallBegun, CallEnded, CallGranted, CallPutBack, CallRefused, CallReleased
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Hashable, Sequence
+    from collections.abc import Callable, Container, Sequence
 
     from poise._answers import Answer
-    from poise._core.calls import CallId
-    from poise._core.shares import Shares, Tenant
+    from poise._core.shares import Shares
     from poise.errors import PoiseError
     from poise.events import Event, Outcome
 
@@ -72,46 +72,29 @@ class Telling:
 def observe(shares: Shares, telling: Telling | None) -> None:
     """Let the calls that are submitted from now on tell of their steps; or let them be as any other."""
     if telling is None:
-        shares.nobodys_call, shares.tenants_call = CallRecord, TenantCallRecord
+        shares.nobodys_call, shares.tenants_call, shares.keyed_call = CallRecord, TenantCallRecord, KeyedCallRecord
     else:
         shares.nobodys_call = partial(ObservedCall, telling, None)
         shares.tenants_call = partial(ObservedCall, telling)
+        shares.keyed_call = partial(ObservedKeyedCall, telling)
 
 
 def note_company(calls: Sequence[CallRecord]) -> None:
     """These calls are sent as a batch: each will be answered with its share of the time."""
-    if isinstance(calls[0], ObservedCall):
+    if isinstance(calls[0], Observed):
         for call in calls:
-            if isinstance(call, ObservedCall):
+            if isinstance(call, Observed):
                 call.together = len(calls)
 
 
-class ObservedCall(CallRecord):
+class Observed(CallRecord):
     """One submission that tells of its steps. Any other so takes no more room, and no more time."""
 
-    __slots__ = (
-        "_admitted",
-        "_error",
-        "_is_answered",
-        "_number",
-        "_outcome",
-        "_ran",
-        "_slot_at",
-        "_slot_time",
-        "_telling",
-        "_tenant",
-        "_worker",
-        "together",
-    )
-
-    def __init__(
-        self, telling: Telling, tenant: Tenant | None, call_id: CallId, function: Hashable, **fields: Any
-    ) -> None:
-        CallRecord.__init__(self, call_id, function, **fields)
+    def __init__(self, telling: Telling, *of_kind: Any, **fields: Any) -> None:
+        super().__init__(*of_kind, **fields)
         self.together: int = 1
         """Calls that share its slot, itself among them: each of a batch is answered with its share of the time."""
         self._telling = telling
-        self._tenant = tenant
         self._worker: int | None = None
         """Which it was given to last."""
         self._number = 0
@@ -130,13 +113,8 @@ class ObservedCall(CallRecord):
         """With what exception."""
         self._admitted: CallAdmitted | None = None
         if telling.admitted:
-            self._admitted = CallAdmitted(telling.time(), telling.pool, call_id, self.name)
+            self._admitted = CallAdmitted(telling.time(), telling.pool, self.id, self.name)
             telling.tell(self._admitted)
-
-    @property
-    def tenant(self) -> Tenant | None:
-        """For whom it is made, if that was said."""
-        return self._tenant
 
     # ---------------------------------------------------------------- what it hears
 
@@ -256,13 +234,21 @@ class ObservedCall(CallRecord):
                 self._ran += now - since
 
 
-_TELLS: Final[dict[CallEvent, Callable[[ObservedCall, float, CallState], None]]] = {
-    CallEvent.GRANT: ObservedCall.on_grant,
-    CallEvent.SEND_AHEAD: ObservedCall.on_send_ahead,
-    CallEvent.BEGIN: ObservedCall.on_begin,
-    CallEvent.RETURN: ObservedCall.on_put_back,
-    CallEvent.PAUSE: ObservedCall.on_put_back,
-    CallEvent.ABANDON: ObservedCall.on_abandon,
-    CallEvent.END: ObservedCall.on_end,
+class ObservedCall(Observed, TenantCallRecord):
+    """One that has no key."""
+
+
+class ObservedKeyedCall(Observed, KeyedCallRecord):
+    """One with a key."""
+
+
+_TELLS: Final[dict[CallEvent, Callable[[Observed, float, CallState], None]]] = {
+    CallEvent.GRANT: Observed.on_grant,
+    CallEvent.SEND_AHEAD: Observed.on_send_ahead,
+    CallEvent.BEGIN: Observed.on_begin,
+    CallEvent.RETURN: Observed.on_put_back,
+    CallEvent.PAUSE: Observed.on_put_back,
+    CallEvent.ABANDON: Observed.on_abandon,
+    CallEvent.END: Observed.on_end,
 }
 """What a call does after each step. A table, because Python 3.11 takes 0.1 us to find each name in an enumeration."""

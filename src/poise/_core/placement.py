@@ -6,9 +6,10 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from poise._core.alarms import OVERDUE_SECONDS
+from poise._core.backlog import Backlog
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable
+    from collections.abc import Container, Iterable, Iterator
 
     from poise._core.alarms import Alarms
     from poise._core.calls import CallRecord
@@ -24,7 +25,7 @@ class Placement:
     All of it follows from the records of the workers, which are not changed here.
     """
 
-    __slots__ = ("_alarms", "_by_load", "_full", "_least", "_load", "_roomy")
+    __slots__ = ("_alarms", "_by_load", "_full", "_least", "_load", "_roomy", "awaited", "changed")
 
     def __init__(self, slots: int, alarms: Alarms) -> None:
         self._alarms = alarms
@@ -38,6 +39,11 @@ class Placement:
         """No open worker stands in a queue before this one."""
         self._roomy: OrderedDict[WorkerId, WorkerRecord] = OrderedDict()
         """Open workers that had room to be sent calls ahead when last seen."""
+        self.awaited: dict[WorkerId, Backlog] = {}
+        """Calls that wait for a worker because of their key. Invariant: none is empty; the workers are not in `_roomy`:
+        what was sent ahead would go before these calls."""
+        self.changed: dict[WorkerId, WorkerRecord] = {}
+        """Those of these workers that have changed. Invariant: every one of them that has a free slot."""
 
     def update(self, worker: WorkerRecord) -> None:
         """Have the worker stand where it belongs: to be called after every change of its record."""
@@ -56,6 +62,9 @@ class Placement:
             self._roomy[worker_id] = worker
         else:
             self._roomy.pop(worker_id, None)
+        if self.awaited and worker_id in self.awaited:
+            self._roomy.pop(worker_id, None)
+            self.changed[worker_id] = worker
         if worker.ahead or worker.recalled or self._alarms.lines:
             self._alarms.watch(worker)
 
@@ -77,6 +86,11 @@ class Placement:
         """An open worker that holds nothing, or None."""
         worker = self.least_loaded()
         return worker if self._least <= 1 else None
+
+    def least_loaded_ones(self) -> Iterator[WorkerRecord]:
+        """The open workers that use no more slots than the least loaded, which has a free one, and a quarter of all."""
+        for queue in self._by_load[self._least : min(self._full, self._least + self._full // 8 * 2 + 1)]:
+            yield from queue.values()
 
     def other_worker(self, call: CallRecord) -> WorkerRecord | None:
         """The least loaded open worker with room for this call that it does not avoid, or None.
@@ -112,6 +126,27 @@ class Placement:
             del self._roomy[worker.id]
         return None
 
+    def put_first(self, worker: WorkerRecord) -> None:
+        """Ask this worker first whether it has room to be sent a call ahead."""
+        if worker.id in self._roomy:
+            self._roomy.move_to_end(worker.id, last=False)
+
+    # ---------------------------------------------------------------- workers that are waited for
+
+    def await_worker(self, worker: WorkerRecord, call: CallRecord) -> None:
+        """A call waits for this worker."""
+        self._roomy.pop(worker.id, None)
+        self.awaited.setdefault(worker.id, Backlog()).add(call)
+
+    def await_no_more(self, worker: WorkerRecord, call: CallRecord) -> None:
+        """It does so no more."""
+        queue = self.awaited[worker.id]
+        queue.discard(call)
+        if not queue:
+            del self.awaited[worker.id]
+            self.changed.pop(worker.id, None)
+            self.update(worker)
+
     @property
     def open_workers(self) -> int:
         """How many workers may be given calls from the backlog."""
@@ -132,3 +167,6 @@ class Placement:
             assert worker.is_open, worker
             assert worker.most_ahead, worker
             assert not worker.free_slots, worker
+            assert worker.id not in self.awaited, worker
+        assert self.changed.keys() <= self.awaited.keys()
+        assert all(self.awaited.values())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, TypeAlias
 
+from poise._core.affinity import Homing
 from poise._core.backlog import Backlog
 from poise._core.batches import Batching, Gathering
 from poise._core.states import CallEvent, CallState
@@ -14,6 +15,7 @@ from poise.errors import Overloaded
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from poise._core.affinity import KeyedCallRecord
     from poise._core.alarms import Alarms
     from poise._core.calls import CallId, CallRecord
     from poise._core.placement import Placement
@@ -29,7 +31,7 @@ class Queues:
     A call waits in the backlog for any worker, parked for room in the backlog, in a queue of its own for one worker or
     for the worker of its lease, or with a claim on a worker until that is empty. One that has failed and is tried again
     is paused until it is time for that, and then wary: it waits for a worker on which it has not failed. One that is to
-    be in a batch may wait for company before it waits for a worker.
+    be in a batch may wait for company before that, and one with a key for the worker that served it last, after that.
     """
 
     __slots__ = (
@@ -41,6 +43,7 @@ class Queues:
         "claims",
         "gathering",
         "held_back",
+        "homing",
         "limit",
         "parked",
         "shares",
@@ -60,8 +63,10 @@ class Queues:
         """Invariant: its calls are WAITING and bound for no worker."""
         self.gathering: Gathering = Gathering(alarms.gatherings)
         """Invariant: its calls are WAITING and bound for no worker."""
+        self.homing: Homing = Homing(placement, alarms)
+        """Invariant: its calls are WAITING and bound for no worker."""
         self.aside: dict[CallId, CallRecord] = {}
-        """Invariant: those that are paused, wary or gathering. They count as if they were in the backlog (G7)."""
+        """Invariant: those that pause, are wary, gather or home. They count as if they were in the backlog (G7)."""
         self.bound: dict[_Owner, Backlog] = {}
         """Calls that wait for a slot of one worker, by the lease that they belong to, or by that worker itself.
 
@@ -120,8 +125,9 @@ class Queues:
         self.put_back(call)
 
     def move_on(self, now: float) -> None:
-        """Let each call that has been wary, or has waited for company, for long enough wait for any worker."""
+        """Let each call that has been wary, or has waited for company or its home, long enough wait for any worker."""
         self._end_gathering(self.gathering.pop_due(now))
+        self.end_homing(self._alarms.homings.pop_due(now))
         for call in self.wary.pop_tired(now):
             del self.aside[call.id]
             assert call.retry is not None
@@ -137,7 +143,7 @@ class Queues:
         assert isinstance(function, Batching)
         if not function.wait or call.bound_for is not None:
             return False
-        has_room = self.depth < self.limit and not self.shares.is_full(call)
+        has_room = self.has_room(call)
         gathers = has_room or self._placement.free_worker() is not None
         if gathers:
             self.aside[call.id] = call
@@ -148,6 +154,20 @@ class Queues:
 
     def _end_gathering(self, calls: Iterable[CallRecord]) -> None:
         for call in calls:
+            del self.aside[call.id]
+            self._enter(call)
+
+    def set_aside(self, call: KeyedCallRecord, home: WorkerRecord, now: float) -> None:
+        """Let a call of the backlog wait for its home."""
+        self.aside[call.id] = call  # first, so that the place which it leaves is not given to one that is parked
+        self._leave(call)
+        self.homing.add(call, home, now)
+        self._admit_parked()
+
+    def end_homing(self, calls: Iterable[CallRecord]) -> None:
+        """Let calls that wait for their home wait for any worker, at their old place."""
+        for call in calls:
+            self.homing.discard(call)
             del self.aside[call.id]
             self._enter(call)
 
@@ -197,8 +217,10 @@ class Queues:
             call.step(CallEvent.RESUME)
         elif call.id in self.wary.calls:
             self.wary.discard(call)
-        else:
+        elif call.id in self.gathering.calls:
             self.gathering.discard(call)
+        else:
+            self.homing.discard(call)
         self._admit_parked()
 
     def _admit_parked(self) -> None:
@@ -278,17 +300,25 @@ class Queues:
         """Calls that wait for room, in the backlog or in their tenant's part of it."""
         return len(self.parked) + len(self.held_back)
 
+    def has_room(self, call: CallRecord) -> bool:
+        """Whether this call may wait for any worker."""
+        return self.depth < self.limit and not self.shares.is_full(call)
+
     def first(self) -> CallRecord | None:
         """The call that is next for any worker."""
         return self.backlog.first() or self.parked.first()
 
-    def next_like(self, call: CallRecord) -> CallRecord | None:
-        """The call that is next among those that may be in a batch with this one, which waits no more."""
+    def next_like(self, call: CallRecord, worker: WorkerRecord) -> CallRecord | None:
+        """The call that is next among those that may be in a batch with this one, which this worker was given."""
         if call.bound_for is not None:
             queue = self.bound.get(_owner(call))
             return None if queue is None else queue.next_like(call)
         wary = self.wary.next_like(call) if call.avoids else None
-        return wary or self.backlog.next_like(call) or self.parked.next_like(call) or self.gathering.next_like(call)
+        waiting = self.backlog.next_like(call)
+        homed = self.homing.next_like(call, worker) if self.homing.calls else None
+        if homed is not None and (waiting is None or homed.precedes(waiting)):
+            waiting = homed
+        return wary or waiting or self.parked.next_like(call) or self.gathering.next_like(call)
 
     def first_for(self, worker: WorkerRecord) -> CallRecord | None:
         """The call that is next for this worker alone: of whoever holds it, else one that is bound for it."""
@@ -325,7 +355,9 @@ class Queues:
         assert all(call in self._alarms.pauses and call.worker is None for call in paused), paused
         self.gathering.check_invariants()
         assert all(call.bound_for is None for call in self.gathering.calls.values())
-        assert len(self.aside) == len(paused) + len(self.wary.calls) + len(self.gathering.calls)
+        assert len(self.aside) == len(paused) + len(self.wary.calls) + len(self.gathering.calls) + len(
+            self.homing.calls
+        )
         assert all(call.state is CallState.PARKED for call in (*self.parked, *self.held_back.values()))
         self._check_tenants()
         claims = [worker.claim for worker in self.claims.values() if worker.claim is not None]

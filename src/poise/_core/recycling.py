@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from poise._core.alarms import Alarms
-    from poise._core.effects import Outbox
+    from poise._core.effects import Effect, Outbox
     from poise._core.fleet import Fleet
     from poise._core.queues import Queues
     from poise._core.renewal import Renewal
@@ -85,16 +85,17 @@ class Recycling:
             return True
         return is_old
 
-    def grown(self, worker: WorkerRecord, resident: int, now: float, *, is_fresh: bool) -> None:
+    def grown(self, worker_id: WorkerId, resident: int, now: float, *, is_fresh: bool) -> list[Effect]:
         """A worker has told that its memory is beyond the limit; if it has run nothing, another would be no better."""
-        limit = self._policy.most_bytes
-        if limit is None:
-            return
+        worker, limit = self._fleet.workers.get(worker_id), self._policy.most_bytes
+        if worker is None or limit is None:
+            return []
         if is_fresh:
             self._outbox.add(Oversized(worker.id, resident, limit))
         else:
             self._due.setdefault(worker.id, f"its resident set is {in_mib(resident)}, more than {in_mib(limit)}")
             self._replace_next(now)
+        return self._renewals.decided(now)
 
     def tick(self, now: float) -> None:
         """Time has passed."""
@@ -128,7 +129,9 @@ class Recycling:
     def _may_more_come(self) -> bool:
         """Whether a pool that is closed has calls left that have not begun, or may have to begin once more."""
         workers = self._fleet.workers.values()
-        may_return = any(w.ahead or w.batches or any(call.retry for call in w.running.values()) for w in workers)
+        may_return = any(
+            w.ahead or w.recalled or w.batches or any(call.retry for call in w.running.values()) for w in workers
+        )
         return may_return or self._queues.count > 0 or self._queues.parked_count > 0
 
     def _replace_next(self, now: float) -> None:

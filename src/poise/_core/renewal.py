@@ -25,10 +25,17 @@ class Order(enum.Enum):
 class Renewal:
     """One worker on its way to be replaced, from the decision until another is ready."""
 
-    __slots__ = ("cause", "failure", "heir", "is_recycling", "old", "persists", "yields")
+    __slots__ = ("cause", "failure", "heir", "is_recycling", "is_sick", "old", "persists", "yields")
 
     def __init__(
-        self, old: WorkerRecord, heir: WorkerRecord, *, is_recycling: bool, persists: bool, yields: bool
+        self,
+        old: WorkerRecord,
+        heir: WorkerRecord,
+        *,
+        is_recycling: bool,
+        is_sick: bool,
+        persists: bool,
+        yields: bool,
     ) -> None:
         self.old: WorkerRecord | None = old
         """The one that works; None once it is given nothing more. Invariant: it is READY."""
@@ -36,6 +43,8 @@ class Renewal:
         """The one that starts, or is to; or that has started."""
         self.is_recycling: bool = is_recycling
         """Whether the policy asks for it."""
+        self.is_sick: bool = is_sick
+        """Whether that is because the old one is sick."""
         self.persists: bool = persists
         """Whether another heir is tried where one cannot start."""
         self.yields: bool = yields

@@ -23,7 +23,18 @@ if TYPE_CHECKING:
 class Renewals:
     """Replaces workers, one by one, for whoever asks."""
 
-    __slots__ = ("_awaited", "_counters", "_fleet", "_granting", "_leaving", "_outbox", "_queues", "on_change", "order")
+    __slots__ = (
+        "_awaited",
+        "_counters",
+        "_fleet",
+        "_granting",
+        "_leaving",
+        "_outbox",
+        "_queues",
+        "on_change",
+        "on_start",
+        "order",
+    )
 
     def __init__(
         self,
@@ -38,6 +49,8 @@ class Renewals:
         """Who goes first where nothing else is said."""
         self.on_change: Callable[[float], object] | None = None
         """Called, while a reload is under way, when a worker has become ready, was lost, or has no room."""
+        self.on_start: Callable[[float], object] | None = None
+        """Called, if there is a policy that asks, when workers may have come or gone."""
         self._awaited: dict[WorkerId, WorkerRecord] = {}
         """Heirs that wait for the end of the worker of this number."""
         self._fleet = fleet
@@ -88,6 +101,8 @@ class Renewals:
 
     def start_due(self, now: float) -> None:
         """Start the workers whose time has come."""
+        if self.on_start is not None:
+            self.on_start(now)
         for worker in self._fleet.start_due(now):
             self._outbox.add(Start(worker.id, worker.is_spare, worker.generation))
 
@@ -99,6 +114,7 @@ class Renewals:
         order: Order = Order.NEW_FIRST,
         *,
         is_recycling: bool = False,
+        is_sick: bool = False,
         persists: bool = False,
         yields: bool = True,
         generation: int | None = None,
@@ -110,22 +126,26 @@ class Renewals:
         if old.renewal is not None:
             return old.renewal
         heir = self._fleet.add(now, waits=order is Order.OLD_FIRST, generation=generation)
-        renewal = Renewal(old, heir, is_recycling=is_recycling, persists=persists or is_recycling, yields=yields)
-        self._outbox.add(Replacing(old.id, heir.id, reason, is_gentle=order is Order.NEW_FIRST))
+        persists = persists or is_recycling
+        renewal = Renewal(old, heir, is_recycling=is_recycling, is_sick=is_sick, persists=persists, yields=yields)
+        self._outbox.add(Replacing(old.id, heir.id, reason, is_gentle=order is Order.NEW_FIRST, is_sick=is_sick))
         if order is Order.OLD_FIRST:
             self._awaited[old.id] = heir
         if order is not Order.NEW_FIRST:
-            self._part(renewal, now)
+            self._part(renewal, now, keeps=order is Order.AT_ONCE and is_recycling)
         return renewal
 
     def at_once(self, old: WorkerRecord, reason: str, now: float, *, is_recycling: bool = False) -> None:
-        """Give a READY worker nothing more; whoever starts in its place counts from now on."""
+        """Give a READY worker nothing more; whoever starts in its place counts from now on.
+
+        If the policy asks for it, what the worker holds is counted already, and it keeps that.
+        """
         if (renewal := old.renewal) is not None:
-            self._part(renewal, now)
+            self._part(renewal, now, keeps=is_recycling)
         elif self._fleet.heals:
             self.begin(old, reason, now, Order.AT_ONCE, is_recycling=is_recycling)
         else:
-            self._leaving.retire(old, now)
+            self._leaving.retire(old, now, keeps=is_recycling)
 
     def is_ready(self, heir: WorkerRecord, now: float) -> None:
         """A worker has started: the one that it replaces, if there is one, is given nothing more."""
@@ -163,12 +183,13 @@ class Renewals:
         renewal.heir.renewal = None
         self._leaving.retire(renewal.heir, now)
 
-    def _part(self, renewal: Renewal, now: float) -> None:
+    def _part(self, renewal: Renewal, now: float, *, keeps: bool = False) -> None:
         """The old one leaves. What waited for it alone, as a broadcast does, is for the one that stays."""
         old = renewal.part()
         self._counters.recycled += renewal.is_recycling
+        self._counters.sick += renewal.is_sick
         self._queues.inherit(old, renewal.heir)
-        self._leaving.retire(old, now)
+        self._leaving.retire(old, now, keeps=keeps)
 
     def check_invariants(self) -> None:
         """Check what is stated at the fields; for tests."""

@@ -10,6 +10,7 @@ import math
 from typing import TYPE_CHECKING
 
 from poise._answers import NOT_BEGUN, Answer
+from poise._core.affinity import Affinity
 from poise._core.alarms import Alarms
 from poise._core.batches import Batching
 from poise._core.counters import snapshot
@@ -17,6 +18,7 @@ from poise._core.effects import Outbox
 from poise._core.endings import Endings
 from poise._core.fleet import Fleet
 from poise._core.granting import Granting
+from poise._core.health import Watch
 from poise._core.leaving import Leaving
 from poise._core.outcomes import Outcomes
 from poise._core.pace import Pace
@@ -32,13 +34,13 @@ from poise._core.states import CallState, WorkerEvent, WorkerState
 from poise.errors import PoolClosed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from poise._core.calls import CallId, CallRecord
     from poise._core.counters import Counters
     from poise._core.effects import Effect
     from poise._core.workers import WorkerId, WorkerRecord
-    from poise.policies import Recycle
+    from poise.policies import Health, Recycle
     from poise.stats import Stats
 
 
@@ -57,6 +59,7 @@ class Scheduler:
         retry_budget: float | None = None,
         heals: bool = True,
         recycle: Recycle | None = None,
+        health: Health | None = None,
         chance: Callable[[], float] = lambda: 1.0,
     ) -> None:
         self.size: int = size
@@ -81,17 +84,23 @@ class Scheduler:
         self.counters: Counters = outcomes.counters
         self._endings = Endings(queues, self.pace, fleet, outcomes, poison_after, chance, retry_budget)
         self._recalls = Recalls(queues, placement, alarms, outbox)
-        self._granting = Granting(slots, queues, placement, alarms, self.pace, outcomes, self._recalls, outbox)
+        self._affinity = affinity = Affinity(fleet.ready, queues, placement, self.counters)
+        recalls = self._recalls
+        self._granting = Granting(slots, queues, placement, alarms, self.pace, outcomes, recalls, affinity, outbox)
         self._leaving = Leaving(
-            fleet, queues, placement, alarms, outcomes, self._endings, self._recalls, self._granting, outbox
+            fleet, queues, placement, alarms, outcomes, self._endings, recalls, self._granting, outbox
         )
         self.renewals: Renewals = Renewals(fleet, queues, self._leaving, self._granting, self.counters, outbox)
         renewals = self.renewals
         renewals.order = Order.NEW_FIRST if recycle is None or recycle.surge else Order.OLD_FIRST
         self.reloading: Reloading = Reloading(fleet, renewals, self._leaving)
-        self._recycling: Recycling | None = None
+        self.recycling: Recycling | None = None
         if recycle is not None:
-            self._recycling = Recycling(recycle, fleet, queues, alarms, renewals, outbox, chance)
+            self.recycling = Recycling(recycle, fleet, queues, alarms, renewals, outbox, chance)
+        self._watch: Watch | None = None
+        if health is not None:
+            leaving, counters = self._leaving, self.counters
+            self._watch = Watch(health, fleet, placement, alarms, renewals, leaving, counters, outbox, chance)
 
     # ---------------------------------------------------------------- callers
 
@@ -177,11 +186,13 @@ class Scheduler:
 
     # ---------------------------------------------------------------- workers
 
-    def finished(self, worker_id: WorkerId, answers: Iterable[Answer], now: float) -> list[Effect]:
+    def finished(self, worker_id: WorkerId, answers: Sequence[Answer], now: float) -> list[Effect]:
         """The worker has answered. Answers for calls that it does not hold are ignored."""
         worker = self._workers.get(worker_id)
         if worker is None:
             return []
+        if self._watch is not None:
+            answers = self._watch.heard(worker, answers, now)
         has_progressed = False
         for answer in answers:
             has_progressed |= answer.ending != NOT_BEGUN
@@ -214,6 +225,8 @@ class Scheduler:
             return []  # retired while it started: its Kill is on the way
         self.fleet.step(worker, WorkerEvent.READY, now)
         worker.most_ahead = most_ahead
+        if self._watch is not None:
+            self._watch.enrol(worker, now)
         self.renewals.is_ready(worker, now)
         self.renewals.start_due(now)
         return self._changed(worker, now)
@@ -247,15 +260,6 @@ class Scheduler:
         self.renewals.gone(worker_id, now)
         return self.renewals.decided(now)  # which starts another at once, after an end that was asked for
 
-    def grown(self, worker_id: WorkerId, resident: int, now: float, *, is_fresh: bool) -> list[Effect]:
-        """A worker's resident set is beyond the limit; it is fresh if it has run nothing yet."""
-        worker = self._workers.get(worker_id)
-        if worker is None or self._recycling is None:
-            return []
-        self._recycling.grown(worker, resident, now, is_fresh=is_fresh)
-        self.renewals.start_due(now)
-        return self._changed(worker, now)
-
     # ---------------------------------------------------------------- size and time
 
     def open(self, now: float) -> list[Effect]:
@@ -284,8 +288,10 @@ class Scheduler:
             if call.bound_for is not None:
                 self._granting.advance(call.bound_for, now)
         self._queues.move_on(now)
-        if self._recycling is not None:
-            self._recycling.tick(now)
+        if self.recycling is not None:
+            self.recycling.tick(now)
+        if self._watch is not None:
+            self._watch.tick(now)
         self.renewals.start_due(now)
         self._recalls.withdraw_unanswered(now)
         if len(self._workers) > 1:
@@ -300,8 +306,10 @@ class Scheduler:
     def close(self, now: float, *, reject_waiting: bool) -> list[Effect]:
         """Accept nothing more; if so told refuse what has not begun, else let it finish."""
         self.is_closed = True
-        if self._recycling is not None:
-            self._recycling.close()
+        if self.recycling is not None:
+            self.recycling.close()
+        if self._watch is not None:
+            self._watch.close()
         if reject_waiting:
             self._endings.refuse_waiting(self._workers.values())
             for worker in self._workers.values():
@@ -360,7 +368,7 @@ class Scheduler:
 
     def _changed(self, worker: WorkerRecord, now: float) -> list[Effect]:
         """A worker's calls or state have changed: bring what follows from that up to date."""
-        if self._recycling is not None and self._recycling.look(worker, now):
+        if self.recycling is not None and self.recycling.look(worker, now):
             self.renewals.start_due(now)
         self._granting.advance(worker, now)
         self._leaving.let_go(worker, now)
@@ -374,6 +382,7 @@ class Scheduler:
         self.fleet.check_invariants()
         self.renewals.check_invariants()
         self._queues.check_invariants()
+        self._affinity.check_invariants()
         self._placement.check_invariants(self._workers.values())
         self._alarms.check_invariants(self._workers)
         for worker in self._workers.values():
@@ -382,6 +391,8 @@ class Scheduler:
         assert head is None or free is None, f"{head} waits beside {free}"  # G4
         assert self._granting.next_wary() is None  # G4
         assert not self._queues.claims or self._placement.empty_worker() is None  # G4
+        if self._watch is not None:
+            self._watch.check_invariants()
         self._check_counts()
 
     def _check_counts(self) -> None:

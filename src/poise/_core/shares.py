@@ -14,6 +14,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Final
 from weakref import WeakValueDictionary
 
+from poise._core.affinity import KeyedCallRecord
 from poise._core.backlog import Rank
 from poise._core.calls import CallRecord, TenantCallRecord
 
@@ -52,6 +53,7 @@ class Shares:
         "_known",
         "_latest",
         "is_used",
+        "keyed_call",
         "limit",
         "nobody",
         "nobodys_call",
@@ -69,6 +71,8 @@ class Shares:
         """What makes the record of such a call."""
         self.tenants_call: Callable[..., CallRecord] = TenantCallRecord
         """The same for one of a tenant, which comes first."""
+        self.keyed_call: Callable[..., CallRecord] = KeyedCallRecord
+        """The same for one with a key: that comes first, and its patience, and the tenant if it has one."""
         self._known: WeakValueDictionary[Hashable, Tenant] = WeakValueDictionary()
         self._clock: float = 0.0
         """The latest time of a tenant whose turn it was: whoever comes back starts there, with nothing saved up."""
@@ -116,8 +120,12 @@ class Shares:
         tenant = self.of(call)
         self._clock = max(self._clock, tenant.time) if is_contended else self._latest
         self.arrive(tenant)
+        return self.charge_along(call, seconds)
+
+    def charge_along(self, call: CallRecord, seconds: float | None) -> float:
+        """The same for a call that goes along with another: it is granted though it may not be its tenant's turn."""
         charged = UNMEASURED if seconds is None else seconds
-        self._add(tenant, charged)
+        self._add(self.of(call), charged)
         return charged
 
     def settle(self, call: CallRecord, charged: float, seconds: float) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from poise._core.batches import Batch
     from poise._core.calls import CallId, CallRecord
     from poise._core.renewal import Renewal
+    from poise._core.vitals import Vitals
 
 WorkerId = int
 
@@ -41,6 +42,7 @@ class WorkerRecord:
         "has_grace",
         "id",
         "is_killed",
+        "is_quarantined",
         "is_silent",
         "keeps_all",
         "lease",
@@ -57,9 +59,10 @@ class WorkerRecord:
         "start_at",
         "state",
         "tolerated_until",
+        "vitals",
     )
 
-    def __init__(self, worker_id: WorkerId, slots: int, start_at: float, failures: int = 0) -> None:
+    def __init__(self, worker_id: WorkerId, slots: int, start_at: float, failures: int = 0) -> None:  # noqa: PLR0915 (its fields)
         self.id: WorkerId = worker_id
         self.slots: int = slots
         self.start_at: float = start_at
@@ -110,6 +113,10 @@ class WorkerRecord:
         """What it is a part of, if it is to be replaced though it lives, or starts in the place of such a one."""
         self.most_calls: float | None = None
         """After how many calls it is recycled, once that was decided."""
+        self.vitals: Vitals | None = None
+        """What is known of its health, in a pool that looks after it."""
+        self.is_quarantined: bool = False
+        """Whether it is sick, so that nothing from the backlog is given to it."""
         self.finished: int = 0
         self.busy: float = 0.0
         """Seconds of service that it has reported."""
@@ -159,7 +166,8 @@ class WorkerRecord:
     def is_open(self) -> bool:
         """Whether a call from the backlog may be given to it."""
         is_free = self.claim is None and self.lease is None
-        return is_free and self.state is WorkerState.READY and not self.is_killed and not self.is_silent
+        is_there = self.state is WorkerState.READY and not self.is_killed and not self.is_silent
+        return is_free and is_there and not self.is_quarantined
 
     @property
     def is_serving(self) -> bool:

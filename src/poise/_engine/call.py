@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from functools import partial
 from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE
 from types import BuiltinFunctionType, FunctionType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from poise._answers import RETRYABLE
+from poise._answers import RETRYABLE, Answer
 from poise._core.states import CallState
 from poise._lanes.lane import Parcel
 from poise._protocol.pickling import is_object_ref
 from poise._protocol.traces import add_note
 from poise._protocol.words import callable_name, is_text
 from poise.batching import ASYNC_ONE, ONE, batching_of, check_arguments
+from poise.errors import DeadlineExceeded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from poise._answers import Answer
     from poise._core.calls import CallRecord
+    from poise._core.scheduler import Scheduler
     from poise._engine.dispatcher import Dispatcher
     from poise._engine.stream import StreamBuffer
     from poise.options import CallOptions
@@ -141,6 +143,32 @@ class Call(asyncio.Future[R]):
         return f"<Call{number} {self.name} {state}{place}>"
 
 
+def judged(call: Call[Any] | None, answer: Answer) -> Answer:
+    """Whether the caller wants another attempt after this exception."""
+    if call is None or not call.options.retry_on:
+        return answer
+    try:
+        is_retryable = isinstance(answer.value, call.options.retry_on)
+    except Exception:  # `__instancecheck__` is the user's own code, and others are answered in this step too
+        logger.exception("retry_on of %s cannot be asked about an exception, so it is not tried again", call.name)
+        return answer
+    return answer._replace(ending=RETRYABLE) if is_retryable else answer
+
+
+def time_limit(options: CallOptions, now: float) -> tuple[float, float]:
+    """How long a call may take from now on, and until when.
+
+    Raises:
+        DeadlineExceeded: the view's deadline has passed.
+    """
+    timeout = math.inf if options.timeout is None else options.timeout
+    if options.deadline is not None:
+        timeout = min(timeout, options.deadline - now)
+        if timeout <= 0:
+            raise DeadlineExceeded(0.0, started=False)
+    return timeout, now + timeout
+
+
 def results_of(calls: list[Call[Any]]) -> list[Any]:
     """What each call of a broadcast has returned; the first failure is raised, with a note that counts them."""
     failures = [error for call in calls if (error := call.exception()) is not None]
@@ -160,6 +188,15 @@ def name_of(function: Callable[..., Any] | str) -> str:
     if type(function) is FunctionType:
         return function.__qualname__
     return function if is_text(function) else callable_name(function)
+
+
+def new_record(scheduler: Scheduler, options: CallOptions) -> Callable[..., CallRecord]:
+    """What makes the record of a call with these options: it takes no more room than they need."""
+    shares, tenant = scheduler.shares, options.tenant
+    if options.key is None:
+        return shares.nobodys_call if tenant is None else shares.new_record(tenant, options.weight)
+    owner = None if tenant is None else shares.tenant(tenant, options.weight)
+    return partial(shares.keyed_call, options.key, options.patience, owner)
 
 
 def pace_key(call: Call[Any]) -> object:
@@ -191,16 +228,6 @@ def _batching_key(call: Call[Any]) -> object:
 def most_together(function: Callable[..., Any] | str) -> int:
     """How many calls of this function may share a slot: one, unless it is batched."""
     return batching_of(function).max if _is_batched(function) else 1
-
-
-def judged(call: Call[Any], answer: Answer) -> Answer:
-    """The answer, as one to be tried again if this exception is one after which the caller wants that."""
-    try:
-        is_retryable = isinstance(answer.value, call.options.retry_on)
-    except Exception:  # `__instancecheck__` is the user's own code, and others are answered in this step too
-        logger.exception("retry_on of %s cannot be asked about an exception, so it is not tried again", call.name)
-        return answer
-    return answer._replace(ending=RETRYABLE) if is_retryable else answer
 
 
 def is_plain(function: Callable[..., Any] | str) -> bool:

@@ -15,7 +15,21 @@ from typing import TYPE_CHECKING, Any
 
 from poise._answers import NOT_BEGUN, RAISED, RETURNED, Answer
 from poise._core.batches import Batching
-from poise._core.effects import Cancel, Kill, Lease, News, Recall, Reject, Resolve, Send, SendBatch, Start, Withdraw
+from poise._core.calls import CallRecord
+from poise._core.effects import (
+    Cancel,
+    Check,
+    Kill,
+    Lease,
+    News,
+    Recall,
+    Reject,
+    Resolve,
+    Send,
+    SendBatch,
+    Start,
+    Withdraw,
+)
 from poise._core.observed import note_company
 from poise._engine.batches import Batches
 from poise._engine.call import is_plain, judged
@@ -29,12 +43,12 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Iterable, Sequence
 
-    from poise._core.calls import CallRecord
     from poise._core.effects import Effect
     from poise._core.reloading import Reload
     from poise._core.renewal import Renewal
     from poise._core.scheduler import Scheduler
     from poise._engine.call import Call
+    from poise._engine.checks import Checks
     from poise._engine.clock import Clock, Timer
     from poise._engine.observers import Observers
     from poise._lanes.lane import Lane, Launcher
@@ -69,6 +83,8 @@ class Dispatcher:
         self._calls: dict[int, Call[Any]] = {}
         """Calls whose answers need a look on their way in: streams, and those with `retry_on`."""
         self.batches: Batches = Batches()
+        self.checks: Checks | None = None
+        """What has workers checked, if they are."""
         self._next_call_id = 0
         self._pending: deque[Effect] = deque()
         """Effects still to be performed. A lane may answer while it is sent to, which adds to them."""
@@ -106,7 +122,7 @@ class Dispatcher:
             record.refused(error)
             self._forget(call)
             raise
-        if effects or record.deadline != math.inf or type(record.function) is Batching:
+        if effects or record.deadline < math.inf or type(record) is not CallRecord or type(record.function) is Batching:
             self._perform(effects)  # else it waits, and no time is to be kept for it
 
     def cancel(self, call: Call[Any]) -> None:
@@ -223,8 +239,10 @@ class Dispatcher:
         """Attempts have ended."""
         if self.batches.sent:
             answers = self.batches.opened(answers)
-        judged = [answer if answer.ending != RAISED else self._judged(answer) for answer in answers]
-        self._take(self.scheduler.finished, worker_id, judged, self.clock.time())
+        answers = [
+            answer if answer.ending != RAISED else judged(self._calls.get(answer.call_id), answer) for answer in answers
+        ]
+        self._take(self.scheduler.finished, worker_id, answers, self.clock.time())
 
     def on_begun(self, worker_id: int, call_ids: Sequence[int]) -> None:
         """Calls sent ahead may have begun."""
@@ -247,7 +265,8 @@ class Dispatcher:
 
     def on_grown(self, worker_id: int, resident: int, *, is_fresh: bool) -> None:
         """A worker has more memory than it is to have."""
-        self._take(self.scheduler.grown, worker_id, resident, self.clock.time(), is_fresh=is_fresh)
+        if (recycling := self.scheduler.recycling) is not None:
+            self._take(recycling.grown, worker_id, resident, self.clock.time(), is_fresh=is_fresh)
 
     def on_lost(self, worker_id: int, reason: str, *, all_in_doubt: bool = False) -> None:
         """A worker has died by itself."""
@@ -255,10 +274,6 @@ class Dispatcher:
         if lane is not None:
             self.supervisor.bury(lane)
         self.worker_lost(worker_id, reason, all_in_doubt=all_in_doubt)
-
-    def _judged(self, answer: Answer) -> Answer:
-        call = self._calls.get(answer.call_id)
-        return answer if call is None or not call.options.retry_on else judged(call, answer)
 
     # ---------------------------------------------------------------- effects
 
@@ -314,9 +329,12 @@ class Dispatcher:
         elif not isinstance(effect, Resolve) and (lane := self.lanes.get(effect.worker_id)) is not None:
             self._tell(lane, effect)
 
-    def _tell(self, lane: Lane, effect: Recall | Withdraw | Cancel) -> None:
+    def _tell(self, lane: Lane, effect: Recall | Withdraw | Cancel | Check) -> None:
         if isinstance(effect, Recall):
             lane.recall(effect.call_ids)
+        elif isinstance(effect, Check):
+            if self.checks is not None:
+                self.checks.send(effect.worker_id, lane)
         elif isinstance(effect, Withdraw):
             lane.withdraw(effect.call_ids)
         elif (call_id := self.batches.given_up(effect.call_id)) is not None:

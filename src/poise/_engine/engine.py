@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from poise._core.scheduler import Scheduler
 from poise._core.states import CallState
 from poise._engine import renewing
-from poise._engine.call import Call, pace_key
+from poise._engine.call import Call, new_record, pace_key, time_limit
+from poise._engine.checks import Checks
 from poise._engine.dispatcher import Dispatcher
 from poise._engine.looking import LOOKS_FOR, look, stats_of
 from poise._engine.loops import running_loop
 from poise._engine.observers import Observers
 from poise.checks import check_whole
-from poise.errors import ConfigError, DeadlineExceeded, PoolBroken, PoolClosed
+from poise.errors import ConfigError, PoolBroken, PoolClosed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -116,10 +117,8 @@ class Engine:
             dispatcher.check_may_kill("kill_on_cancel", value=True)
         call: Call[Any] = Call(dispatcher, function, args, kwargs, options, stream)
         call.may_begin = may_begin
-        timeout, deadline = _time_limit(options, dispatcher.clock.time())
-        shares, tenant = dispatcher.scheduler.shares, options.tenant
-        new_record = shares.nobodys_call if tenant is None else shares.new_record(tenant, options.weight)
-        record = new_record(
+        timeout, deadline = time_limit(options, dispatcher.clock.time())
+        record = new_record(dispatcher.scheduler, options)(
             dispatcher.next_call_id(),
             pace_key(call),
             name=call.name,
@@ -311,11 +310,15 @@ class Engine:
             retry_budget=settings.retry_budget,
             heals=self._launcher.replaces,
             recycle=settings.recycle,
+            health=settings.health,
             chance=self._runtime.chance,
         )
         clock = self._runtime.clock(loop)
         times = settings.start_timeout, settings.close_timeout
-        return Dispatcher(scheduler, self._launcher, loop, *times, clock, self.observers)
+        dispatcher = Dispatcher(scheduler, self._launcher, loop, *times, clock, self.observers)
+        if settings.health is not None and settings.health.check is not None:
+            dispatcher.checks = Checks(settings.health, dispatcher)
+        return dispatcher
 
     async def _get_ready(self, dispatcher: Dispatcher) -> int:
         """Have the launcher get ready, within `start_timeout`; return how many workers there are to be."""
@@ -323,7 +326,7 @@ class Engine:
         in_time = asyncio.timeout(None if limit == math.inf else limit)
         try:
             async with in_time:
-                await self._launcher.open(dispatcher)
+                await self._launcher.open(dispatcher.checks or dispatcher)
                 return size or await self._launcher.default_size()
         except TimeoutError as error:
             if not in_time.expired():
@@ -339,8 +342,9 @@ class Engine:
             ready = scheduler.ready_workers
             reason = f"{ready} of min_ready={wanted} workers were ready after start_timeout={timeout:g} s"
             shortage = await self._launcher.shortage()
-            if shortage or scheduler.fleet.last_failure is not None:
-                reason += f": {shortage or scheduler.fleet.last_failure}"
+            checking = None if dispatcher.checks is None else dispatcher.checks.under_way
+            if (cause := shortage or scheduler.fleet.last_failure or checking) is not None:
+                reason += f": {cause}"
             raise PoolBroken(reason, scheduler.fleet.failed_starts)
         if scheduler.ready_workers < wanted:
             raise scheduler.fleet.broken_error()
@@ -376,17 +380,3 @@ class Engine:
                 await self._launcher.aclose(deadline - loop.time())
             finally:
                 self.observers.end()
-
-
-def _time_limit(options: CallOptions, now: float) -> tuple[float, float]:
-    """How long a call may take from now on, and until when.
-
-    Raises:
-        DeadlineExceeded: the view's deadline has passed.
-    """
-    timeout = math.inf if options.timeout is None else options.timeout
-    if options.deadline is not None:
-        timeout = min(timeout, options.deadline - now)
-        if timeout <= 0:
-            raise DeadlineExceeded(0.0, started=False)
-    return timeout, now + timeout

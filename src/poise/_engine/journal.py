@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from poise._core.recycling import in_mib
+from poise._protocol.words import describe
 from poise.events import Observer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from poise._core.effects import Crowded, Oversized
+    from poise._core.effects import Crowded, Oversized, Struck
     from poise._engine.clock import Clock, Timer
     from poise.events import PoolBroke, PoolEnded, WorkerDied, WorkerReady, WorkerReplacing, WorkerRetired
 
@@ -96,7 +97,15 @@ class Journal(Observer):
         """A worker that lives is to be replaced."""
         order = "starts first" if event.is_heir_first else "takes its place"
         text = f"{self._name(event.worker)} is replaced: {event.reason}; worker {event.heir} {order}"
-        self._say("workers that are replaced", logging.INFO, text)
+        self._say("workers that are replaced", logging.WARNING if event.is_sick else logging.INFO, text)
+
+    def struck(self, effect: Struck) -> None:
+        """A worker may be sick."""
+        how = "has failed" if effect.is_answered else "was not answered in time"
+        if effect.failure is not None:
+            how += f" ({_one_line(describe(effect.failure))})"
+        text = f"{effect.check} of {self._name(effect.worker_id)} {how}, {effect.strikes} in a row"
+        self._say("checks that failed", logging.WARNING, f"{text}; it is sick at {effect.most}")
 
     def crowded(self, effect: Crowded) -> None:
         """There is no room for one more while the one that it replaces works."""

@@ -9,7 +9,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 from poise import events
-from poise._core.effects import Crowded, Lost, Replacing
+from poise._core.effects import Crowded, Lost, Replacing, Struck
 from poise._core.observed import CALL_EVENTS, Telling, observe
 from poise._engine.journal import Journal
 from poise.events import Observer, check_observer
@@ -172,6 +172,8 @@ class Observers:
             self._replacing(news)
         elif isinstance(news, Crowded):
             self._journal.crowded(news)
+        elif isinstance(news, Struck):
+            self._journal.struck(news)
         else:
             self._journal.oversized(news)
 
@@ -186,7 +188,7 @@ class Observers:
     def _replacing(self, news: Replacing) -> None:
         if events.WorkerReplacing in self._listeners:
             pid, now = self._pids.get(news.worker_id), self._clock.time()
-            change = news.heir_id, news.reason, news.is_gentle
+            change = news.heir_id, news.reason, news.is_gentle, news.is_sick
             self._tell(events.WorkerReplacing(now, self._pool, news.worker_id, pid, *change))
 
     def retired(self, worker_id: int) -> None:

@@ -12,6 +12,7 @@ from poise._lanes.lane import StartFailed
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
+    from poise._engine.checks import Checks
     from poise._engine.clock import Clock
     from poise._lanes.lane import Lane, Launcher
 
@@ -27,6 +28,7 @@ class Owner(Protocol):
     loop: asyncio.AbstractEventLoop
     clock: Clock
     lanes: dict[int, Lane]
+    checks: Checks | None
 
     def worker_ready(self, worker_id: int, lane: Lane) -> bool:
         """A worker has started; False if it is not wanted any more."""
@@ -144,7 +146,7 @@ class Supervisor:
             self._owner.no_room(worker_id, shortage)
 
     async def _launch_in_time(self, worker_id: int, launcher: Launcher) -> Lane:
-        launch = self._owner.loop.create_task(launcher.launch(worker_id))
+        launch = self._owner.loop.create_task(self._launch(worker_id, launcher))
         late: asyncio.Future[None] = self._owner.loop.create_future()
         timer = alarm(self._owner.clock, self._start_timeout, late, None)
         try:
@@ -156,6 +158,8 @@ class Supervisor:
                 return launch.result()
             reason = f"it was not ready after start_timeout={self._start_timeout:g} s"
             shortage = await launcher.shortage()
+            if self._owner.checks is not None and self._owner.checks.is_first(worker_id):
+                reason += ", because its first check had not ended"
             if shortage:
                 self._warn(shortage)
                 self._owner.no_room(worker_id, shortage)
@@ -166,6 +170,23 @@ class Supervisor:
             raise
         finally:
             timer.cancel()
+
+    async def _launch(self, worker_id: int, launcher: Launcher) -> Lane:
+        """Start a worker, and see whether it is well."""
+        lane = await launcher.launch(worker_id)
+        if (checks := self._owner.checks) is None:
+            return lane
+        try:
+            await checks.first(worker_id, lane)
+        except BaseException:
+            try:
+                await lane.close(self._close_timeout)
+            finally:
+                await lane.kill()  # waits for that same end, if the start is given up meanwhile
+            raise
+        finally:
+            checks.forget(worker_id)
+        return lane
 
     async def _give_up(self, launch: asyncio.Task[Lane]) -> None:
         launch.cancel()

@@ -47,6 +47,17 @@ class PlainConnection:
         """See `Connection`."""
         return self._socket.recv_into(buffer)
 
+    def receive_now(self, buffer: memoryview) -> int | None:
+        """The same without waiting; None if nothing has come."""
+        try:
+            return self._socket.recv_into(buffer, 0, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return None
+
+    def fileno(self) -> int:
+        """What tells that bytes have come."""
+        return self._socket.fileno()
+
     def send(self, pieces: list[memoryview]) -> None:
         """See `Connection`."""
         if len(pieces) == 1:

@@ -78,6 +78,8 @@ class Host:
         self._inbox = Inbox(self._announce) if most_bytes is None else self._gauged_inbox(most_bytes)
         self._inbox.give_back = lambda call_id: self.reply(Answer(call_id, NOT_BEGUN, None))
         self._retires = False
+        self._is_alone = False
+        """Whether one thread runs all calls."""
         self._shelf: FunctionShelf | None = None
         self._link: Link | None = None
         """The express lane, once the caller has connected."""
@@ -115,6 +117,7 @@ class Host:
         become_worker()
         add_paths(paths)
         try:
+            self._is_alone = concurrency == 1
             loop = calls_loop(self._inbox, concurrency)
             self._keeper = Keeper(loop)
             instance = self._keeper.make(None if factory is None else _unpack_factory(factory, writable=writable))
@@ -204,7 +207,7 @@ class Host:
         if memory is not None:
             self._inbox.marks = Marks(marks_of(memory))
         journal = None if memory is None else journal_of(memory)
-        self._link = Link(connection, self._inbox, self._shelf, self.reply, journal)
+        self._link = Link(connection, self._inbox, self._shelf, self.reply, journal, is_alone=self._is_alone)
         self._link.run()
 
     @_in_group("collect")

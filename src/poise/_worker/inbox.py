@@ -86,6 +86,8 @@ class Inbox:
         """Whether the worker retires, so that what was sent ahead is not for it any more."""
         self.on_news: Callable[[], object] | None = None
         """Called on any thread when something has come for a thread that waits otherwise than in `take`."""
+        self.lead: Callable[[], object] | None = None
+        """How the one thread that takes waits, if it reads what comes itself."""
         self._missed: OrderedDict[int, None] = OrderedDict()
         """What was recalled or cancelled and is not here: it has ended, or comes by a slower way."""
 
@@ -125,6 +127,8 @@ class Inbox:
         while True:
             if wait is not None:
                 wait()
+            elif self.lead is not None:
+                self.lead()
             call = self._queue.get()
             if call is None:
                 self._queue.put(None)  # for the next thread

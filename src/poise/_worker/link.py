@@ -1,6 +1,7 @@
-"""The worker's end of the express lane: one connection, a thread that reads it, and runners that write to it.
+"""The worker's end of the express lane: one connection, and the threads that read it and write to it.
 
-The reading thread puts calls into the inbox and answers recalls and cancellations while user code runs. Replies are
+A thread puts calls into the inbox and answers recalls and cancellations while user code runs; a worker that runs one
+call at a time reads by itself while it has none (`Turns`). Replies are
 collected in a journal and written together: when the inbox is empty, after a call that was not short, with the next
 announcement, whenever the caller asks for something, and after `KEPT_FOR` by a thread of its own, since the call that
 has begun meanwhile may be a long one. If that one keeps the interpreter to itself, a caller on the same node takes them
@@ -41,7 +42,9 @@ from poise._protocol.messages import (
     wholes,
 )
 from poise._protocol.payloads import Packed, detach
+from poise._worker.connections import PlainConnection
 from poise._worker.inbox import Arrival, Inbox
+from poise._worker.reading import CAN_TAKE_TURNS, Turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -67,6 +70,8 @@ class Link:
         shelf: FunctionShelf,
         settle: Callable[[Answer], None],
         journal: memoryview | None = None,
+        *,
+        is_alone: bool = False,
     ) -> None:
         """Serve this connection.
 
@@ -76,6 +81,7 @@ class Link:
             shelf: where its functions go.
             settle: ends a call, whichever way it came.
             journal: memory for what is said and not written yet, if the caller can read it there.
+            is_alone: whether one thread alone runs the calls, so that it may read by itself while it has none.
         """
         self._connection = connection
         self._inbox = inbox
@@ -94,6 +100,7 @@ class Link:
         self._wake: SimpleQueue[None] = SimpleQueue()
         # Invariant: when a reply is kept back, this is set, or becomes so at once, until somebody has looked after it.
         self._is_watched = False
+        self._is_alone = is_alone
 
     # Runner threads
 
@@ -184,10 +191,8 @@ class Link:
     def run(self) -> None:
         """Read until the caller is gone; then nothing more begins here."""
         threading.Thread(target=self._flush_late, name="poise-express-flush", daemon=True).start()
-        reader = FrameReader()
         try:
-            while count := self._connection.receive_into(reader.buffer()):
-                self._hear(reader.received(count))
+            self._read()
         except (OSError, FrameError) as error:
             _log.info("the connection to the caller is lost: %s", error)
         except Exception:  # noqa: BLE001 - no memory for what comes, or a fault of poise's own
@@ -197,6 +202,17 @@ class Link:
             self._wake.put(None)
             self._inbox.close()
             self._connection.close()
+
+    def _read(self) -> None:
+        connection = self._connection
+        if CAN_TAKE_TURNS and self._is_alone and isinstance(connection, PlainConnection):
+            turns = Turns(connection, self._inbox, self._hear)
+            self._inbox.lead = turns.lead
+            turns.follow()
+            return
+        reader = FrameReader()
+        while count := connection.receive_into(reader.buffer()):
+            self._hear(reader.received(count))
 
     def _hear(self, frames: list[Frame]) -> None:
         """Take in what came, in a frame of its own: while the thread waits it keeps no argument alive."""

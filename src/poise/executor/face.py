@@ -126,6 +126,7 @@ class Executor(futures.Executor, Generic[T]):
             observers (()): see `poise.Pool`. They are called on the executor's own thread.
             record (None): see `poise.Pool`.
             recycle (None): see `poise.Pool`; `max_tasks_per_child` is another name for a part of it.
+            health (None): see `poise.Pool`.
             ray_options (None): options of Ray's for each actor, passed on unchanged: `num_gpus`, `resources`,
                 `runtime_env`...
             ray_init (None): see `poise.Pool`.
