@@ -127,7 +127,7 @@ $(BENCH): $(BIN)/python pyproject.toml bench/constraints.txt
 
 $(DEV): $(RUNTIME)
 	@echo "installing the tools for development into .venv"
-	@$(INSTALL) --editable '.[cli,demo,progress,tls,web]' --group dev
+	@$(INSTALL) --editable '.[cli,demo,progress,prometheus,tls,web]' --group dev
 	@touch $@
 
 # Made anew each time: whether it is up to date is the build's own business. `.venv` has all that it needs.
@@ -140,5 +140,5 @@ $(WHEEL): $(DEV)
 
 $(DOCS): $(RUNTIME)
 	@echo "installing what builds the pages into .venv"
-	@$(INSTALL) --editable '.[web]' --group docs
+	@$(INSTALL) --editable '.[prometheus,web]' --group docs
 	@touch $@

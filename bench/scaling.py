@@ -149,8 +149,9 @@ async def measure(seconds: float, rounds: int) -> Table:
     for turn in range(rounds):
         for name, contender in contenders.items():
             print(f"round {turn + 1}: {name}", file=sys.stderr, flush=True)
+            opened: Any = contender
             try:
-                async with contender() as (call, count):
+                async with opened() as (call, count):
                     rows.append([name, *await replay(call, count, load)])
             except ImportError as error:
                 print(f"no {name}: {str(error).partition('. ')[0]}", file=sys.stderr)

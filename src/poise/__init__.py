@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         WorkerLost,
         WrongLoop,
     )
+    from poise.events import Observer
     from poise.executor.broken import ExecutorBroken, ExecutorPoisonCall, ExecutorWorkerLost
     from poise.executor.face import Executor
     from poise.options import CallArguments, CallOptions, MapArguments, PoolArguments
@@ -62,6 +63,7 @@ __all__ = [
     "LeaseExpired",
     "LoopBlocked",
     "MapArguments",
+    "Observer",
     "Overloaded",
     "PayloadError",
     "PayloadRefused",
@@ -91,7 +93,7 @@ __all__ = [
     "this_worker",
 ]
 
-_MODULES = frozenset({"asgi", "errors", "testing"})
+_MODULES = frozenset({"asgi", "errors", "events", "prometheus", "testing"})
 """Those that users know by name."""
 
 # Found when first used (PEP 562), so that a worker, which needs none of them, starts 40 ms sooner.
@@ -115,6 +117,7 @@ _HOMES = {
     "LeaseExpired": "poise.errors",
     "LoopBlocked": "poise.errors",
     "MapArguments": "poise.options",
+    "Observer": "poise.events",
     "Overloaded": "poise.errors",
     "PayloadError": "poise.errors",
     "PayloadRefused": "poise.errors",

@@ -31,7 +31,7 @@ from poise.pool import Pool
 from poise.view import View, engine_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import AsyncGenerator, Awaitable, Callable
 
     from starlette.applications import Starlette
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -56,6 +56,7 @@ def install(
     deadline_header: str | None = None,
     prefix: str = "",
     cancel_on_disconnect: bool = True,
+    metrics: str | None = None,
 ) -> None:
     """Give an application a pool. Call it once, before the application starts.
 
@@ -72,13 +73,18 @@ def install(
         prefix: put before the paths of the two health routes.
         cancel_on_disconnect: cancel an endpoint whose client has gone before its response was complete, and with it
             the calls made through `asgi.pool`. It is noticed once the endpoint has taken the request's body.
+        metrics: the path, such as "/metrics", at which Prometheus finds the metrics of this pool, by the name of what
+            it holds, and whatever else the process has for it: see `poise.prometheus`.
 
     Raises:
-        ConfigError: the application has a pool already.
+        ConfigError: the application has a pool already, or `metrics` is no path.
+        ModuleNotFoundError: `metrics` needs `poise[prometheus]`.
     """
+    if metrics is not None and not metrics.startswith("/"):
+        raise ConfigError("metrics", metrics, 'a path, such as "/metrics", or None')
     if hasattr(app.state, _STATE_KEY):
         raise ConfigError("app", app, "an application has one pool; open others with asgi.lifespan")
-    home = _Home(pool)
+    home = _Home(pool, has_metrics=metrics is not None)
     setattr(app.state, _STATE_KEY, home)
     app.router.lifespan_context = _around(home, app.router.lifespan_context)
     for kind in STATUS:
@@ -90,6 +96,7 @@ def install(
     app.router.routes[:0] = [
         Route(f"{prefix}/healthz", _healthz, include_in_schema=False),
         Route(f"{prefix}/readyz", home.readyz, include_in_schema=False),
+        *([] if metrics is None else [Route(metrics, _metrics_route(), include_in_schema=False)]),
     ]
 
 
@@ -126,8 +133,9 @@ async def pool(connection: HTTPConnection) -> View[Any]:
 class _Home:
     """An application's pool, over the starts and ends of the application."""
 
-    def __init__(self, source: AnyPool) -> None:
+    def __init__(self, source: AnyPool, *, has_metrics: bool = False) -> None:
         self._source = source
+        self._has_metrics = has_metrics
         self._pool: Pool[Any] | None = None
 
     @property
@@ -145,6 +153,10 @@ class _Home:
         """Open the pool for as long as the block lasts."""
         source: Any = self._source
         self._pool = cast("Pool[Any]", source if isinstance(source, Pool) else source())
+        if self._has_metrics:
+            from poise import prometheus
+
+            prometheus.watch(self._pool, repr(engine_of(self._pool)))
         async with self._pool:
             yield
 
@@ -155,6 +167,16 @@ class _Home:
         stats, state = self._pool.stats(), self._pool.state
         is_ready = state == "open" and stats.ready > 0
         return JSONResponse({"state": state, "ready": stats.ready, "size": stats.size}, 200 if is_ready else 503)
+
+
+def _metrics_route() -> Callable[[Request], Awaitable[Response]]:
+    """What answers a scrape."""
+    from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+    async def metrics(request: Request) -> Response:  # noqa: ARG001 (as Starlette calls it)
+        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+    return metrics
 
 
 async def _healthz(request: Request) -> Response:  # noqa: ARG001 (as Starlette calls it)

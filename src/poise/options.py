@@ -5,11 +5,13 @@ from __future__ import annotations
 import difflib
 import math
 import numbers
+import os
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Literal, Required, TypedDict, get_args
 
 from poise.checks import check_flag, check_moment, check_one_of, check_seconds, check_share, check_whole, is_a
 from poise.errors import ConfigError, UnknownOption
+from poise.events import Observer, check_observer
 from poise.policies import Health, Recycle
 
 if TYPE_CHECKING:
@@ -74,6 +76,8 @@ class WorkerArguments(TypedDict, total=False):
     writable: bool
     recycle: Recycle | None
     health: Health | None
+    observers: Iterable[Observer]
+    record: str | os.PathLike[str] | None
     ray_options: dict[str, Any] | None
     ray_init: dict[str, Any] | None
 
@@ -197,6 +201,8 @@ class PoolOptions:
     writable: bool = False
     recycle: Recycle | None = None
     health: Health | None = None
+    observers: Iterable[Observer] = ()
+    record: str | os.PathLike[str] | None = None
     ray_options: dict[str, Any] = field(default_factory=dict[str, Any])
     ray_init: dict[str, Any] = field(default_factory=dict[str, Any])
 
@@ -232,6 +238,8 @@ class PoolOptions:
         check_flag("writable", self.writable)
         _check_policy("recycle", self.recycle, Recycle, "poise.Recycle(calls=10_000)")
         _check_policy("health", self.health, Health, "poise.Health(Model.check)")
+        object.__setattr__(self, "observers", _observers(self.observers))
+        _check_record(self.record)
         object.__setattr__(self, "ray_options", _dict("ray_options", self.ray_options, "Ray gives to an actor"))
         object.__setattr__(self, "ray_init", _dict("ray_init", self.ray_init, "ray.init() takes"))
 
@@ -250,6 +258,27 @@ class PoolOptions:
 def _check_policy(option: str, value: Any, kind: type[Any], example: str) -> None:
     if value is not None and not isinstance(value, kind):
         raise ConfigError(option, value, f"a poise.{kind.__name__}, such as {example}, or None")
+
+
+def _observers(given: Any) -> tuple[Observer, ...]:
+    try:
+        observers = tuple(given)
+    except TypeError as error:
+        raise ConfigError("observers", given, "a list of observers, such as [MyObserver()]") from error
+    for each in observers:
+        check_observer("observers", each)
+    return observers
+
+
+def _check_record(path: Any) -> None:
+    if path is None:
+        return
+    try:
+        folder = os.path.dirname(os.fsdecode(path)) or os.curdir
+    except TypeError as error:
+        raise ConfigError("record", path, "the path of a file, or None") from error
+    if not os.path.isdir(folder) or os.path.isdir(path):
+        raise ConfigError("record", path, "the path of a file in a folder that there is")
 
 
 def _dict(option: str, value: Any, what: str) -> dict[str, Any]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from poise._engine.engine import PoolState
     from poise._engine.runtime import Runtime
     from poise._lanes.lane import Launcher
+    from poise.events import Observer
     from poise.options import PoolArguments
 
 T = TypeVar("T")
@@ -110,6 +111,9 @@ class Pool(View[T]):
                 `poise.Recycle(calls=10_000, memory="2GiB")`.
             health (None): when a worker is sick, is given no more calls, and is replaced: a `poise.Health`, for
                 example `poise.Health(Model.check, every=10.0)`.
+            observers (()): who hears of what happens: objects of classes derived from `poise.Observer`.
+            record (None): a file in which it is written down which worker ran what and when, for https://ui.perfetto.dev;
+                what it has held is replaced, and half a million events are the most.
             ray_options (None): options of Ray's for each actor, passed on unchanged: `num_gpus`, `resources`,
                 `runtime_env`...
             ray_init (None): options of `ray.init()`, such as `num_cpus`, `log_to_driver` or `address`, for the Ray
@@ -260,6 +264,21 @@ class Pool(View[T]):
             await self.aclose()
 
     # ---------------------------------------------------------------- looking
+
+    def add_observer(self, observer: Observer) -> None:
+        """Tell this one, too, what happens in the pool from now on: see `poise.Observer`. Any thread may do so.
+
+        Of calls that were submitted before it hears only if others were told of them already. Added again, it is
+        told once.
+
+        Raises:
+            ConfigError: it is no observer.
+        """
+        self._engine.observers.add(observer)
+
+    def remove_observer(self, observer: Observer) -> None:
+        """Tell this one nothing more. Any thread may do so; it does nothing if it is not told anything."""
+        self._engine.observers.remove(observer)
 
     @property
     def state(self) -> PoolState:

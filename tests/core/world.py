@@ -35,6 +35,7 @@ from poise._core.effects import (
     Start,
     Withdraw,
 )
+from poise._core.observed import CALL_EVENTS, Telling, note_company, observe
 from poise._core.pace import AHEAD_CALLS
 from poise._core.scheduler import Scheduler
 from poise._core.states import CallState
@@ -49,9 +50,12 @@ from poise.errors import (
     WorkerLost,
 )
 from poise.policies import Health, Recycle
+from tests.core.witness import Witness
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
+
+    from poise._core.calls import CallRecord
 
 TRIPLES, PATIENT = Batching(3, 0.0), Batching(8, 0.01)
 """Batched functions; calls of the second wait for company."""
@@ -222,6 +226,7 @@ class World:
         has_marks: bool = True,
         recycle: Recycle | None = None,
         health: Health | None = None,
+        is_observed: bool = True,
     ) -> None:
         self.now = 100.0
         self.pool = Scheduler(
@@ -236,6 +241,11 @@ class World:
             recycle=recycle,
             health=health,
         )
+        self.witness = Witness() if is_observed else None
+        if self.witness is not None:
+            telling = Telling("pool", lambda: self.now, self.witness.tell, self.witness.take_back)
+            telling.listen(CALL_EVENTS)
+            observe(self.pool.shares, telling)
         self.recycle = recycle
         self.health = health
         self.slots = slots
@@ -342,6 +352,10 @@ class World:
             if effect.worker_id in self.actors:
                 self._withdraw(self.actors[effect.worker_id], effect.call_ids)
 
+    def _look(self) -> None:
+        if self.witness is not None:
+            self.witness.look({call_id: fate.call for call_id, fate in self.fates.items()})
+
     def _check_homes(self, keyed: dict[int, list[tuple[KeyedCallRecord, int, bool]]]) -> None:
         """Who was given the calls of each key: another than before only if that one had no slot for it.
 
@@ -386,6 +400,7 @@ class World:
 
     def _check_batch(self, calls: Sequence[CallRecord]) -> None:
         """What goes together may, and whatever may is taken along."""
+        note_company(calls)
         first = calls[0]
         assert isinstance(first.function, Batching)
         assert 1 < len(calls) <= first.function.max
@@ -537,11 +552,16 @@ class World:
         key: int | None = None,
         patience: float = 0.0,
     ) -> Fate | None:
+        members = self.pool.members()
+        if member is not None and not members:
+            return None
         self._next_id += 1
-        new = CallRecord if tenant is None else self.pool.shares.new_record(tenant, 1 + tenant)
+        shares = self.pool.shares
+        new = shares.nobodys_call if tenant is None else shares.new_record(tenant, 1 + tenant)
         if key is not None:
-            owner = None if tenant is None else self.pool.shares.tenant(tenant, 1 + tenant)
-            new = partial(KeyedCallRecord, key, patience, owner)
+            new = partial(
+                shares.keyed_call, key, patience, None if tenant is None else shares.tenant(tenant, 1 + tenant)
+            )
         call = new(
             self._next_id,
             function,
@@ -554,9 +574,6 @@ class World:
             is_lease=is_lease,
         )
         if member is not None:
-            members = self.pool.members()
-            if not members:
-                return None
             call.bound_for = members[member % len(members)]
         depth = self._depth()
         fate = self.fates[call.id] = self.live[call.id] = Fate(call, retries, may_park)
@@ -574,6 +591,7 @@ class World:
 
     def _refused(self, fate: Fate, error: PoiseError, depth: int, lease: Fate | None) -> None:
         self.seen[f"submit: {type(error).__name__}"] += 1
+        fate.call.refused(error)
         del self.live[fate.call.id], self.fates[fate.call.id]
         match error:
             case Overloaded():
@@ -830,6 +848,7 @@ class World:
 
     def check(self) -> None:
         self.pool.check_invariants()
+        self._look()
         for actor in self.actors.values():
             assert len(actor.begun) <= self.slots  # G3
         stats = self.pool.stats(self.now)
@@ -934,6 +953,9 @@ class World:
         for fate in self.fates.values():
             assert fate.call.is_lease or fate.outcomes + fate.is_cancelled == 1, fate  # G1
         assert all(fate.call.state is CallState.DONE for fate in self.fates.values())
+        self._look()
+        if self.witness is not None:
+            self.witness.check(self.pool.counters)
 
     def _lease_lost(self, worker_id: int) -> None:
         self._lease_ended(worker_id)
@@ -1008,6 +1030,7 @@ def make_world(dice: Dice) -> World:
         has_marks=pick((True, True, False)),
         recycle=pick(RECYCLES) if heals else None,
         health=pick(HEALTHS) if heals else None,
+        is_observed=pick((True, True, False)),
     )
     everything = tuple(SERVICE_TIMES)
     world.functions = pick((everything, everything, everything[:3], everything[:3], (TRIPLES, PATIENT), (PATIENT,)))

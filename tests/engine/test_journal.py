@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 import poise
-from poise._core.effects import Lost
 from poise._engine.journal import MOST_LINES, WINDOW, Journal
+from poise.events import PoolEnded, WorkerDied
 from poise.testing import Faults, LocalPool, ManualClock
 
 if TYPE_CHECKING:
@@ -124,19 +124,19 @@ async def test_closing_at_once_while_calls_run_is_no_harm(caplog: pytest.LogCapt
     assert said(caplog) == []
 
 
-def loss(number: int, calls: tuple[str, ...] = ("f",)) -> Lost:
-    return Lost(number, "it died", has_started=True, calls=calls, replaced_in=0.1)
+def death(number: int, functions: tuple[str, ...] = ("f",)) -> WorkerDied:
+    return WorkerDied(0.0, "Model", number, None, "crash", "it died", functions, 0.1)
 
 
 async def test_a_storm_of_deaths_is_summed_up_when_its_window_ends(caplog: pytest.LogCaptureFixture) -> None:
     clock = ManualClock()
     journal = Journal("Model", clock)
     for number in range(100):
-        journal.lost(loss(number), None)
+        journal.worker_died(death(number))
     assert len(said(caplog)) == MOST_LINES
     await clock.advance(WINDOW)
     assert said(caplog)[MOST_LINES:] == [("WARNING", "pool of Model: 95 more deaths in 10 s")]
-    journal.lost(loss(100), None)
+    journal.worker_died(death(100))
     assert said(caplog)[-1][1].endswith("deaths so far: 101")
     await clock.advance(WINDOW)
     assert len(said(caplog)) == MOST_LINES + 2
@@ -146,9 +146,9 @@ async def test_closing_tells_what_was_left_out(caplog: pytest.LogCaptureFixture)
     clock = ManualClock()
     journal = Journal("Model", clock)
     for number in range(MOST_LINES + 2):
-        journal.lost(loss(number), None)
+        journal.worker_died(death(number))
     await clock.advance(1.0)
-    journal.close()
+    journal.pool_ended(PoolEnded(0.0, "Model"))
     assert said(caplog)[-1] == ("WARNING", "pool of Model: 2 more deaths in 1 s")
     await clock.advance(2 * WINDOW)
     assert len(said(caplog)) == MOST_LINES + 1
@@ -157,7 +157,7 @@ async def test_closing_tells_what_was_left_out(caplog: pytest.LogCaptureFixture)
 def test_what_ran_is_counted_by_function(caplog: pytest.LogCaptureFixture) -> None:
     loop = asyncio.new_event_loop()
     journal = Journal("Model", loop)
-    journal.lost(loss(0, ("f", "g", "f", "h", "i", "j")), None)
-    journal.close()
+    journal.worker_died(death(0, ("f", "g", "f", "h", "i", "j")))
+    journal.pool_ended(PoolEnded(0.0, "Model"))
     loop.close()
     assert "while f (2 times), g, h and 2 more ran on it" in said(caplog)[0][1]

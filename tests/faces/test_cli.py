@@ -168,6 +168,19 @@ def test_the_input_is_not_taken_for_the_output(tmp_path: Path, name: str, option
 
 
 @pytest.mark.usefixtures("poise_local")
+def test_a_run_can_be_recorded(tmp_path: Path) -> None:
+    source, recording = write_numbers(tmp_path / "in", 20), tmp_path / "run.json"
+    command = ["run", "tests.faces.lines:Model.triple", str(source), "-o", str(tmp_path / "out"), "--size", "2"]
+    answer = CliRunner().invoke(poise, [*command, "--record", str(recording)])
+    assert answer.exit_code == 0, answer.output
+    events = json.loads(recording.read_text())
+    assert sum(event["name"] == "triple" for event in events) == 20
+    answer = CliRunner().invoke(poise, [*command, "--restart", "--record", str(tmp_path / "nowhere" / "run.json")])
+    assert answer.exit_code == 1
+    assert "record=" in answer.stderr
+
+
+@pytest.mark.usefixtures("poise_local")
 def test_what_is_hard_to_read_or_to_write_spoils_its_own_line_at_most(tmp_path: Path) -> None:
     source, output = tmp_path / "in", tmp_path / "out"
     deep = "[" * 200_000 + "]" * 200_000

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Final
 
+from poise._answers import NOT_BEGUN
 from poise._core.retry import Retry
 from poise._core.states import CALL_TRANSITIONS, CallEvent, CallState, IllegalTransitionError
 from poise.errors import LeaseExpired
@@ -12,9 +13,12 @@ from poise.errors import LeaseExpired
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
+    from poise._answers import Answer
     from poise._core.attempts import Attempt
     from poise._core.shares import Tenant
     from poise._core.workers import WorkerId, WorkerRecord
+    from poise.errors import PoiseError
+    from poise.events import Outcome
 
 CallId = int
 """Grows with each submission, so it is also the call's place in the order."""
@@ -109,10 +113,21 @@ class CallRecord:
         except KeyError:
             raise IllegalTransitionError(f"call {self.id}: {event.name} while {self.state.name}") from None
 
+    def answered(self, answer: Answer) -> None:
+        """Its worker has ended the attempt."""
+        self.past_attempts += answer.ending != NOT_BEGUN
+        self.attempt = None
+
     def end_attempt(self, *, has_begun: bool) -> None:
         """No worker holds it any more."""
         self.past_attempts += has_begun
         self.attempt = None
+
+    def refused(self, error: BaseException) -> None:
+        """It was not accepted."""
+
+    def ends(self, outcome: Outcome, error: PoiseError | None = None) -> None:
+        """It is about to end so, without its worker's word for it."""
 
     @property
     def worker(self) -> WorkerRecord | None:

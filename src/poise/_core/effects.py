@@ -119,6 +119,8 @@ class Lost:
     """Names of the functions that were on it and may have begun, one for each call."""
     replaced_in: float | None
     """Seconds until another is started in its place; None if none will be."""
+    was_killed: bool = False
+    """Whether its end was asked for."""
 
 
 @dataclass(slots=True, eq=False)

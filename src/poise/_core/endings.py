@@ -62,7 +62,7 @@ class Endings:
             worker.lease = None  # a suspect that ran alone
         has_begun = answer.ending != NOT_BEGUN
         self._settle(call, answer.service_time)
-        call.end_attempt(has_begun=has_begun)
+        call.answered(answer)
         if has_begun:
             worker.finished += 1
             worker.busy += answer.service_time

@@ -88,13 +88,13 @@ class Granting:
             return None
         if call.is_lease:
             return self._whole_worker_for(call)
-        if type(call) is KeyedCallRecord and self._affinity.awaited_home(call, now) and self._queues.has_room(call):
+        if isinstance(call, KeyedCallRecord) and self._affinity.awaited_home(call, now) and self._queues.has_room(call):
             return None
         return self._any_worker_for(call, now)
 
     def _whole_worker_for(self, call: CallRecord) -> WorkerRecord | None:
         """A worker that holds nothing."""
-        home = self._affinity.home(call) if type(call) is KeyedCallRecord else None
+        home = self._affinity.home(call) if isinstance(call, KeyedCallRecord) else None
         return home if home is not None and home.is_open and home.is_empty else self._placement.empty_worker()
 
     def _any_worker_for(self, call: CallRecord, now: float) -> WorkerRecord | None:
@@ -106,7 +106,7 @@ class Granting:
         """
         placement, queues = self._placement, self._queues
         worker = placement.free_worker()
-        if type(call) is KeyedCallRecord:
+        if isinstance(call, KeyedCallRecord):
             worker = self._affinity.choose(call, worker)
         if worker is not None or (queues.wary.calls and any(wary.precedes(call) for wary in queues.wary.heads())):
             return worker
@@ -130,7 +130,7 @@ class Granting:
                 worker = self._whole_worker_for(call)
                 if worker is None and self._claim_worker(call, now):
                     continue
-            elif type(call) is KeyedCallRecord and self._set_aside(call, now):
+            elif isinstance(call, KeyedCallRecord) and self._set_aside(call, now):
                 continue
             else:
                 worker = self._any_worker_for(call, now)
@@ -181,7 +181,7 @@ class Granting:
                     self._note_company(other, worker)
             else:
                 self._outbox.send(worker.id, call)
-        if type(call) is KeyedCallRecord:
+        if isinstance(call, KeyedCallRecord):
             self._affinity.remember(call, worker)
         waited = now - call.waits_since
         known = self.wait_time
@@ -192,7 +192,7 @@ class Granting:
         """The same for one that shares the slot of another: it is its own tenant's, and has a key of its own."""
         if call.attempt is not None and self._queues.shares.is_used:
             call.attempt.charged = self._queues.shares.charge_along(call, self._expected(call))
-        if type(call) is KeyedCallRecord:
+        if isinstance(call, KeyedCallRecord):
             self._affinity.remember(call, worker)
 
     def _expected(self, call: CallRecord) -> float | None:

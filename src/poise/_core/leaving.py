@@ -67,7 +67,8 @@ class Leaving:
         heir = self._fleet.lose(worker, reason, now, cause)
         self._outcomes.counters.deaths += 1
         replaced_in = None if heir is None else heir.start_at - now
-        self._outbox.add(Lost(worker.id, reason, has_started, worker.begun_functions(), replaced_in))
+        calls = worker.begun_functions()
+        self._outbox.add(Lost(worker.id, reason, has_started, calls, replaced_in, was_killed=worker.is_killed))
         held = worker.take_calls()
         self._end_holds(worker)
         for call in held:
@@ -145,6 +146,7 @@ class Leaving:
         if (lease := worker.lease) is not None and lease.is_lease:
             self._outcomes.counters.lost += 1
             lease.deaths += 1
+            lease.ends("lost")
             self._outcomes.end_lease(worker, lease, "lost")
         worker.lease = None
 

@@ -45,6 +45,7 @@ class Outcomes:
 
     def fail(self, call: CallRecord, error: PoiseError) -> None:
         """End a call with an error of the pool's own."""
+        call.ends("lost", error)
         self._end(call)
         self.counters.lost += 1
         self._outbox.add(Reject(call, error))
@@ -60,8 +61,10 @@ class Outcomes:
         started = call.worker is not None or call.attempts > 0
         if call.worker is None and self.kill_after is not None:
             self._blame_silent(call, call.deadline + self.kill_after)
+        error = DeadlineExceeded(call.timeout, started=started)
+        call.ends("expired", error)
         self._leave(call)
-        self._outbox.add(Reject(call, DeadlineExceeded(call.timeout, started=started)))
+        self._outbox.add(Reject(call, error))
 
     def cancel(self, call: CallRecord) -> None:
         """The caller is gone and wants no answer."""

@@ -173,6 +173,7 @@ class Scheduler:
         if (worker := lease.worker) is None or worker.lease is not lease:
             return []
         self.counters.completed += 1
+        lease.ends("returned")
         self._outcomes.end_lease(worker, lease, "released")
         return self._changed(worker, now)
 

@@ -14,13 +14,12 @@ from itertools import count
 from typing import TYPE_CHECKING, Final
 from weakref import WeakValueDictionary
 
+from poise._core.affinity import KeyedCallRecord
 from poise._core.backlog import Rank
-from poise._core.calls import TenantCallRecord
+from poise._core.calls import CallRecord, TenantCallRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator
-
-    from poise._core.calls import CallRecord
 
 UNMEASURED: Final = 0.001
 """Seconds that a call is charged with at first while nothing is known of any."""
@@ -47,7 +46,19 @@ class Tenant:
 class Shares:
     """What each tenant has had."""
 
-    __slots__ = ("_clock", "_debtors", "_kept", "_known", "_latest", "is_used", "limit", "nobody")
+    __slots__ = (
+        "_clock",
+        "_debtors",
+        "_kept",
+        "_known",
+        "_latest",
+        "is_used",
+        "keyed_call",
+        "limit",
+        "nobody",
+        "nobodys_call",
+        "tenants_call",
+    )
 
     def __init__(self, limit: int | None) -> None:
         self.limit: int | None = limit
@@ -56,6 +67,12 @@ class Shares:
         """Whether there ever was a tenant."""
         self.nobody: Tenant = Tenant(None)
         """Whose calls are that have no tenant."""
+        self.nobodys_call: Callable[..., CallRecord] = CallRecord
+        """What makes the record of such a call."""
+        self.tenants_call: Callable[..., CallRecord] = TenantCallRecord
+        """The same for one of a tenant, which comes first."""
+        self.keyed_call: Callable[..., CallRecord] = KeyedCallRecord
+        """The same for one with a key: that comes first, and its patience, and the tenant if it has one."""
         self._known: WeakValueDictionary[Hashable, Tenant] = WeakValueDictionary()
         self._clock: float = 0.0
         """The latest time of a tenant whose turn it was: whoever comes back starts there, with nothing saved up."""
@@ -77,7 +94,7 @@ class Shares:
 
     def new_record(self, name: Hashable, weight: float) -> Callable[..., CallRecord]:
         """What makes the record of a call for this tenant."""
-        return partial(TenantCallRecord, self.tenant(name, weight))
+        return partial(self.tenants_call, self.tenant(name, weight))
 
     def of(self, call: CallRecord) -> Tenant:
         """Whose call this is."""

@@ -11,8 +11,6 @@ from types import BuiltinFunctionType, FunctionType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from poise._answers import RETRYABLE, Answer
-from poise._core.affinity import KeyedCallRecord
-from poise._core.calls import CallRecord
 from poise._core.states import CallState
 from poise._lanes.lane import Parcel
 from poise._protocol.pickling import is_object_ref
@@ -24,14 +22,15 @@ from poise.errors import DeadlineExceeded
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from poise._core.calls import CallRecord
     from poise._core.scheduler import Scheduler
     from poise._engine.dispatcher import Dispatcher
     from poise._engine.stream import StreamBuffer
     from poise.options import CallOptions
 
-R = TypeVar("R")
-
 logger = logging.getLogger("poise")
+
+R = TypeVar("R")
 
 
 class Call(asyncio.Future[R]):
@@ -195,9 +194,9 @@ def new_record(scheduler: Scheduler, options: CallOptions) -> Callable[..., Call
     """What makes the record of a call with these options: it takes no more room than they need."""
     shares, tenant = scheduler.shares, options.tenant
     if options.key is None:
-        return CallRecord if tenant is None else shares.new_record(tenant, options.weight)
+        return shares.nobodys_call if tenant is None else shares.new_record(tenant, options.weight)
     owner = None if tenant is None else shares.tenant(tenant, options.weight)
-    return partial(KeyedCallRecord, options.key, options.patience, owner)
+    return partial(shares.keyed_call, options.key, options.patience, owner)
 
 
 def pace_key(call: Call[Any]) -> object:

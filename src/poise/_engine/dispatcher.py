@@ -17,9 +17,9 @@ from poise._answers import NOT_BEGUN, RAISED, RETURNED, Answer
 from poise._core.batches import Batching
 from poise._core.calls import CallRecord
 from poise._core.effects import Check, Kill, Lease, News, Recall, Reject, Resolve, Send, SendBatch, Start, Withdraw
+from poise._core.observed import note_company
 from poise._engine.batches import Batches
 from poise._engine.call import is_plain, judged
-from poise._engine.journal import Journal
 from poise._engine.loops import check_loop
 from poise._engine.supervisor import Supervisor
 from poise._engine.watchers import Watchers
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from poise._engine.call import Call
     from poise._engine.checks import Checks
     from poise._engine.clock import Clock, Timer
+    from poise._engine.observers import Observers
     from poise._lanes.lane import Lane, Launcher
 
 logger = logging.getLogger("poise")
@@ -53,6 +54,7 @@ class Dispatcher:
         start_timeout: float,
         close_timeout: float,
         clock: Clock,
+        observers: Observers,
     ) -> None:
         self.loop = loop
         self.thread: int = threading.get_ident()
@@ -61,7 +63,8 @@ class Dispatcher:
         """What deadlines, backoff and every other time are read from: the loop, unless a test has its own."""
         self.scheduler = scheduler
         self.supervisor: Supervisor = Supervisor(launcher, self, start_timeout, close_timeout)
-        self.journal: Journal = Journal(repr(launcher), clock)
+        self.observers = observers
+        observers.begin(loop, clock, scheduler.shares)
         self.lanes: dict[int, Lane] = {}
         """The way to each worker that has started. Invariant: every READY or RETIRING worker has one."""
         self._calls: dict[int, Call[Any]] = {}
@@ -102,7 +105,8 @@ class Dispatcher:
             self._calls[record.id] = call
         try:
             effects = self.scheduler.submit(record, self.clock.time(), may_park=may_park)
-        except BaseException:
+        except BaseException as error:
+            record.refused(error)
             self._forget(call)
             raise
         if effects or record.deadline < math.inf or type(record) is not CallRecord or type(record.function) is Batching:
@@ -184,7 +188,6 @@ class Dispatcher:
         self._is_given_up = True
         self._perform(self.scheduler.stop(self.clock.time()))
         await self.supervisor.aclose(until)
-        self.journal.close()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -196,8 +199,9 @@ class Dispatcher:
         if not self.scheduler.fleet.is_starting(worker_id):
             return False
         self.lanes[worker_id] = lane
-        effects = self.scheduler.worker_ready(worker_id, self.clock.time(), most_ahead=lane.most_ahead)
-        self.journal.ready(worker_id, lane.origin.pid, self.scheduler.ready_workers, self.scheduler.size)
+        now, place = self.clock.time(), self.observers.place
+        effects = self.scheduler.worker_ready(worker_id, now, most_ahead=lane.most_ahead)
+        self.observers.ready(worker_id, lane.origin, self.scheduler.ready_workers, self.scheduler.size, now, place)
         self._perform(effects)
         return True
 
@@ -208,7 +212,7 @@ class Dispatcher:
         self.lanes.pop(worker_id, None)
         self.batches.lost(worker_id)
         if self.scheduler.worker(worker_id) is None:
-            self.journal.ended(worker_id)
+            self.observers.retired(worker_id)
         now = self.clock.time()
         self._take(self.scheduler.worker_lost, worker_id, reason, now, cause=cause, all_in_doubt=all_in_doubt)
 
@@ -290,7 +294,7 @@ class Dispatcher:
         finally:
             self._is_performing = False
         self._arm_timer()
-        if self.watchers:
+        if self.watchers.watching:
             self.watchers.look()
 
     def _perform_one(self, effect: Effect) -> None:
@@ -301,11 +305,14 @@ class Dispatcher:
         elif isinstance(effect, Lease):
             self._finish(effect.call.tag, effect.worker_id)
         elif isinstance(effect, Start):
+            self.observers.starting(effect.worker_id, effect.generation, is_spare=effect.is_spare)
             self.supervisor.start(effect.worker_id, generation=effect.generation, is_spare=effect.is_spare)
         elif isinstance(effect, Kill):
+            if effect.worker_id not in self.lanes:
+                self.observers.retired(effect.worker_id)  # before it was ready: nobody will say that it has ended
             self.supervisor.end(effect.worker_id, effect.reason, gently=effect.gently)
         elif isinstance(effect, News):
-            self.journal.tell(effect, self.scheduler.fleet.broken)
+            self.observers.news(effect, self.scheduler.fleet.broken)
         elif not isinstance(effect, Resolve) and (lane := self.lanes.get(effect.worker_id)) is not None:
             self._tell(lane, effect)
 
@@ -332,6 +339,7 @@ class Dispatcher:
             else:
                 calls.append((record, call))
         if isinstance(effect, SendBatch):
+            note_company(effect.calls)
             parcels, refused = self.batches.parcels(effect.worker_id, calls)
             if refused:
                 self.on_answers(effect.worker_id, refused)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import logging
 import math
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -19,8 +18,9 @@ from poise._engine import renewing
 from poise._engine.call import Call, new_record, pace_key, time_limit
 from poise._engine.checks import Checks
 from poise._engine.dispatcher import Dispatcher
-from poise._engine.looking import LOOKS_FOR, look
+from poise._engine.looking import LOOKS_FOR, look, stats_of
 from poise._engine.loops import running_loop
+from poise._engine.observers import Observers
 from poise.checks import check_whole
 from poise.errors import ConfigError, PoolBroken, PoolClosed
 
@@ -65,6 +65,8 @@ class Engine:
         self._launcher = launcher
         self._settings = settings
         self._runtime = runtime
+        self.observers: Observers = Observers(repr(launcher), settings.observers, settings.record)
+        """Who hears of what happens."""
         self._dispatcher: Dispatcher | None = None
         """What does the work, once the pool is open."""
         self._closing: asyncio.Task[None] | None = None
@@ -277,7 +279,7 @@ class Engine:
             LoopBlocked: the loop has not come to it in time.
         """
         dispatcher = self._opened
-        return look(dispatcher.loop, dispatcher.thread, lambda: _stats_of(dispatcher), within)
+        return look(dispatcher.loop, dispatcher.thread, lambda: stats_of(dispatcher), within)
 
     def __repr__(self) -> str:
         """Give what the workers hold."""
@@ -313,7 +315,7 @@ class Engine:
         )
         clock = self._runtime.clock(loop)
         times = settings.start_timeout, settings.close_timeout
-        dispatcher = Dispatcher(scheduler, self._launcher, loop, *times, clock)
+        dispatcher = Dispatcher(scheduler, self._launcher, loop, *times, clock, self.observers)
         if settings.health is not None and settings.health.check is not None:
             dispatcher.checks = Checks(settings.health, dispatcher)
         return dispatcher
@@ -374,16 +376,7 @@ class Engine:
         try:
             await dispatcher.aclose(deadline - LETTING_GO)
         finally:
-            await self._launcher.aclose(deadline - loop.time())
-
-
-def _stats_of(dispatcher: Dispatcher) -> Stats:
-    stats = dispatcher.scheduler.stats(dispatcher.clock.time())
-    origins = {worker_id: lane.origin for worker_id, lane in dispatcher.lanes.items()}
-    workers = tuple(
-        dataclasses.replace(worker, pid=origin.pid, node=origin.node, lane=origin.lane)
-        if (origin := origins.get(worker.id)) is not None
-        else worker
-        for worker in stats.workers
-    )
-    return dataclasses.replace(stats, workers=workers)
+            try:
+                await self._launcher.aclose(deadline - loop.time())
+            finally:
+                self.observers.end()

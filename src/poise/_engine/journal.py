@@ -1,6 +1,6 @@
 """The journal: one line in the log for whatever befalls a pool's workers, and for its recovery.
 
-The dispatcher tells it, and it asks nobody. Harm is logged at WARNING, recovery at INFO, and the daily round at DEBUG,
+It observes the pool, and asks nobody. Harm is logged at WARNING, recovery at INFO, and the daily round at DEBUG,
 all of it to the logger `poise`. A storm of deaths is summed up.
 """
 
@@ -11,16 +11,16 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from poise._core.effects import Crowded, Lost, Replacing, Struck
 from poise._core.recycling import in_mib
 from poise._protocol.words import describe
+from poise.events import Observer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from poise._core.effects import News, Oversized
+    from poise._core.effects import Crowded, Oversized, Struck
     from poise._engine.clock import Clock, Timer
-    from poise.errors import PoolBroken
+    from poise.events import PoolBroke, PoolEnded, WorkerDied, WorkerReady, WorkerReplacing, WorkerRetired
 
 logger = logging.getLogger("poise")
 
@@ -44,7 +44,7 @@ class _Window:
     left_out: int = 0
 
 
-class Journal:
+class Journal(Observer):
     """Writes down what happens to the workers of one pool."""
 
     def __init__(self, pool: str, clock: Clock) -> None:
@@ -59,58 +59,47 @@ class Journal:
         self._windows: dict[tuple[str, int], _Window] = {}
         """Those that have not ended, by kind and level."""
 
-    def ready(self, worker_id: int, pid: int | None, ready: int, size: int) -> None:
-        """A worker has started, so that `ready` of `size` are ready."""
-        self._pids[worker_id] = pid
+    def worker_ready(self, event: WorkerReady, /) -> None:
+        """A worker has started."""
+        self._pids[event.worker] = event.pid
         was_broken, self._is_broken = self._is_broken, False
         level = logging.INFO if self._is_harmed else logging.DEBUG
-        text = f"{self._name(worker_id)} is ready"
+        text = f"{self._name(event.worker)} is ready"
         if was_broken:
             text += ", the pool is no longer broken"
-        if self._is_harmed and ready >= size:
+        if self._is_harmed and event.ready >= event.size:
             self._is_harmed = False
             text += ", the pool is whole again"
-        self._say("workers that became ready", level, f"{text}: {ready} of {size} workers are ready")
+        self._say("workers that became ready", level, f"{text}: {event.ready} of {event.size} workers are ready")
 
-    def tell(self, news: News, broken: PoolBroken | None) -> None:
-        """Something has befallen a worker; `broken` says what that means for all."""
-        if isinstance(news, Lost):
-            self.lost(news, broken)
-        elif isinstance(news, Replacing):
-            self._replacing(news)
-        elif isinstance(news, Crowded):
-            self._crowded(news)
-        elif isinstance(news, Struck):
-            self._struck(news)
-        else:
-            self._oversized(news)
-
-    def lost(self, loss: Lost, broken: PoolBroken | None) -> None:
-        """A worker died, or could not start, and nobody had asked for it; `broken` says what that means for all."""
+    def worker_died(self, event: WorkerDied, /) -> None:
+        """A worker died, or could not start, and nobody had asked for it."""
         self._is_harmed = True
-        worker, reason = self._name(loss.worker_id), _one_line(loss.reason)
-        self._pids.pop(loss.worker_id, None)
-        if loss.has_started:
+        worker, reason = self._name(event.worker), _one_line(event.reason)
+        self._pids.pop(event.worker, None)
+        if event.cause != "start":
             self._deaths += 1
-            busy = f"while {_names(loss.calls)} ran on it" if loss.calls else "while it was idle"
-            fate = f"{_fate(loss.replaced_in, 'it is replaced')}; deaths so far: {self._deaths}"
+            busy = f"while {_names(event.functions)} ran on it" if event.functions else "while it was idle"
+            fate = f"{_fate(event.replaced_in, 'it is replaced')}; deaths so far: {self._deaths}"
             self._say("deaths", logging.WARNING, f"{worker} was lost {busy}: {reason}; {fate}")
         else:
-            fate = _fate(loss.replaced_in, "another is started")
+            fate = _fate(event.replaced_in, "another is started")
             self._say("starts that failed", logging.WARNING, f"{worker} could not start: {reason}; {fate}")
-        if broken is not None and not self._is_broken:
-            self._is_broken = True
-            remedy = "open another pool" if loss.replaced_in is None else "starting workers is tried again and again"
-            text = f"the pool is broken and refuses calls until a worker is ready ({remedy}): {_one_line(str(broken))}"
-            self._say("times that it broke", logging.WARNING, text)
 
-    def _replacing(self, effect: Replacing) -> None:
+    def pool_broke(self, event: PoolBroke, /) -> None:
+        """No worker can start."""
+        self._is_broken = True
+        remedy = "open another pool" if event.is_final else "starting workers is tried again and again"
+        text = f"the pool is broken and refuses calls until a worker is ready ({remedy}): {_one_line(event.reason)}"
+        self._say("times that it broke", logging.WARNING, text)
+
+    def worker_replacing(self, event: WorkerReplacing, /) -> None:
         """A worker that lives is to be replaced."""
-        order = "starts first" if effect.is_gentle else "takes its place"
-        text = f"{self._name(effect.worker_id)} is replaced: {effect.reason}; worker {effect.heir_id} {order}"
-        self._say("workers that are replaced", logging.WARNING if effect.is_sick else logging.INFO, text)
+        order = "starts first" if event.is_heir_first else "takes its place"
+        text = f"{self._name(event.worker)} is replaced: {event.reason}; worker {event.heir} {order}"
+        self._say("workers that are replaced", logging.WARNING if event.is_sick else logging.INFO, text)
 
-    def _struck(self, effect: Struck) -> None:
+    def struck(self, effect: Struck) -> None:
         """A worker may be sick."""
         how = "has failed" if effect.is_answered else "was not answered in time"
         if effect.failure is not None:
@@ -118,7 +107,7 @@ class Journal:
         text = f"{effect.check} of {self._name(effect.worker_id)} {how}, {effect.strikes} in a row"
         self._say("checks that failed", logging.WARNING, f"{text}; it is sick at {effect.most}")
 
-    def _crowded(self, effect: Crowded) -> None:
+    def crowded(self, effect: Crowded) -> None:
         """There is no room for one more while the one that it replaces works."""
         text = (
             f"{self._name(effect.worker_id)} leaves before worker {effect.heir_id} takes its place, because Ray has no "
@@ -126,7 +115,7 @@ class Journal:
         )
         self._say("workers that left first", logging.WARNING, text)
 
-    def _oversized(self, effect: Oversized) -> None:
+    def oversized(self, effect: Oversized) -> None:
         """A worker has too much memory from the start."""
         text = (
             f"{self._name(effect.worker_id)} is not recycled, because another would be no better: before its first "
@@ -134,13 +123,13 @@ class Journal:
         )
         self._say("workers that are too large from the start", logging.WARNING, text)
 
-    def ended(self, worker_id: int) -> None:
-        """A worker has ended as it was to, or has been told of before."""
-        if worker_id in self._pids:
-            self._say("workers that ended", logging.DEBUG, f"{self._name(worker_id)} has ended as planned")
-            del self._pids[worker_id]
+    def worker_retired(self, event: WorkerRetired, /) -> None:
+        """A worker has ended as it was to."""
+        if event.worker in self._pids:
+            self._say("workers that ended", logging.DEBUG, f"{self._name(event.worker)} has ended as planned")
+            del self._pids[event.worker]
 
-    def close(self) -> None:
+    def pool_ended(self, event: PoolEnded, /) -> None:  # noqa: ARG002 (Observer's shape)
         """Sum up what was left out."""
         for window in list(self._windows):
             self._end(window)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import threading
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -11,6 +12,9 @@ from poise.errors import LoopBlocked
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from poise._engine.dispatcher import Dispatcher
+    from poise.stats import Stats
 
 R = TypeVar("R")
 
@@ -45,6 +49,19 @@ def look(loop: asyncio.AbstractEventLoop, thread: int, see: Callable[[], R], wit
     if loop.is_running():
         raise LoopBlocked(within)
     return see()
+
+
+def stats_of(dispatcher: Dispatcher) -> Stats:
+    """A snapshot, with where each worker runs."""
+    stats = dispatcher.scheduler.stats(dispatcher.clock.time())
+    origins = {worker_id: lane.origin for worker_id, lane in dispatcher.lanes.items()}
+    workers = tuple(
+        dataclasses.replace(worker, pid=origin.pid, node=origin.node, lane=origin.lane)
+        if (origin := origins.get(worker.id)) is not None
+        else worker
+        for worker in stats.workers
+    )
+    return dataclasses.replace(stats, workers=workers)
 
 
 def _is_here(loop: asyncio.AbstractEventLoop, thread: int) -> bool:

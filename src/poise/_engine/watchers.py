@@ -20,11 +20,8 @@ class Watchers:
         """Nobody waits yet."""
         self._loop = loop
         self._clock = clock
-        self._watching: list[tuple[Callable[[], bool], asyncio.Future[bool]]] = []
-
-    def __bool__(self) -> bool:
-        """Whether anybody waits."""
-        return bool(self._watching)
+        self.watching: list[tuple[Callable[[], bool], asyncio.Future[bool]]] = []
+        """Those who wait. A list, because it is asked after every step whether there are any."""
 
     async def until(self, predicate: Callable[[], bool], timeout: float | None = None) -> bool:
         """Wait until this is true.
@@ -36,17 +33,17 @@ class Watchers:
             return True
         watcher: asyncio.Future[bool] = self._loop.create_future()
         entry = (predicate, watcher)
-        self._watching.append(entry)
+        self.watching.append(entry)
         timer = None if timeout is None else alarm(self._clock, timeout, watcher, result=False)
         try:
             return await watcher
         finally:
-            self._watching.remove(entry)
+            self.watching.remove(entry)
             if timer is not None:
                 timer.cancel()
 
     def look(self) -> None:
         """Something may have changed."""
-        for predicate, watcher in list(self._watching):
+        for predicate, watcher in list(self.watching):
             if not watcher.done() and predicate():
                 watcher.set_result(True)

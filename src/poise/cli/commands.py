@@ -86,6 +86,11 @@ def bench(workers: int, seconds: float) -> None:
     show_default=True,
     help='Stop at the first line that fails, or write {"error": ..., "detail": ...} for it and go on.',
 )
+@click.option(
+    "--record",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write here which worker ran what and when, for https://ui.perfetto.dev",
+)
 @click.option("--restart", is_flag=True, help="Begin again: replace what the output file holds.")
 def run(
     *,
@@ -96,6 +101,7 @@ def run(
     timeout: float | None,
     retries: int,
     on_error: Literal["stop", "record"],
+    record: Path | None,
     restart: bool,
 ) -> None:
     """Call a function for each line of JSON and write the results as lines of JSON, in order.
@@ -118,7 +124,7 @@ def run(
     sys.path.insert(0, "")  # as with `python -m`: the module may be in the current directory
     try:
         factory, function = resolve(target)
-        order = Order(factory, function, size, timeout, retries, records_errors=on_error == "record")
+        order = Order(factory, function, size, timeout, retries, on_error == "record", record)
         status = Feed(order, source, output, restarts=restart).run()
     except Failure as failure:
         click.echo(f"poise run: {failure}", err=True)

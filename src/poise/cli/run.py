@@ -53,6 +53,7 @@ class Order:
     timeout: float | None
     retries: int
     records_errors: bool
+    recording: Path | None = None
 
 
 def resolve(target: str) -> tuple[Callable[[], Any] | None, Callable[..., Any] | str]:
@@ -161,7 +162,7 @@ class Feed:
         first = await anext(lines, None)
         if first is None:
             return  # nothing to do, and no need to start Ray for it
-        async with poise.Pool(order.factory, size=order.size, backlog=None) as pool:
+        async with poise.Pool(order.factory, size=order.size, backlog=None, record=order.recording) as pool:
             view = pool.options(timeout=order.timeout, retries=order.retries)
             await self._pump(view, first, lines, pool.stats().size * WINDOW, out, bar)
 

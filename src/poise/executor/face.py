@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Unpack
 
+    from poise.events import Observer
     from poise.executor.processes import WorkerProcess
     from poise.options import WorkerArguments
     from poise.stats import Stats
@@ -122,6 +123,8 @@ class Executor(futures.Executor, Generic[T]):
             link_timeout (5.0): see `poise.Pool`.
             writable (True): see `poise.Pool`. True, as in the original; with False large arrays are read-only, and
                 those that come through Ray need not be copied.
+            observers (()): see `poise.Pool`. They are called on the executor's own thread.
+            record (None): see `poise.Pool`.
             recycle (None): see `poise.Pool`; `max_tasks_per_child` is another name for a part of it.
             health (None): see `poise.Pool`.
             ray_options (None): options of Ray's for each actor, passed on unchanged: `num_gpus`, `resources`,
@@ -154,6 +157,7 @@ class Executor(futures.Executor, Generic[T]):
         pool = self._make_pool(
             factory, **{**as_the_original, **options, "size": max_workers, "ray_options": ray_options}
         )
+        self._pool = pool
         self._driver = Driver(pool, self._room_for(on_full, options), on_broken)
 
     def _room_for(self, on_full: str, options: Mapping[str, Any]) -> Room | None:
@@ -346,6 +350,14 @@ class Executor(futures.Executor, Generic[T]):
             RuntimeError: called in a callback of one of its futures, which must not wait for it.
         """
         return self._driver.ask(lambda pool: pool.replace(worker_id))
+
+    def add_observer(self, observer: Observer) -> None:
+        """Tell this one what happens from now on, on the executor's own thread: see `Pool.add_observer`."""
+        self._pool.add_observer(observer)
+
+    def remove_observer(self, observer: Observer) -> None:
+        """Tell this one nothing more."""
+        self._pool.remove_observer(observer)
 
     @property
     def _processes(self) -> Mapping[int, WorkerProcess]:

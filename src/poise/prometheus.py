@@ -1,0 +1,304 @@
+"""Metrics of pools for Prometheus.
+
+```python
+from prometheus_client import start_http_server
+from poise import prometheus
+
+start_http_server(9000)
+async with poise.Pool(Model, size=4) as pool:
+    prometheus.watch(pool, "model")
+```
+
+Calls are counted by an observer; everything else is read when somebody scrapes, from `stats()` and from /proc.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from bisect import bisect_left
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Final, Protocol
+from weakref import WeakKeyDictionary
+
+from prometheus_client import REGISTRY
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.registry import Collector
+
+from poise.errors import ConfigError, LoopBlocked, PoolClosed
+from poise.events import Observer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from prometheus_client import CollectorRegistry
+    from prometheus_client.metrics_core import Metric
+
+    from poise.events import CallEnded, CallRefused, PoolEnded, WorkerDied
+    from poise.stats import Stats, WorkerStats
+
+BUCKETS: Final = (
+    0.0001,
+    0.00025,
+    0.0005,
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.5,
+    5.0,
+    10.0,
+    60.0,
+)
+"""Upper bounds of the histograms, in seconds."""
+MOST_FUNCTIONS: Final = 100
+"""Functions of one pool that have metrics of their own: each is a series for Prometheus. Those beyond are one."""
+OTHERS: Final = "(others)"
+"""What those are called."""
+_STATES: Final = ("pending", "starting", "ready", "retiring")
+_CAUSES: Final = ("crash", "kill", "start")
+
+
+class Observed(Protocol):
+    """A pool of any kind: `Pool`, `LocalPool` or `Executor`."""
+
+    def add_observer(self, observer: Observer) -> None:
+        """Tell this one what happens."""
+
+    def remove_observer(self, observer: Observer) -> None:
+        """Tell it nothing more."""
+
+    def stats(self) -> Stats:
+        """What the pool is doing."""
+        ...
+
+
+def watch(pool: Observed, name: str, *, registry: CollectorRegistry = REGISTRY) -> None:
+    """Give Prometheus the metrics of a pool, from now on until it is closed.
+
+    Args:
+        pool: a `Pool`, open or not, or an `Executor`.
+        name: the value of the label `pool`; no other pool of this registry that is open has it.
+        registry: what is scraped; unless given, the one that `prometheus_client` uses unless told otherwise.
+
+    Raises:
+        ConfigError: another pool has that name.
+    """
+    metrics = _METRICS.get(registry)
+    if metrics is None:
+        metrics = _METRICS[registry] = _Metrics()
+        registry.register(metrics)
+    if name in metrics.tallies:
+        raise ConfigError("name", name, "a name that no other pool has which is watched")
+    tally = metrics.tallies[name] = _Tally(pool, name, metrics)
+    pool.add_observer(tally)
+
+
+class _Times:
+    """A histogram that is cheap to add to: twice for each call."""
+
+    __slots__ = ("counts", "total")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(BUCKETS) + 1)
+        self.total = 0.0
+
+    def add(self, seconds: float) -> None:
+        self.counts[bisect_left(BUCKETS, seconds)] += 1
+        self.total += seconds
+
+    def buckets(self) -> list[tuple[str, float]]:
+        """Upper bounds, and how many were not above each."""
+        reached, found = 0, list[tuple[str, float]]()
+        for bound, count in zip((*map(str, BUCKETS), "+Inf"), self.counts, strict=True):
+            reached += count
+            found.append((bound, float(reached)))
+        return found
+
+
+class _Tally(Observer):
+    """What has happened in one pool."""
+
+    def __init__(self, pool: Observed, name: str, metrics: _Metrics) -> None:
+        self.pool = pool
+        self.name = name
+        self.functions: dict[str, str] = {}
+        """The label of each function."""
+        self.outcomes: Counter[tuple[str, str]] = Counter()
+        """Calls, by function and outcome."""
+        self.waits: dict[str, _Times] = {}
+        self.runs: dict[str, _Times] = {}
+        self.refused: Counter[str] = Counter()
+        """Calls, by error."""
+        self.deaths: Counter[str] = Counter(dict.fromkeys(_CAUSES, 0))
+        self._metrics = metrics
+
+    def call_ended(self, event: CallEnded, /) -> None:
+        """Count it, and note its times; one that never began to run has none for that."""
+        label = self.functions.get(event.function) or self._label(event.function)
+        self.outcomes[label, event.outcome] += 1
+        self.waits[label].add(event.waiting)
+        if event.attempt:
+            self.runs[label].add(event.running)
+
+    def call_refused(self, event: CallRefused, /) -> None:
+        """Count it."""
+        self.refused[event.error.__name__] += 1
+
+    def worker_died(self, event: WorkerDied, /) -> None:
+        """Count it."""
+        self.deaths[event.cause] += 1
+
+    def pool_ended(self, _event: PoolEnded, /) -> None:
+        """Leave nothing of a pool that is closed."""
+        self._metrics.tallies.pop(self.name, None)
+
+    def _label(self, function: str) -> str:
+        label = function if len(self.functions) < MOST_FUNCTIONS else OTHERS
+        if label not in self.waits:
+            self.waits[label], self.runs[label] = _Times(), _Times()
+        if label is not OTHERS:
+            self.functions[function] = label
+        return label
+
+    def stats(self) -> Stats | None:
+        """A snapshot, if there is one."""
+        try:
+            return self.pool.stats()
+        except (PoolClosed, LoopBlocked):
+            return None
+
+
+class _Metrics(Collector):
+    """What one registry collects, from any thread."""
+
+    def __init__(self) -> None:
+        self.tallies: dict[str, _Tally] = {}
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing before the first scrape."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Everything."""
+        tallies = list(self.tallies.values())
+        yield from _calls(tallies)
+        now = [(tally.name, stats) for tally in tallies if (stats := tally.stats()) is not None]
+        yield from _pools(now)
+        yield from _workers(now)
+        yield from _processes(now)
+
+
+_METRICS: Final[WeakKeyDictionary[CollectorRegistry, _Metrics]] = WeakKeyDictionary()
+
+
+def _calls(tallies: list[_Tally]) -> Iterator[Metric]:
+    calls = CounterMetricFamily("poise_calls", "Calls that have ended.", labels=["pool", "function", "outcome"])
+    refused = CounterMetricFamily("poise_calls_refused", "Calls that were not accepted.", labels=["pool", "error"])
+    deaths = CounterMetricFamily(
+        "poise_worker_deaths", "Workers that died, were killed, or could not start.", labels=["pool", "cause"]
+    )
+    by_function = ["pool", "function"]
+    waits = HistogramMetricFamily(
+        "poise_call_wait_seconds", "Time for which a call held no slot of a worker.", labels=by_function
+    )
+    runs = HistogramMetricFamily(
+        "poise_call_run_seconds", "Time for which a call ran, by its worker's clock.", labels=by_function
+    )
+    for tally in tallies:
+        for (function, outcome), count in list(tally.outcomes.items()):
+            calls.add_metric([tally.name, function, outcome], count)
+        for error, count in list(tally.refused.items()):
+            refused.add_metric([tally.name, error], count)
+        for cause, count in list(tally.deaths.items()):
+            deaths.add_metric([tally.name, cause], count)
+        for family, times in ((waits, tally.waits), (runs, tally.runs)):
+            for function, each in list(times.items()):
+                family.add_metric([tally.name, function], each.buckets(), each.total)
+    yield from (calls, refused, deaths, waits, runs)
+
+
+def _pools(now: list[tuple[str, Stats]]) -> Iterator[Metric]:
+    def gauge(name: str, what: str, values: dict[str, float]) -> Metric:
+        family = GaugeMetricFamily(name, what, labels=["pool"])
+        for pool, value in values.items():
+            family.add_metric([pool], value)
+        return family
+
+    def counter(name: str, what: str, values: dict[str, float]) -> Metric:
+        family = CounterMetricFamily(name, what, labels=["pool"])
+        for pool, value in values.items():
+            family.add_metric([pool], value)
+        return family
+
+    yield gauge("poise_backlog_calls", "Calls that wait for a worker.", {name: s.waiting for name, s in now})
+    yield gauge("poise_parked_calls", "Calls that wait for room in the backlog.", {name: s.parked for name, s in now})
+    yield gauge(
+        "poise_abandoned_calls",
+        "Calls whose caller was answered and that still hold a worker.",
+        {name: s.abandoned for name, s in now},
+    )
+    yield gauge("poise_slots", "Calls that the ready workers may run at once.", {n: _slots(s) for n, s in now})
+    yield gauge("poise_slots_busy", "Slots of those that are in use.", {name: _busy(s) for name, s in now})
+    yield gauge("poise_workers_wanted", "Workers that were asked for.", {name: s.size for name, s in now})
+    yield counter("poise_retries", "Attempts that repeated another.", {name: s.retried for name, s in now})
+    yield counter("poise_workers_recycled", "Workers that were replaced as old.", {name: s.recycled for name, s in now})
+
+
+def _slots(stats: Stats) -> int:
+    return sum(worker.slots for worker in stats.workers if worker.state == "ready")
+
+
+def _busy(stats: Stats) -> int:
+    return sum(worker.running - worker.shared for worker in stats.workers if worker.state == "ready")
+
+
+def _workers(now: list[tuple[str, Stats]]) -> Iterator[Metric]:
+    states = GaugeMetricFamily("poise_workers", "Workers, by their state.", labels=["pool", "state"])
+    busy = CounterMetricFamily(
+        "poise_worker_busy_seconds", "Time for which a worker has run calls.", labels=["pool", "worker"]
+    )
+    for name, stats in now:
+        count = Counter(worker.state for worker in stats.workers)
+        for state in _STATES:
+            states.add_metric([name, state], count[state])
+        for worker in stats.workers:
+            busy.add_metric([name, str(worker.id)], worker.busy)
+    yield from (states, busy)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Processes: of this machine alone, and where there is a /proc
+
+
+def _processes(now: list[tuple[str, Stats]]) -> Iterator[Metric]:
+    labels = ["pool", "worker"]
+    memory = GaugeMetricFamily("poise_worker_resident_memory_bytes", "Resident set of a worker.", labels=labels)
+    cpu = CounterMetricFamily("poise_worker_cpu_seconds", "Processor time that a worker has taken.", labels=labels)
+    here = _this_node()
+    for name, stats in now:
+        for worker in stats.workers:
+            if worker.pid is not None and worker.node == here and worker.lane != "local":
+                _look_at(worker, name, memory, cpu)
+    yield from (memory, cpu)
+
+
+def _look_at(worker: WorkerStats, pool: str, memory: GaugeMetricFamily, cpu: CounterMetricFamily) -> None:
+    with contextlib.suppress(OSError, ValueError, IndexError):  # it has just ended, or there is no /proc
+        with open(f"/proc/{worker.pid}/stat", encoding="ascii", errors="replace") as file:
+            fields = file.read().rpartition(")")[2].split()  # its name, in parentheses, may hold anything
+        ticks, pages = int(fields[11]) + int(fields[12]), int(fields[21])  # utime, stime and rss of proc(5)
+        cpu.add_metric([pool, str(worker.id)], ticks / os.sysconf("SC_CLK_TCK"))
+        memory.add_metric([pool, str(worker.id)], pages * os.sysconf("SC_PAGE_SIZE"))
+
+
+def _this_node() -> str | None:
+    ray: Any = sys.modules.get("ray")  # which a pool has imported if it has workers of Ray's
+    return ray.get_runtime_context().get_node_id() if ray is not None and ray.is_initialized() else None

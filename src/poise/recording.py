@@ -1,0 +1,240 @@
+"""A recording of a pool: which worker ran what, and when, as a file that Perfetto opens (https://ui.perfetto.dev).
+
+It is in the array form of Chrome's trace events, of which each line is written at once and whole, and whose end may be
+missing: what a process that was killed has written is a recording too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+from typing import IO, TYPE_CHECKING, Any, Final
+
+from poise.events import Observer
+
+if TYPE_CHECKING:
+    import os
+
+    from poise.events import (
+        CallBegun,
+        CallEnded,
+        CallPutBack,
+        CallReleased,
+        PoolBroke,
+        PoolEnded,
+        PoolOpening,
+        PoolWhole,
+        WorkerDied,
+        WorkerReady,
+        WorkerReplacing,
+        WorkerRetired,
+        WorkerStarting,
+    )
+
+logger = logging.getLogger("poise")
+
+MOST_EVENTS: Final = 500_000
+"""Bars and marks in one recording, which takes some 100 MB then; what follows is left out."""
+_POOL: Final = 0
+"""Where the pool itself is drawn; a worker is drawn at its number and one more, since Perfetto has a use for 0 only."""
+
+
+class _Row:
+    """One slot of a worker."""
+
+    __slots__ = ("call", "since")
+
+    def __init__(self) -> None:
+        self.call: int | None = None
+        self.since = 0.0
+        """When its call began, or its last one ended."""
+
+
+class Recording(Observer):
+    """Writes down what happens in one pool."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Open nothing before something happens. What the file has held is replaced."""
+        self._path = path
+        self._file: IO[str] | None = None
+        self._is_over = False
+        self._written = 0
+        self._began = 0.0
+        self._starts: dict[int, float] = {}
+        """Workers that are starting, and since when."""
+        self._rows: dict[int, list[_Row]] = {}
+        """The slots of each worker, as far as they were ever used."""
+        self._ends: dict[int, CallEnded] = {}
+        """Calls that have ended for their caller alone."""
+
+    # ---------------------------------------------------------------- calls
+
+    def call_begun(self, event: CallBegun, /) -> None:
+        """It takes the first row that is free."""
+        row = self._free_row(event.worker)
+        row.call, row.since = event.call, event.at
+
+    def call_put_back(self, event: CallPutBack, /) -> None:
+        """Its bar ends, if it has one; it may get another."""
+        if (found := self._row_of(event.worker, event.call)) is not None:
+            how = "to be tried again" if event.is_retry else "taken back"
+            self._draw_call(event, found, event.at - found[1].since, {"outcome": how})
+
+    def call_ended(self, event: CallEnded, /) -> None:
+        """Its bar ends, unless its worker goes on with it."""
+        if event.is_abandoned:
+            self._ends[event.call] = event
+            return
+        if event.worker is None:
+            return
+        found = self._row_of(event.worker, event.call)
+        if found is None and event.running:  # it was over before the pool knew that it had begun
+            found = self._rows[event.worker].index(row := self._free_row(event.worker)), row
+            row.since = max(row.since, event.at - event.running)
+        if found is not None:
+            self._draw_call(event, found, event.at - found[1].since, _described(event))
+
+    def call_released(self, event: CallReleased, /) -> None:
+        """Its worker is done with it at last."""
+        end = self._ends.pop(event.call, None)
+        if (found := self._row_of(event.worker, event.call)) is not None:
+            details = {} if end is None else {**_described(end), "overran_ms": _ms(event.at - end.at)}
+            self._draw_call(event, found, event.at - found[1].since, details)
+
+    def _draw_call(
+        self,
+        event: CallEnded | CallPutBack | CallReleased,
+        found: tuple[int, _Row],
+        seconds: float,
+        details: dict[str, Any],
+    ) -> None:
+        assert event.worker is not None
+        number, row = found
+        start, row.call, row.since = event.at - seconds, None, event.at
+        details = {"call": event.call, "attempt": event.attempt, **details}
+        self._draw(start, "X", event.function, event.worker + 1, number, dur=_us(seconds), args=details)
+
+    def _row_of(self, worker: int, call: int) -> tuple[int, _Row] | None:
+        rows = self._rows.get(worker, ())
+        return next(((number, row) for number, row in enumerate(rows) if row.call == call), None)
+
+    def _free_row(self, worker: int) -> _Row:
+        rows = self._rows.setdefault(worker, [])
+        for row in rows:
+            if row.call is None:
+                return row
+        rows.append(row := _Row())
+        return row
+
+    # ---------------------------------------------------------------- workers
+
+    def worker_starting(self, event: WorkerStarting, /) -> None:
+        """Draw nothing before it has started."""
+        self._starts[event.worker] = event.at
+
+    def worker_ready(self, event: WorkerReady, /) -> None:
+        """Name it, and draw its start."""
+        pid = "" if event.pid is None else f" (pid {event.pid})"
+        self._name(event.worker + 1, f"worker {event.worker}{pid}")
+        since = self._starts.pop(event.worker, event.at)
+        self._draw(since, "X", "start", event.worker + 1, dur=_us(event.at - since), args={"node": event.node})
+
+    def worker_died(self, event: WorkerDied, /) -> None:
+        """Draw its end, and the start that has failed."""
+        since = self._starts.pop(event.worker, None)
+        if since is not None:
+            self._name(event.worker + 1, f"worker {event.worker}")
+            self._draw(since, "X", "start", event.worker + 1, dur=_us(event.at - since), args={"outcome": "failed"})
+        self._mark(event.at, f"lost: {event.reason}", event.worker + 1)
+        self._forget(event.worker)
+
+    def worker_replacing(self, event: WorkerReplacing, /) -> None:
+        """Mark it."""
+        self._mark(event.at, f"to be replaced by worker {event.heir}: {event.reason}", event.worker + 1)
+
+    def worker_retired(self, event: WorkerRetired, /) -> None:
+        """Mark its end."""
+        self._mark(event.at, "ended", event.worker + 1)
+        self._forget(event.worker)
+
+    def _forget(self, worker: int) -> None:
+        self._starts.pop(worker, None)
+        self._rows.pop(worker, None)
+
+    # ---------------------------------------------------------------- the pool
+
+    def pool_opening(self, event: PoolOpening, /) -> None:
+        """Begin the file."""
+        self._began = event.at
+        self._name(_POOL, f"pool of {event.pool}")
+        self._mark(event.at, "opening", _POOL)
+
+    def pool_whole(self, event: PoolWhole, /) -> None:
+        """Mark it."""
+        self._mark(event.at, f"whole: {event.size} workers are ready", _POOL)
+
+    def pool_broke(self, event: PoolBroke, /) -> None:
+        """Mark it."""
+        self._mark(event.at, f"broken: {event.reason}", _POOL)
+
+    def pool_ended(self, event: PoolEnded, /) -> None:
+        """End the file."""
+        self._mark(event.at, "closed", _POOL)
+        self._close()
+
+    # ---------------------------------------------------------------- the file
+
+    def _name(self, where: int, name: str) -> None:
+        self._write({"ph": "M", "name": "process_name", "pid": where, "tid": 0, "args": {"name": name}})
+        self._write({"ph": "M", "name": "process_sort_index", "pid": where, "tid": 0, "args": {"sort_index": where}})
+
+    def _mark(self, at: float, text: str, where: int) -> None:
+        self._draw(at, "i", text, where, s="p")
+
+    def _draw(self, at: float, phase: str, name: str, where: int, row: int = 0, **more: Any) -> None:
+        self._write({"ph": phase, "name": name, "ts": _us(at - self._began), "pid": where, "tid": row, **more})
+
+    def _write(self, event: dict[str, Any]) -> None:
+        if self._is_over:
+            return
+        if self._written == MOST_EVENTS:
+            logger.warning("the recording %s is full after %d events, and was ended", self._path, MOST_EVENTS)
+            self._close()
+            return
+        try:
+            if self._file is None:
+                # A line is written as soon as it is complete, with the comma that belongs before it.
+                self._file = open(self._path, "w", buffering=1, encoding="utf-8")  # noqa: SIM115 (open as long as the pool)
+            self._file.write(("[\n" if self._written == 0 else ",\n") + json.dumps(event, separators=(",", ":")))
+        except OSError:
+            self._is_over = True
+            if self._file is not None:
+                with contextlib.suppress(OSError):
+                    self._file.close()
+            raise
+        self._written += 1
+
+    def _close(self) -> None:
+        if not self._is_over and self._file is not None:
+            self._is_over = True
+            with self._file as file:
+                file.write("\n]\n")
+
+    def __del__(self) -> None:
+        """Leave no file open, if the pool was never closed."""
+        self._close()
+
+
+def _described(event: CallEnded) -> dict[str, Any]:
+    described: dict[str, Any] = {"outcome": event.outcome, "waiting_ms": _ms(event.waiting)}
+    described |= {"travelling_ms": _ms(event.travelling), "running_ms": _ms(event.running)}
+    return described if event.error is None else {**described, "error": event.error.__name__}
+
+
+def _us(seconds: float) -> float:
+    return round(seconds * 1e6, 1)
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1e3, 3)
