@@ -13,6 +13,7 @@ import os
 import sys
 import time
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import ray
@@ -140,18 +141,17 @@ async def measure(seconds: float, rounds: int) -> Table:
     part = seconds / load.arrivals[-1]
     load = loads.Load(load.name, [arrival * part for arrival in load.arrivals], load.services)
     contenders: dict[str, Any] = {
-        f"poise, (1, {MOST}) workers": lambda: pool(poise.Elastic(1, MOST, idle=IDLE)),
-        f"poise, (0, {MOST}) workers": lambda: pool(poise.Elastic(0, MOST, idle=IDLE)),
+        f"poise, (1, {MOST}) workers": partial(pool, poise.Elastic(1, MOST, idle=IDLE)),
+        f"poise, (0, {MOST}) workers": partial(pool, poise.Elastic(0, MOST, idle=IDLE)),
         f"Ray Serve, 1 to {MOST} replicas": serve,
-        **{f"poise, {size} workers": lambda size=size: pool(size) for size in (1, 2, MOST)},
+        **{f"poise, {size} workers": partial(pool, size) for size in (1, 2, MOST)},
     }
     rows: list[list[str]] = []
     for turn in range(rounds):
         for name, contender in contenders.items():
             print(f"round {turn + 1}: {name}", file=sys.stderr, flush=True)
-            opened: Any = contender
             try:
-                async with opened() as (call, count):
+                async with contender() as (call, count):
                     rows.append([name, *await replay(call, count, load)])
             except ImportError as error:
                 print(f"no {name}: {str(error).partition('. ')[0]}", file=sys.stderr)
