@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from poise._engine.checks import Checks
     from poise._engine.clock import Clock, Timer
     from poise._lanes.lane import Lane, Launcher
+    from poise.policies import Elastic
 
 logger = logging.getLogger("poise")
 
@@ -118,7 +119,8 @@ class Dispatcher:
         except BaseException:
             self._forget(call)
             raise
-        if effects or record.deadline < math.inf or type(record) is not CallRecord or type(record.function) is Batching:
+        is_timed = self.scheduler.is_timed or record.deadline < math.inf or type(record) is not CallRecord
+        if effects or is_timed or type(record.function) is Batching:
             self._perform(effects)  # else it waits, and no time is to be kept for it
 
     def cancel(self, call: Call[Any]) -> None:
@@ -159,12 +161,8 @@ class Dispatcher:
 
     # ---------------------------------------------------------------- the pool
 
-    def open(self) -> None:
-        """Ask for the first workers."""
-        self._perform(self.scheduler.open(self.clock.time()))
-
-    def resize(self, size: int) -> None:
-        """Ask for another number of workers."""
+    def resize(self, size: int | Elastic) -> None:
+        """Ask for the first workers, or for another number of them."""
         self._perform(self.scheduler.resize(size, self.clock.time()))
 
     def replace(self, worker_id: int) -> Renewal | None:
@@ -210,7 +208,7 @@ class Dispatcher:
             return False
         self.lanes[worker_id] = lane
         effects = self.scheduler.worker_ready(worker_id, self.clock.time(), most_ahead=lane.most_ahead)
-        self.journal.ready(worker_id, lane.origin.pid, self.scheduler.ready_workers, self.scheduler.size)
+        self.journal.ready(worker_id, lane.origin.pid, self.scheduler.ready_workers, self.scheduler.fleet.size)
         self._perform(effects)
         return True
 
@@ -318,7 +316,8 @@ class Dispatcher:
         elif isinstance(effect, Kill):
             self.supervisor.end(effect.worker_id, effect.reason, gently=effect.gently)
         elif isinstance(effect, News):
-            self.journal.tell(effect, self.scheduler.fleet.broken)
+            if self.journal.tell(effect, self.scheduler.fleet.broken):
+                self.supervisor.watch_shortage()
         elif not isinstance(effect, Resolve) and (lane := self.lanes.get(effect.worker_id)) is not None:
             self._tell(lane, effect)
 

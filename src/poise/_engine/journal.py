@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from poise._core.effects import Crowded, Lost, Replacing, Struck
+from poise._core.effects import Crowded, Grown, Lost, Replacing, Shrunk, Struck
 from poise._core.recycling import in_mib
 from poise._protocol.words import describe
 
@@ -72,8 +72,12 @@ class Journal:
             text += ", the pool is whole again"
         self._say("workers that became ready", level, f"{text}: {ready} of {size} workers are ready")
 
-    def tell(self, news: News, broken: PoolBroken | None) -> None:
-        """Something has befallen a worker; `broken` says what that means for all."""
+    def tell(self, news: News, broken: PoolBroken | None) -> bool:
+        """Something has befallen a worker; `broken` says what that means for all.
+
+        Returns:
+            Whether more workers start, which may wait for room that there is not.
+        """
         if isinstance(news, Lost):
             self.lost(news, broken)
         elif isinstance(news, Replacing):
@@ -82,8 +86,13 @@ class Journal:
             self._crowded(news)
         elif isinstance(news, Struck):
             self._struck(news)
+        elif isinstance(news, Grown):
+            self._grown(news)
+        elif isinstance(news, Shrunk):
+            self._shrunk(news)
         else:
             self._oversized(news)
+        return isinstance(news, Grown)
 
     def lost(self, loss: Lost, broken: PoolBroken | None) -> None:
         """A worker died, or could not start, and nobody had asked for it; `broken` says what that means for all."""
@@ -125,6 +134,16 @@ class Journal:
             f"room for both: {effect.shortage}"
         )
         self._say("workers that left first", logging.WARNING, text)
+
+    def _grown(self, effect: Grown) -> None:
+        """Calls wait for longer than a start takes."""
+        text = f"the pool grows from {effect.before} to {effect.size} workers, because {effect.waiting} calls wait"
+        self._say("times that it grew", logging.INFO, text)
+
+    def _shrunk(self, effect: Shrunk) -> None:
+        """Nobody has use for a worker."""
+        text = f"{self._name(effect.worker_id)} leaves after {effect.idle:g} s of idleness; {effect.size} stay"
+        self._say("workers that left because they were idle", logging.INFO, text)
 
     def _oversized(self, effect: Oversized) -> None:
         """A worker has too much memory from the start."""

@@ -8,15 +8,27 @@ import itertools
 import os
 import time
 from concurrent import futures
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, TypeAlias, TypeVar, get_args, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    Generic,
+    Literal,
+    ParamSpec,
+    TypeAlias,
+    TypeVar,
+    cast,
+    get_args,
+    overload,
+)
 
-from poise.checks import check_one_of, check_whole
+from poise.checks import check_one_of
 from poise.errors import ConfigError
 from poise.executor.driver import Driver
 from poise.executor.duties import log_as_original, run_chunk, run_chunk_on, start
 from poise.executor.results import flat, in_order
 from poise.executor.room import Room
-from poise.policies import Recycle
+from poise.policies import Elastic, Recycle, check_size
 from poise.pool import Pool, RemoteClass
 
 if TYPE_CHECKING:
@@ -26,6 +38,7 @@ if TYPE_CHECKING:
 
     from poise.executor.processes import WorkerProcess
     from poise.options import WorkerArguments
+    from poise.policies import Size
     from poise.stats import Stats
 
 T = TypeVar("T")
@@ -52,9 +65,9 @@ class Executor(futures.Executor, Generic[T]):
     @overload
     def __init__(
         self: Executor[None],
-        factory: int | None = None,
+        factory: Size | None = None,
         *,
-        max_workers: int | None = None,
+        max_workers: Size | None = None,
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
         max_tasks_per_child: int | None = None,
@@ -66,7 +79,7 @@ class Executor(futures.Executor, Generic[T]):
         self,
         factory: Callable[[], T],
         *,
-        max_workers: int | None = None,
+        max_workers: Size | None = None,
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
         max_tasks_per_child: int | None = None,
@@ -78,7 +91,7 @@ class Executor(futures.Executor, Generic[T]):
         self: Executor[Any],
         factory: RemoteClass,
         *,
-        max_workers: int | None = None,
+        max_workers: Size | None = None,
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
         max_tasks_per_child: int | None = None,
@@ -87,9 +100,9 @@ class Executor(futures.Executor, Generic[T]):
     ) -> None: ...
     def __init__(
         self,
-        factory: Callable[[], T] | RemoteClass | int | None = None,
+        factory: Callable[[], T] | RemoteClass | Size | None = None,
         *,
-        max_workers: int | None = None,
+        max_workers: Size | None = None,
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
         max_tasks_per_child: int | None = None,
@@ -99,9 +112,10 @@ class Executor(futures.Executor, Generic[T]):
         """Describe the executor; nothing is started before the first call.
 
         Args:
-            factory: makes what a worker holds, as in `poise.Pool`. A number is taken to be `max_workers`, which comes
-                first in `ProcessPoolExecutor`.
-            max_workers: how many workers; as many as Ray offers CPUs if None.
+            factory: makes what a worker holds, as in `poise.Pool`. A number, or two, is taken to be `max_workers`,
+                which comes first in `ProcessPoolExecutor`.
+            max_workers: how many workers, or the fewest and the most, such as (0, 8): see `poise.Elastic`. As many as
+                Ray offers CPUs if None.
             initializer: called once in each worker before anything else, in those that replace dead ones too.
             initargs: arguments for it.
             max_tasks_per_child: how many calls a worker runs before it ends and another takes its place, as in the
@@ -132,17 +146,19 @@ class Executor(futures.Executor, Generic[T]):
             ConfigError: an option is outside its range. It is also a `ValueError`.
             TypeError: `initializer` cannot be called, or `max_tasks_per_child` is no whole number.
         """
-        if isinstance(factory, int):
+        first: Any = factory
+        is_size = isinstance(first, int | tuple | Elastic)
+        if is_size:
             if max_workers is not None:
-                raise TypeError(f"max_workers is given twice: {factory!r} and {max_workers!r}")
-            factory, max_workers = None, factory
+                raise TypeError(f"max_workers is given twice: {first!r} and {max_workers!r}")
+            factory, max_workers = None, cast("Size", first)
         if isinstance(max_workers, int) and max_workers < 1:
             raise ConfigError("max_workers", max_workers, "max_workers must be greater than 0")
-        if max_workers is not None:
-            check_whole("max_workers", max_workers, 1)
+        wanted = None if max_workers is None else check_size("max_workers", max_workers)
         _refuse_what_processes_have(options)
         options["recycle"] = _recycle(max_tasks_per_child, options.get("recycle"))
-        self._max_workers = max_workers or os.cpu_count() or 1  # dask and others read it
+        most = wanted.max if isinstance(wanted, Elastic) else wanted
+        self._max_workers = most or os.cpu_count() or 1  # dask and others read it
         ray_options = dict(options.get("ray_options") or {})
         self._holds_instances = factory is not None
         on_broken = log_as_original if factory is None and initializer is not None else None
@@ -150,9 +166,7 @@ class Executor(futures.Executor, Generic[T]):
             raise TypeError("initializer must be a callable")
         factory, ray_options = start(factory, initializer, initargs, ray_options)
         as_the_original = {"backlog": None, "writable": True}
-        pool = self._make_pool(
-            factory, **{**as_the_original, **options, "size": max_workers, "ray_options": ray_options}
-        )
+        pool = self._make_pool(factory, **{**as_the_original, **options, "size": wanted, "ray_options": ray_options})
         self._driver = Driver(pool, self._room_for(on_full, options), on_broken)
 
     def _room_for(self, on_full: str, options: Mapping[str, Any]) -> Room | None:
