@@ -145,7 +145,7 @@ class _Simulation:
                     self._later(self._now + self._load.services[call.id], "end", call.id)
 
 
-def main() -> int:
+def main(arguments: list[str]) -> int:  # noqa: ARG001 (as the others)
     """Print a table."""
     rows: list[list[str]] = []
     for per_token, start, least in itertools.product(PER_TOKEN, STARTS, (0, 1)):

@@ -377,13 +377,12 @@ class Queues:
                 _check_turn(call, owner)
 
     def _check_tenants(self) -> None:
-        tenants = {tenant for call in (*self.backlog, *self.held_back.values()) if (tenant := call.tenant) is not None}
-        for tenant in tenants:
+        for tenant in {call.tenant for call in self.calls(()) if call.tenant is not None}:
             assert tenant.waiting == sum(call.tenant is tenant for call in self.backlog)
             held_back = [call for call in self.held_back.values() if call.tenant is tenant]
             assert sorted(call.id for call in tenant.parked) == sorted(call.id for call in held_back)
-            let_on = sum(call.tenant is tenant for call in self.parked)
-            assert not held_back or tenant.waiting + let_on >= (self.shares.limit or 0)
+            taken = tenant.waiting + sum(call.tenant is tenant for call in self.parked)
+            assert not held_back or taken >= (self.shares.limit or 0)
 
 
 def _check_turn(call: CallRecord, owner: _Owner) -> None:

@@ -11,6 +11,7 @@ import math
 import os
 import threading
 from collections import deque
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from poise._answers import NOT_BEGUN, RAISED, RETURNED, Answer
@@ -73,7 +74,8 @@ class Dispatcher:
         self.batches: Batches = Batches()
         self.checks: Checks | None = None
         """What has workers checked, if they are."""
-        self._next_call_id = 0
+        self.next_call_id: Callable[[], int] = count(1).__next__
+        """A number for a new call, greater than all before it."""
         self._pending: deque[Effect] = deque()
         """Effects still to be performed. A lane may answer while it is sent to, which adds to them."""
         self._is_performing = False
@@ -88,11 +90,6 @@ class Dispatcher:
     def check_loop(self) -> None:
         """Refuse, with `WrongLoop`, to be used from anywhere but the loop that opened the pool."""
         check_loop(self.loop, self.thread, self._process)
-
-    def next_call_id(self) -> int:
-        """A number for a new call, greater than all before it."""
-        self._next_call_id += 1
-        return self._next_call_id
 
     def submit(self, call: Call[Any], record: CallRecord, *, may_park: bool) -> None:
         """Hand a new call to the scheduler.
@@ -199,7 +196,7 @@ class Dispatcher:
         self.lanes[worker_id] = lane
         now, place, fleet = self.clock.time(), self.observers.place, self.scheduler.fleet
         effects = self.scheduler.worker_ready(worker_id, now, most_ahead=lane.most_ahead)
-        self.observers.ready(worker_id, lane.origin, self.scheduler.ready_workers, fleet.size, now, place)
+        self.observers.ready(worker_id, lane.origin, len(fleet.ready), fleet.size, now, place)
         self._perform(effects)
         return True
 
@@ -211,8 +208,8 @@ class Dispatcher:
         self.batches.lost(worker_id)
         if self.scheduler.worker(worker_id) is None:
             self.observers.retired(worker_id)
-        now = self.clock.time()
-        self._take(self.scheduler.worker_lost, worker_id, reason, now, cause=cause, all_in_doubt=all_in_doubt)
+        happened = worker_id, reason, self.clock.time()
+        self._take(self.scheduler.worker_lost, *happened, cause=cause, all_in_doubt=all_in_doubt)
 
     def no_room(self, worker_id: int, shortage: str) -> None:
         """A worker that is to replace one that works has no room beside that."""
@@ -224,9 +221,7 @@ class Dispatcher:
         """Attempts have ended."""
         if self.batches.sent:
             answers = self.batches.opened(answers)
-        answers = [
-            answer if answer.ending != RAISED else judged(self._calls.get(answer.call_id), answer) for answer in answers
-        ]
+        answers = [each if each.ending != RAISED else judged(self._calls.get(each.call_id), each) for each in answers]
         self._take(self.scheduler.finished, worker_id, answers, self.clock.time())
 
     def on_begun(self, worker_id: int, call_ids: Sequence[int]) -> None:
@@ -255,8 +250,7 @@ class Dispatcher:
 
     def on_lost(self, worker_id: int, reason: str, *, all_in_doubt: bool = False) -> None:
         """A worker has died by itself."""
-        lane = self.lanes.pop(worker_id, None)
-        if lane is not None:
+        if (lane := self.lanes.pop(worker_id, None)) is not None:
             self.supervisor.bury(lane)
         self.worker_lost(worker_id, reason, all_in_doubt=all_in_doubt)
 

@@ -13,22 +13,18 @@ from typing import (
     Any,
     Concatenate,
     Generic,
-    Literal,
     ParamSpec,
-    TypeAlias,
     TypeVar,
     cast,
-    get_args,
     overload,
 )
 
-from poise.checks import check_one_of
 from poise.errors import ConfigError
 from poise.executor.driver import Driver
 from poise.executor.duties import log_as_original, run_chunk, run_chunk_on, start
 from poise.executor.original import recycle_of, refuse_what_processes_have
 from poise.executor.results import flat, in_order
-from poise.executor.room import Room
+from poise.executor.room import OnFull, room_for
 from poise.policies import Elastic, check_size
 from poise.pool import Pool, RemoteClass
 
@@ -46,9 +42,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 R = TypeVar("R")
 P = ParamSpec("P")
-
-OnFull: TypeAlias = Literal["refuse", "wait"]
-"""What becomes of a call for which there is no room."""
 
 
 class Executor(futures.Executor, Generic[T]):
@@ -172,21 +165,7 @@ class Executor(futures.Executor, Generic[T]):
         factory, ray_options = start(factory, initializer, initargs, ray_options)
         given = {"backlog": None, "writable": True, **options, "size": wanted, "ray_options": ray_options}
         self._pool = pool = self._make_pool(factory, **given)
-        self._driver = Driver(pool, self._room_for(on_full, options), on_broken)
-
-    def _room_for(self, on_full: str, options: Mapping[str, Any]) -> Room | None:
-        """What `submit` waits for: that fewer calls wait and run than the backlog and the slots hold.
-
-        Raises:
-            ConfigError: there is no such way, or nothing to wait for.
-        """
-        check_one_of("on_full", on_full, get_args(OnFull))
-        if on_full == "refuse":
-            return None
-        backlog = options.get("backlog")
-        if backlog is None:
-            raise ConfigError("on_full", on_full, "give a backlog= too: without a limit there is nothing to wait for")
-        return Room(backlog + self._max_workers * options.get("concurrency", 1))
+        self._driver = Driver(pool, room_for(on_full, options, self._max_workers), on_broken)
 
     def _make_pool(self, factory: Any, **options: Any) -> Pool[Any]:
         """Make the pool behind this executor; tests have another."""
