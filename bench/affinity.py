@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     from poise._core.effects import Effect
 
+BEGIN: Final = "<!-- bench affinity -->"
+END: Final = "<!-- end of bench affinity -->"
 TRACE: Final = Path(__file__).parent / "data" / "mooncake_conversation_excerpt.csv"
 TICK: Final = 3.0
 """Seconds: the trace's clock. What came in one step of it is spread evenly over that."""
@@ -193,10 +195,29 @@ def table(workers: int) -> Table:
     return Table(f"{workers} workers", heads, rows)
 
 
+def section() -> str:
+    """What stands between the markers of docs/how-to/affinity.md."""
+    shown: list[str] = []
+    for measured in map(table, SIZES):
+        _, _, lines = measured.markdown().split("\n", 2)
+        shown.append(lines.replace("|  |", f"| {measured.title} |", 1))
+    return "\n\n".join(shown)
+
+
+def rewrite(page: Path) -> str:
+    """The text of a page with the section between its markers."""
+    before, _, rest = page.read_text().partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}\n\n{section()}\n\n{END}{after}"
+
+
 def main(arguments: list[str]) -> int:
-    """Print the tables."""
+    """Print the tables, or write them into a page."""
     parser = argparse.ArgumentParser(prog="python -m bench affinity", description=__doc__)
-    parser.add_argument("--workers", type=int, nargs="*", default=SIZES)
-    for workers in parser.parse_args(arguments).workers:
-        print(table(workers).plain(), end="\n\n")
+    parser.add_argument("--docs", type=Path, help="rewrite the tables of this page, and print nothing")
+    chosen = parser.parse_args(arguments)
+    if chosen.docs is None:
+        print("\n\n".join(table(workers).plain() for workers in SIZES))
+    else:
+        chosen.docs.write_text(rewrite(chosen.docs))
     return 0

@@ -72,6 +72,7 @@ CONTENDERS: Final = {
     "retries=2, under the budget": Contender({}, ({"retries": 2},)),
     "tenant: one": Contender({}, ({"tenant": "a"},)),
     "tenant: one of ten": Contender({"backlog_per_tenant": NEVER}, tuple({"tenant": n} for n in range(10))),
+    "key: one of ten": Contender({}, tuple({"key": n} for n in range(10))),
     "batched": Contender({}, function=echo_all),
 }
 

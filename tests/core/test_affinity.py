@@ -132,7 +132,7 @@ def test_only_the_keys_that_were_served_last_are_remembered(monkeypatch: pytest.
     assert serve(scene, 1) == homes[1], "by its hash"
 
 
-@pytest.mark.parametrize("leaves", ["dies", "retires", "is killed", "does not answer"])
+@pytest.mark.parametrize("leaves", ["dies", "retires", "is killed", "is quarantined", "does not answer"])
 def test_a_worker_that_leaves_is_nobodys_home(leaves: str) -> None:
     scene = Scene(size=2, sends_ahead=True, kill_after=1.0)
     scene.learn_pace()
@@ -145,6 +145,9 @@ def test_a_worker_that_leaves_is_nobodys_home(leaves: str) -> None:
             home = next(worker_id for worker_id in (0, 1) if scene.pool.worker(worker_id) is None)
         case "is killed":
             scene.kill(scene.submit(member=scene.worker(home)))
+        case "is quarantined":
+            scene.worker(home).is_quarantined = True
+            scene.pool._placement.update(scene.worker(home))  # noqa: SLF001
         case _:
             scene.submit(key="a")
             (other,) = occupy(scene, 1 - home)

@@ -12,7 +12,7 @@ from poise._core.batches import Batching
 from poise._core.calls import CHECK_IDS, CallRecord
 from poise._core.checking import GRACE
 from poise._core.states import WorkerState
-from poise.errors import WorkerLost
+from poise.errors import PayloadError, WorkerLost
 from poise.policies import Health, Recycle
 from tests.core.scene import SHORT, Scene
 
@@ -587,6 +587,27 @@ def test_a_worker_that_has_failed_other_calls_stays_where_it_is() -> None:
     fail(scene, call, RETRYABLE)
     assert is_out(first)
     assert scene.killed == []
+
+
+def test_what_could_not_travel_and_what_was_given_up_are_no_fault_of_a_worker() -> None:
+    scene = Scene(size=2, health=Health(counts=Exception, failures=1))
+    unpacked, cancelled = scene.submit(member=scene.worker(0)), scene.submit(member=scene.worker(1))
+    scene.answer(unpacked, ending=RAISED, outcome=PayloadError("the result", "it has a lock", started=True))
+    scene.cancel(cancelled)
+    fail(scene, cancelled)
+    assert scene.replacing == []
+    fail_on(scene, 0, 1)
+    assert scene.replacing == [(0, 2)]
+
+
+def test_a_worker_that_fails_for_ever_is_not_remembered_for_ever() -> None:
+    scene = Scene(size=2, health=COUNTED)
+    for _ in range(50):
+        fail_on(scene, 0, 1)
+        fail_on(scene, 1, 1)
+    vitals = scene.worker(0).vitals
+    assert vitals is not None
+    assert len(vitals.streak) == 6
 
 
 def test_answers_for_calls_that_a_worker_does_not_hold_say_nothing() -> None:

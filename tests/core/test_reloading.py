@@ -184,7 +184,7 @@ def test_another_reload_takes_over_from_one_that_goes_back() -> None:
     progress = reload(scene)
     assert progress.generation == 2
     for _ in range(4):
-        if scene.pool.is_starting(worker := scene.started[-1]):
+        if scene.pool.fleet.is_starting(worker := scene.started[-1]):
             scene.ready(worker)
     assert is_over(progress)
     assert generations(scene) == [2, 2]

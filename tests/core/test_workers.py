@@ -13,10 +13,10 @@ from tests.core.scene import SHORT, Scene, state
 def test_all_workers_are_started_at_once() -> None:  # G8
     scene = Scene(size=3, ready=0)
     assert scene.started == [0, 1, 2]
-    assert scene.pool.is_starting(1)
+    assert scene.pool.fleet.is_starting(1)
     scene.ready(1)
-    assert not scene.pool.is_starting(1)
-    assert not scene.pool.is_starting(9)
+    assert not scene.pool.fleet.is_starting(1)
+    assert not scene.pool.fleet.is_starting(9)
     assert scene.pool.ready_workers == 1
 
 

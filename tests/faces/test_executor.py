@@ -928,3 +928,107 @@ def test_initargs_that_cannot_travel_are_named(shared_ray: None) -> None:
     with poise.Executor(1, initializer=print, initargs=(threading.Lock(),)) as executor:
         error = executor.submit(square, 1).exception(60)
     assert "initargs" in str(error)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Workers that are replaced
+
+
+class Weights:
+    """What a worker holds, of a certain version."""
+
+    def __init__(self, version: int = 1) -> None:
+        self.version = version
+
+    def read(self) -> int:
+        return self.version
+
+
+def test_a_reload_brings_new_workers_while_calls_are_served() -> None:
+    with LocalExecutor(Weights, max_workers=2) as executor:
+        assert executor.submit(Weights.read).result() == 1
+        executor.reload(lambda: Weights(2))
+        assert [executor.submit(Weights.read).result() for _ in range(4)] == [2] * 4
+        assert executor.stats().generation == 1
+        executor.reload()
+        assert executor.submit(Weights.read).result() == 2
+        assert executor.stats().generation == 2
+
+
+def test_a_reload_runs_the_initializer_in_the_new_workers_too() -> None:
+    begun: list[int] = []
+    with LocalExecutor(Weights, max_workers=1, initializer=begun.append, initargs=(7,)) as executor:
+        assert executor.submit(Weights.read).result() == 1
+        executor.reload(lambda: Weights(2))
+        assert executor.submit(Weights.read).result() == 2
+        assert begun == [7, 7]
+
+
+def test_a_reload_that_fails_says_why_and_leaves_the_old_workers() -> None:
+    def fail() -> Weights:
+        raise OSError("no weights")
+
+    with LocalExecutor(Weights, max_workers=1) as executor:
+        executor.submit(Weights.read).result()
+        with pytest.raises(poise.ReplaceFailed, match="no weights"):
+            executor.reload(fail)
+        assert executor.submit(Weights.read).result() == 1
+        with pytest.raises(poise.ConfigError, match="surge"):
+            executor.reload(surge=-1)
+
+
+def test_an_executor_of_plain_functions_reloads_without_a_factory() -> None:
+    with LocalExecutor(max_workers=1) as executor:
+        executor.submit(pow, 2, 3).result()
+        executor.reload()
+        assert executor.stats().generation == 1
+        with pytest.raises(poise.ConfigError, match="without a factory"):
+            executor.reload(Weights)
+
+
+def test_a_worker_can_be_replaced_from_any_thread() -> None:
+    with LocalExecutor(Weights, max_workers=2) as executor:
+        executor.submit(Weights.read).result()
+        (old, *_) = [worker.id for worker in executor.stats().workers]
+        with cf.ThreadPoolExecutor(1) as thread:
+            new = thread.submit(executor.replace, old).result()
+        assert new not in (old, 1 - old)
+        assert {worker.id for worker in executor.stats().workers if worker.state == "ready"} >= {new}
+        with pytest.raises(poise.ConfigError):
+            executor.replace(999)
+
+
+def test_workers_cannot_be_replaced_where_there_are_none() -> None:
+    executor = LocalExecutor(Weights, max_workers=1)
+    with pytest.raises(poise.PoolClosed, match="nothing has been submitted"):
+        executor.reload()
+    executor.submit(Weights.read).result()
+    executor.shutdown(wait=True)
+    with pytest.raises(poise.PoolClosed, match="shut down"):
+        executor.replace(0)
+
+
+def test_a_callback_cannot_wait_for_workers_to_be_replaced(gate: Gate) -> None:
+    errors: cf.Future[BaseException | None] = cf.Future()
+    with LocalExecutor(max_workers=1) as executor:
+
+        def call_back(_: cf.Future[None]) -> None:
+            try:
+                executor.reload()
+                errors.set_result(None)
+            except RuntimeError as error:
+                errors.set_result(error)
+
+        future = executor.submit(wait_at, gate.path)
+        future.add_done_callback(call_back)
+        gate.open()
+        assert "callback" in str(errors.result(60))
+
+
+def test_a_reload_just_after_the_first_call_waits_for_the_pool_to_open() -> None:
+    for _ in range(20):
+        with LocalExecutor(Weights, max_workers=1) as executor:
+            future = executor.submit(Weights.read)
+            executor.reload(lambda: Weights(2))
+            assert future.result() in (1, 2)
+            assert executor.submit(Weights.read).result() == 2

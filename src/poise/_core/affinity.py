@@ -174,8 +174,9 @@ class Affinity:
 
 
 def _is_home(worker: WorkerRecord) -> bool:
-    """Whether it is worth waiting for: it works, and will go on."""
-    return worker.state is WorkerState.READY and not worker.is_killed and not worker.is_silent
+    """Whether it is worth waiting for: it works, is well, and will go on."""
+    is_there = worker.state is WorkerState.READY and not worker.is_killed and not worker.is_silent
+    return is_there and not worker.is_quarantined
 
 
 def _is_free(worker: WorkerRecord) -> bool:

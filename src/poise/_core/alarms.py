@@ -11,7 +11,7 @@ import math
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
-from poise._core.pace import STEADY_SECONDS
+from poise._core.pace import LONGEST_AHEAD
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 OVERDUE_SECONDS: Final = 0.005
 """A worker that has not answered for so long is stuck with one call, and what was sent ahead to it is asked back."""
-PATIENT_SECONDS: Final = 2 * STEADY_SECONDS
+PATIENT_SECONDS: Final = 2 * LONGEST_AHEAD
 """The same for a worker that was sent one longer call."""
 ANSWER_SECONDS: Final = 0.1
 """A worker that has not answered a recall for so long is silent: stopped, or a call keeps its interpreter.

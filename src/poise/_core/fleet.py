@@ -65,6 +65,11 @@ class Fleet:
         """The workers that count towards the size: all but those that retire, and spares."""
         return [w for w in self.workers.values() if w.state is not WorkerState.RETIRING and not w.is_spare]
 
+    def is_starting(self, worker_id: WorkerId) -> bool:
+        """Whether this worker is wanted and has not started yet."""
+        worker = self.workers.get(worker_id)
+        return worker is not None and worker.state is WorkerState.STARTING
+
     def surplus(self, size: int) -> list[WorkerRecord]:
         """The members over this size: those not started, killed or sick, then the idlest, leased ones last.
 

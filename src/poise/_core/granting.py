@@ -105,7 +105,8 @@ class Granting:
     def _any_worker_for(self, call: CallRecord, now: float) -> WorkerRecord | None:
         """A worker with a free slot, else one to which the call can be sent ahead.
 
-        Those of batched functions are not: the longer they wait, the more begin together.
+        Those of batched functions are not: the longer they wait, the more begin together. Nor are long ones where
+        tenants share: each would be one more for which another tenant's single call waits.
         While a wary call before it waits for a free worker none is sent ahead, because the workers would never be free.
         """
         placement, queues = self._placement, self._queues
@@ -114,10 +115,9 @@ class Granting:
             worker = self._affinity.choose(call, worker)
         if worker is not None or (queues.wary.calls and any(wary.precedes(call) for wary in queues.wary.heads())):
             return worker
-        if type(call.function) is Batching:
+        if type(call.function) is Batching or (queues.shares.is_used and self._pace.is_long(call.function)):
             return None
-        is_deep = not queues.shares.is_used and len(queues.backlog) > placement.open_workers * self._slots
-        return placement.roomy_worker(self._pace.ahead_limit(call.function, is_deep=is_deep), now, queues.bound)
+        return placement.roomy_worker(self._pace.ahead_limit(call.function), now, queues.bound)
 
     def place(self, now: float) -> None:
         """Give waiting calls to workers for as long as the next one in the order can be given to one."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from poise._answers import NOT_BEGUN, RETURNED
+from poise._core.states import CallState
+from poise.errors import PayloadError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -26,6 +28,8 @@ DEVIATIONS: Final = 4
 """By how many standard deviations more failures than expected stand out."""
 LEAST_PART: Final = 0.05
 """By how much the part of calls that fail must be greater, beside that."""
+MOST_ROWS: Final = 2
+"""So many times the failures in a row that make a worker sick are remembered."""
 JUDGED_EVERY: Final = 0.1
 """Seconds between two looks at the same worker's fellows: it fails fast, and they may be many."""
 
@@ -52,7 +56,7 @@ class Outliers:
             if batch is not None:
                 batches.add(batch)
                 call = batch.calls[answer.call_id]
-            if call is None:
+            if call is None or call.state is CallState.ABANDONED:  # that may have failed because it was to stop
                 continue
             if answer.ending == RETURNED or not self._is_fault(answer.value):
                 vitals.streak.clear()
@@ -61,6 +65,8 @@ class Outliers:
                 self._acquit(others, call, now)
             else:
                 vitals.streak[call.id] = None
+                if len(vitals.streak) > MOST_ROWS * self._policy.failures:  # nobody is replaced while most fail
+                    del vitals.streak[next(iter(vitals.streak))]
                 vitals.note(now, answers=1, failures=1)
                 has_failed = True
         if has_failed and now >= vitals.judged_at + JUDGED_EVERY:
@@ -68,7 +74,7 @@ class Outliers:
 
     def _is_fault(self, error: object) -> bool:
         try:
-            return isinstance(error, self._policy.faults)
+            return isinstance(error, self._policy.faults) and not isinstance(error, PayloadError)
         except Exception:  # noqa: BLE001 - `__instancecheck__` is the user's own code, and calls are to be answered
             return False
 

@@ -148,11 +148,6 @@ class Placement:
             self.update(worker)
 
     @property
-    def open_workers(self) -> int:
-        """How many workers may be given calls from the backlog."""
-        return len(self._load)
-
-    @property
     def free_workers(self) -> int:
         """How many of them have a free slot."""
         return len(self._load) - len(self._by_load[-2]) - len(self._by_load[-1])

@@ -82,25 +82,23 @@ class Scheduler:
         """Invariant: as many are not RETIRING as `size` asks for, while healing."""
         self._outcomes = outcomes = Outcomes(queues, alarms, outbox, kill_after)
         self.counters: Counters = outcomes.counters
-        self._endings = Endings(queues, self.pace, fleet, outcomes, poison_after, chance, retry_budget)
-        self._recalls = Recalls(queues, placement, alarms, outbox)
+        self._endings = endings = Endings(queues, self.pace, fleet, outcomes, poison_after, chance, retry_budget)
+        self._recalls = recalls = Recalls(queues, placement, alarms, outbox)
         self._affinity = affinity = Affinity(fleet.ready, queues, placement, self.counters)
-        recalls = self._recalls
         self._granting = Granting(slots, queues, placement, alarms, self.pace, outcomes, recalls, affinity, outbox)
-        self._leaving = Leaving(
-            fleet, queues, placement, alarms, outcomes, self._endings, recalls, self._granting, outbox
-        )
-        self.renewals: Renewals = Renewals(fleet, queues, self._leaving, self._granting, self.counters, outbox)
+        granting = self._granting
+        self._leaving = Leaving(fleet, queues, placement, alarms, outcomes, endings, recalls, granting, outbox)
+        leaving = self._leaving
+        self.renewals: Renewals = Renewals(fleet, queues, leaving, granting, self.counters, outbox)
         renewals = self.renewals
         renewals.order = Order.NEW_FIRST if recycle is None or recycle.surge else Order.OLD_FIRST
-        self.reloading: Reloading = Reloading(fleet, renewals, self._leaving)
+        self.reloading: Reloading = Reloading(fleet, renewals, leaving)
         self.recycling: Recycling | None = None
         if recycle is not None:
             self.recycling = Recycling(recycle, fleet, queues, alarms, renewals, outbox, chance)
         self._watch: Watch | None = None
         if health is not None:
-            leaving, counters = self._leaving, self.counters
-            self._watch = Watch(health, fleet, placement, alarms, renewals, leaving, counters, outbox, chance)
+            self._watch = Watch(health, fleet, placement, alarms, renewals, leaving, self.counters, outbox, chance)
 
     # ---------------------------------------------------------------- callers
 
@@ -172,8 +170,7 @@ class Scheduler:
 
     def release(self, lease: CallRecord, now: float) -> list[Effect]:
         """The holder gives its worker back. Its calls that have not begun are refused; running ones keep their slot."""
-        worker = lease.worker
-        if worker is None or worker.lease is not lease:
+        if (worker := lease.worker) is None or worker.lease is not lease:
             return []
         self.counters.completed += 1
         lease.ends("returned")
@@ -335,11 +332,6 @@ class Scheduler:
     def worker(self, worker_id: WorkerId) -> WorkerRecord | None:
         """The record of this worker, None if it is gone."""
         return self._workers.get(worker_id)
-
-    def is_starting(self, worker_id: WorkerId) -> bool:
-        """Whether this worker is wanted and has not started yet."""
-        worker = self._workers.get(worker_id)
-        return worker is not None and worker.state is WorkerState.STARTING
 
     @property
     def ready_workers(self) -> int:

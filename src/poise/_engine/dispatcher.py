@@ -16,20 +16,7 @@ from typing import TYPE_CHECKING, Any
 from poise._answers import NOT_BEGUN, RAISED, RETURNED, Answer
 from poise._core.batches import Batching
 from poise._core.calls import CallRecord
-from poise._core.effects import (
-    Cancel,
-    Check,
-    Kill,
-    Lease,
-    News,
-    Recall,
-    Reject,
-    Resolve,
-    Send,
-    SendBatch,
-    Start,
-    Withdraw,
-)
+from poise._core.effects import Check, Kill, Lease, News, Recall, Reject, Resolve, Send, SendBatch, Start, Withdraw
 from poise._core.observed import note_company
 from poise._engine.batches import Batches
 from poise._engine.call import is_plain, judged
@@ -43,7 +30,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Iterable, Sequence
 
-    from poise._core.effects import Effect
+    from poise._core.effects import Cancel, Effect
     from poise._core.reloading import Reload
     from poise._core.renewal import Renewal
     from poise._core.scheduler import Scheduler
@@ -209,7 +196,7 @@ class Dispatcher:
 
     def worker_ready(self, worker_id: int, lane: Lane) -> bool:
         """A worker has started; False if it is not wanted any more."""
-        if not self.scheduler.is_starting(worker_id):
+        if not self.scheduler.fleet.is_starting(worker_id):
             return False
         self.lanes[worker_id] = lane
         now, place = self.clock.time(), self.observers.place

@@ -12,12 +12,12 @@ import functools
 import os
 import threading
 from concurrent import futures
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from poise._lanes.door import Door
-from poise._protocol.outcomes import result_of
 from poise._ray.forks import forked_error
 from poise.errors import PoolBroken, PoolClosed
+from poise.executor.accepted import AcceptedCall
 from poise.executor.broken import ExecutorBroken, as_original, broken
 from poise.executor.exit import EXIT
 from poise.executor.processes import processes_of
@@ -25,15 +25,13 @@ from poise.options import CallOptions
 from poise.view import engine_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
     from poise._engine.call import Call
     from poise.executor.processes import WorkerProcess
     from poise.executor.room import Room
     from poise.pool import Pool
     from poise.stats import Stats
-
-    Order: TypeAlias = tuple[Callable[..., Any] | str, tuple[Any, ...], dict[str, Any]]
 
 R = TypeVar("R")
 
@@ -43,40 +41,6 @@ INTERRUPTED_FOR: Final = 2.0
 
 STARTED_WITHIN: Final = 10.0
 """Seconds for which somebody who asks for the processes waits for all of them: Ray may have no room for some."""
-
-
-class AcceptedCall(futures.Future[R]):
-    """A future that tells its driver when it is cancelled."""
-
-    def __init__(self, driver: Driver, order: Order) -> None:
-        super().__init__()
-        self._driver = driver
-        self._may_begin: bool | None = None
-        self.order: Order | None = order
-        """What to call, until the pool has been told."""
-        self.is_given_up: bool = False
-        """Whether it was cancelled; known a little later than by `cancelled()`, and without its lock."""
-
-    def cancel(self) -> bool:
-        """Cancel the call if it has not been sent to a worker."""
-        if not super().cancel():
-            return False
-        self.is_given_up = True
-        self._driver.tell(self)
-        return True
-
-    def result(self, timeout: float | None = None) -> R:
-        """Wait for the outcome; see `result_of`."""
-        try:
-            return result_of(self, timeout)
-        finally:
-            del self  # as in `result_of`
-
-    def may_begin(self) -> bool:  # runs on the driver's loop
-        """Whether the call is to go on; the first answer is the last, and from then on it cannot be cancelled."""
-        if self._may_begin is None:
-            self._may_begin = self.set_running_or_notify_cancel()
-        return self._may_begin
 
 
 class Driver:
@@ -217,6 +181,30 @@ class Driver:
             started.result(2 * STARTED_WITHIN)
         return processes_of(self.stats().workers)
 
+    def ask(self, of_the_pool: Callable[[Pool[Any]], Coroutine[Any, Any, R]]) -> R:
+        """Ask something of the pool, once it is open, and wait for the answer.
+
+        Raises:
+            PoolClosed: there is none yet, or none any more.
+            RuntimeError: here runs a callback of a future, on the thread that would answer.
+            Exception: what the pool raises.
+        """
+        thread = self._thread
+        if thread is None:
+            raise PoolClosed("nothing has been submitted to the executor yet, so it has no workers")
+        if thread is threading.current_thread():
+            raise RuntimeError("a callback of a future must not wait for its executor: do this in another thread")
+        asking = self._once_open(of_the_pool)
+        try:
+            answer = asyncio.run_coroutine_threadsafe(asking, self._loop)
+        except RuntimeError as error:  # the loop is closed
+            asking.close()
+            raise PoolClosed("the executor has been shut down") from error
+        try:
+            return answer.result()
+        except futures.CancelledError as error:
+            raise PoolClosed("the executor was shut down meanwhile") from error
+
     @property
     def failure(self) -> ExecutorBroken | None:
         """Why nothing is accepted any more, if that is not because it was shut down."""
@@ -297,6 +285,12 @@ class Driver:
             with contextlib.suppress(TimeoutError, PoolBroken, PoolClosed):
                 async with asyncio.timeout(STARTED_WITHIN):
                     await self._pool.until_ready()
+
+    async def _once_open(self, of_the_pool: Callable[[Pool[Any]], Coroutine[Any, Any, R]]) -> R:
+        await asyncio.sleep(0)  # a thread that has just begun opens the pool in its next step
+        if self._opening is not None:
+            await asyncio.wait({self._opening})
+        return await of_the_pool(self._pool)
 
     def _take_up(self) -> None:
         """The pool is open: tell it of the calls that came before."""

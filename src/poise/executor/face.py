@@ -14,9 +14,9 @@ from poise.checks import check_one_of, check_whole
 from poise.errors import ConfigError
 from poise.executor.driver import Driver
 from poise.executor.duties import log_as_original, run_chunk, run_chunk_on, start
+from poise.executor.original import recycle_of, refuse_what_processes_have
 from poise.executor.results import flat, in_order
 from poise.executor.room import Room
-from poise.policies import Recycle
 from poise.pool import Pool, RemoteClass
 
 if TYPE_CHECKING:
@@ -143,14 +143,15 @@ class Executor(futures.Executor, Generic[T]):
             raise ConfigError("max_workers", max_workers, "max_workers must be greater than 0")
         if max_workers is not None:
             check_whole("max_workers", max_workers, 1)
-        _refuse_what_processes_have(options)
-        options["recycle"] = _recycle(max_tasks_per_child, options.get("recycle"))
+        refuse_what_processes_have(options)
+        options["recycle"] = recycle_of(max_tasks_per_child, options.get("recycle"))
         self._max_workers = max_workers or os.cpu_count() or 1  # dask and others read it
         ray_options = dict(options.get("ray_options") or {})
         self._holds_instances = factory is not None
         on_broken = log_as_original if factory is None and initializer is not None else None
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
+        self._initializer = initializer, initargs
         factory, ray_options = start(factory, initializer, initargs, ray_options)
         as_the_original = {"backlog": None, "writable": True}
         pool = self._make_pool(
@@ -314,6 +315,42 @@ class Executor(futures.Executor, Generic[T]):
         """
         return self._driver.stats()
 
+    def reload(self, factory: Callable[[], T] | RemoteClass | None = None, *, surge: int = 1) -> None:
+        """Replace every worker while calls are served; returns when those that work are new. Any thread may do so.
+
+        Args:
+            factory: makes what the new workers hold, and all that come later, as in `Pool.reload`; the same as before,
+                with its `initializer`, if None.
+            surge: see `Pool.reload`.
+
+        Raises:
+            ReplaceFailed: a new worker could not start; says why, and the executor stays with the old ones.
+            ConfigError: see `Pool.reload`; or a factory is given to an executor that was made without one.
+            PayloadError: the factory cannot be pickled; nothing has changed.
+            PoolClosed: nothing has been submitted yet, or the executor is shut down.
+            RuntimeError: called in a callback of one of its futures, which must not wait for it.
+        """
+        new: Any = None
+        if factory is not None:
+            if not self._holds_instances:
+                raise ConfigError("factory", factory, "an executor that was made without a factory reloads without one")
+            new, _ = start(factory, *self._initializer, {})
+        self._driver.ask(lambda pool: pool.reload(new, surge=surge))
+
+    def replace(self, worker_id: int) -> int:
+        """Have a worker replaced; returns the number of the new one when that is ready. Any thread may do so.
+
+        Args:
+            worker_id: its number, as `stats().workers` has it.
+
+        Raises:
+            ReplaceFailed: the new one cannot start; the old one stays.
+            ConfigError: no worker of that number is ready.
+            PoolClosed: nothing has been submitted yet, or the executor is shut down.
+            RuntimeError: called in a callback of one of its futures, which must not wait for it.
+        """
+        return self._driver.ask(lambda pool: pool.replace(worker_id))
+
     def add_observer(self, observer: Observer) -> None:
         """Tell this one what happens from now on, on the executor's own thread: see `Pool.add_observer`."""
         self._pool.add_observer(observer)
@@ -353,36 +390,3 @@ class Executor(futures.Executor, Generic[T]):
         driver: Driver | None = getattr(self, "_driver", None)
         if driver is not None:
             driver.shut()
-
-
-def _recycle(max_tasks_per_child: Any, recycle: Recycle | None) -> Recycle | None:
-    """When workers are replaced, by either name.
-
-    Raises:
-        TypeError: `max_tasks_per_child` is no whole number.
-        ConfigError: it is less than 1, or both are given.
-    """
-    if max_tasks_per_child is None:
-        return recycle
-    if not isinstance(max_tasks_per_child, int):
-        raise TypeError("max_tasks_per_child must be an integer")
-    if max_tasks_per_child <= 0:
-        raise ConfigError("max_tasks_per_child", max_tasks_per_child, "max_tasks_per_child must be >= 1")
-    if recycle is not None:
-        raise ConfigError(
-            "max_tasks_per_child", max_tasks_per_child, "give it or recycle=, which has calls= and exact="
-        )
-    return Recycle(calls=int(max_tasks_per_child), jitter=0, exact=True)
-
-
-def _refuse_what_processes_have(options: Mapping[str, Any]) -> None:
-    """Refuse options of `ProcessPoolExecutor` that have no meaning here.
-
-    Raises:
-        ConfigError: one is given; says why it cannot be had.
-    """
-    why = {
-        "mp_context": "workers are Ray actors and are not started by multiprocessing; leave it out",
-    }
-    for name in why.keys() & options.keys():
-        raise ConfigError(name, options[name], why[name])
