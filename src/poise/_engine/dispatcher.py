@@ -11,6 +11,7 @@ import math
 import os
 import threading
 from collections import deque
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from poise._answers import NOT_BEGUN, RAISED, RETURNED, Answer
@@ -72,7 +73,8 @@ class Dispatcher:
         self.batches: Batches = Batches()
         self.checks: Checks | None = None
         """What has workers checked, if they are."""
-        self._next_call_id = 0
+        self.next_call_id: Callable[[], int] = count(1).__next__
+        """A number for a new call, greater than all before it."""
         self._pending: deque[Effect] = deque()
         """Effects still to be performed. A lane may answer while it is sent to, which adds to them."""
         self._is_performing = False
@@ -87,11 +89,6 @@ class Dispatcher:
     def check_loop(self) -> None:
         """Refuse, with `WrongLoop`, to be used from anywhere but the loop that opened the pool."""
         check_loop(self.loop, self.thread, self._process)
-
-    def next_call_id(self) -> int:
-        """A number for a new call, greater than all before it."""
-        self._next_call_id += 1
-        return self._next_call_id
 
     def submit(self, call: Call[Any], record: CallRecord, *, may_park: bool) -> None:
         """Hand a new call to the scheduler.
@@ -257,8 +254,7 @@ class Dispatcher:
 
     def on_lost(self, worker_id: int, reason: str, *, all_in_doubt: bool = False) -> None:
         """A worker has died by itself."""
-        lane = self.lanes.pop(worker_id, None)
-        if lane is not None:
+        if (lane := self.lanes.pop(worker_id, None)) is not None:
             self.supervisor.bury(lane)
         self.worker_lost(worker_id, reason, all_in_doubt=all_in_doubt)
 
@@ -400,6 +396,5 @@ class Dispatcher:
             self._timer = self.clock.call_at(due, self._on_timer)
 
     def _on_timer(self) -> None:
-        self._timer = None
-        self._timer_at = math.inf
+        self._timer, self._timer_at = None, math.inf
         self._take(self.scheduler.tick, self.clock.time())
