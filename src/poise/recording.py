@@ -32,7 +32,7 @@ if TYPE_CHECKING:
         WorkerStarting,
     )
 
-logger = logging.getLogger("poise")
+_logger = logging.getLogger("poise")
 
 MOST_EVENTS: Final = 500_000
 """Bars and marks in one recording, which takes some 100 MB then; what follows is left out."""
@@ -199,7 +199,7 @@ class Recording(Observer):
         if self._is_over:
             return
         if self._written == MOST_EVENTS:
-            logger.warning("the recording %s is full after %d events, and was ended", self._path, MOST_EVENTS)
+            _logger.warning("the recording %s is full after %d events, and was ended", self._path, MOST_EVENTS)
             self._close()
             return
         try:

@@ -181,7 +181,7 @@ def test_a_run_can_be_recorded(tmp_path: Path) -> None:
     answer = CliRunner().invoke(poise, [*command, "--record", str(recording)])
     assert answer.exit_code == 0, answer.output
     events = json.loads(recording.read_text())
-    assert sum(event["name"] == "triple" for event in events) == 20
+    assert sum(event["name"] == "Model.triple" for event in events) == 20
     answer = CliRunner().invoke(poise, [*command, "--restart", "--record", str(tmp_path / "nowhere" / "run.json")])
     assert answer.exit_code == 1
     assert "record=" in answer.stderr

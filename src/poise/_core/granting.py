@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 from poise._core.affinity import KeyedCallRecord
 from poise._core.attempts import Attempt
 from poise._core.batches import Batches, Batching
+from poise._core.calls import CallRecord
 from poise._core.effects import Lease
 from poise._core.states import CallEvent, CallState, WorkerState
 from poise.errors import WorkerLost
@@ -14,7 +15,6 @@ from poise.errors import WorkerLost
 if TYPE_CHECKING:
     from poise._core.affinity import Affinity
     from poise._core.alarms import Alarms
-    from poise._core.calls import CallRecord
     from poise._core.effects import Outbox
     from poise._core.outcomes import Outcomes
     from poise._core.pace import Pace
@@ -88,13 +88,18 @@ class Granting:
             return None
         if call.is_lease:
             return self._whole_worker_for(call)
-        if isinstance(call, KeyedCallRecord) and self._affinity.awaited_home(call, now) and self._queues.has_room(call):
+        if (
+            type(call) is not CallRecord
+            and isinstance(call, KeyedCallRecord)
+            and self._affinity.awaited_home(call, now)
+            and self._queues.has_room(call)
+        ):
             return None
         return self._any_worker_for(call, now)
 
     def _whole_worker_for(self, call: CallRecord) -> WorkerRecord | None:
         """A worker that holds nothing."""
-        home = self._affinity.home(call) if isinstance(call, KeyedCallRecord) else None
+        home = self._affinity.home(call) if type(call) is not CallRecord and isinstance(call, KeyedCallRecord) else None
         return home if home is not None and home.is_open and home.is_empty else self._placement.empty_worker()
 
     def _any_worker_for(self, call: CallRecord, now: float) -> WorkerRecord | None:
@@ -106,7 +111,7 @@ class Granting:
         """
         placement, queues = self._placement, self._queues
         worker = placement.free_worker()
-        if isinstance(call, KeyedCallRecord):
+        if type(call) is not CallRecord and isinstance(call, KeyedCallRecord):
             worker = self._affinity.choose(call, worker)
         if worker is not None or (queues.wary.calls and any(wary.precedes(call) for wary in queues.wary.heads())):
             return worker
@@ -130,7 +135,7 @@ class Granting:
                 worker = self._whole_worker_for(call)
                 if worker is None and self._claim_worker(call, now):
                     continue
-            elif isinstance(call, KeyedCallRecord) and self._set_aside(call, now):
+            elif type(call) is not CallRecord and isinstance(call, KeyedCallRecord) and self._set_aside(call, now):
                 continue
             else:
                 worker = self._any_worker_for(call, now)
@@ -181,7 +186,7 @@ class Granting:
                     self._note_company(other, worker)
             else:
                 self._outbox.send(worker.id, call)
-        if isinstance(call, KeyedCallRecord):
+        if type(call) is not CallRecord and isinstance(call, KeyedCallRecord):
             self._affinity.remember(call, worker)
         waited = now - call.waits_since
         known = self.wait_time
@@ -192,7 +197,7 @@ class Granting:
         """The same for one that shares the slot of another: it is its own tenant's, and has a key of its own."""
         if call.attempt is not None and self._queues.shares.is_used:
             call.attempt.charged = self._queues.shares.charge_along(call, self._expected(call))
-        if isinstance(call, KeyedCallRecord):
+        if type(call) is not CallRecord and isinstance(call, KeyedCallRecord):
             self._affinity.remember(call, worker)
 
     def _expected(self, call: CallRecord) -> float | None:

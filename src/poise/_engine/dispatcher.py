@@ -393,6 +393,5 @@ class Dispatcher:
             self._timer = self.clock.call_at(due, self._on_timer)
 
     def _on_timer(self) -> None:
-        self._timer = None
-        self._timer_at = math.inf
+        self._timer, self._timer_at = None, math.inf
         self._take(self.scheduler.tick, self.clock.time())
