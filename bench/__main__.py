@@ -1,4 +1,4 @@
-"""The command line: `python -m bench` measures; with `soak`, `batching`, `policies` or `affinity` it does but that."""
+"""The command line: `python -m bench`, or with `soak`, `batching`, `policies`, `affinity` or `elastic` but that."""
 
 from __future__ import annotations
 
@@ -13,7 +13,20 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from bench import affinity, calls, core_cost, machine, payloads, policies, replay, report, soak, startup, utilisation
+from bench import (
+    affinity,
+    calls,
+    core_cost,
+    elastic,
+    machine,
+    payloads,
+    policies,
+    replay,
+    report,
+    soak,
+    startup,
+    utilisation,
+)
 from bench.session import Absent, Session
 
 if TYPE_CHECKING:
@@ -36,6 +49,8 @@ def main() -> int:
         return batching.main(sys.argv[2:])
     if sys.argv[1:2] == ["affinity"]:
         return affinity.main(sys.argv[2:])
+    if sys.argv[1:2] == ["elastic"]:
+        return elastic.main()
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a short run, within 3 minutes")
     parser.add_argument("--only", type=_parts, default=set(PARTS), help="some parts: P1,P4")

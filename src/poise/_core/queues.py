@@ -123,6 +123,8 @@ class Queues:
         call.step(CallEvent.RESUME)
         call.waits_since = now
         self.put_back(call)
+        if call.bound_for is not None:  # it has left its room to whoever is parked
+            self._admit_parked()
 
     def move_on(self, now: float) -> None:
         """Let each call that has been wary, or has waited for company or its home, long enough wait for any worker."""

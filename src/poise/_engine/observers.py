@@ -9,7 +9,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 from poise import events
-from poise._core.effects import Crowded, Lost, Replacing, Struck
+from poise._core.effects import Crowded, Grown, Lost, Replacing, Shrunk, Struck
 from poise._core.observed import CALL_EVENTS, Telling, observe
 from poise._engine.journal import Journal
 from poise.events import Observer, check_observer
@@ -162,8 +162,12 @@ class Observers:
         if self._is_whole and not was_whole and events.PoolWhole in self._listeners:
             self._tell(events.PoolWhole(now, self._pool, size))
 
-    def news(self, news: News, broken: PoolBroken | None) -> None:
-        """Something has befallen a worker; if no worker can start, `broken` says why."""
+    def news(self, news: News, broken: PoolBroken | None) -> bool:
+        """Something has befallen a worker; if no worker can start, `broken` says why.
+
+        Returns:
+            Whether more workers start, which may wait for room that there is not.
+        """
         if isinstance(news, Lost):
             self._lost(news)
             if broken is not None and not self._is_broken:
@@ -174,8 +178,13 @@ class Observers:
             self._journal.crowded(news)
         elif isinstance(news, Struck):
             self._journal.struck(news)
+        elif isinstance(news, Grown):
+            self._journal.grown(news)
+        elif isinstance(news, Shrunk):
+            self._journal.shrunk(news)
         else:
             self._journal.oversized(news)
+        return isinstance(news, Grown)
 
     def _lost(self, loss: Lost) -> None:
         pid, self._is_whole = self._pids.pop(loss.worker_id, None), False
