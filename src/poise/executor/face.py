@@ -8,19 +8,7 @@ import itertools
 import os
 import time
 from concurrent import futures
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    Concatenate,
-    Generic,
-    Literal,
-    ParamSpec,
-    TypeAlias,
-    TypeVar,
-    cast,
-    get_args,
-    overload,
-)
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, TypeAlias, TypeVar, get_args, overload
 
 from poise.checks import check_one_of
 from poise.errors import ConfigError
@@ -151,11 +139,10 @@ class Executor(futures.Executor, Generic[T]):
             TypeError: `initializer` cannot be called, or `max_tasks_per_child` is no whole number.
         """
         first: Any = factory
-        is_size = isinstance(first, int | tuple | Elastic)
-        if is_size:
+        if _is_size(first):
             if max_workers is not None:
                 raise TypeError(f"max_workers is given twice: {first!r} and {max_workers!r}")
-            factory, max_workers = None, cast("Size", first)
+            factory, max_workers = None, first
         if isinstance(max_workers, int) and max_workers < 1:
             raise ConfigError("max_workers", max_workers, "max_workers must be greater than 0")
         wanted = None if max_workers is None else check_size("max_workers", max_workers)
@@ -404,3 +391,7 @@ class Executor(futures.Executor, Generic[T]):
         driver: Driver | None = getattr(self, "_driver", None)
         if driver is not None:
             driver.shut()
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, int | tuple | Elastic)
