@@ -8,16 +8,7 @@ import itertools
 import os
 import time
 from concurrent import futures
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    Concatenate,
-    Generic,
-    ParamSpec,
-    TypeVar,
-    cast,
-    overload,
-)
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, cast, overload
 
 from poise.errors import ConfigError
 from poise.executor.driver import Driver
