@@ -29,6 +29,12 @@ unexport PYTHONDONTWRITEBYTECODE
 # Do not ask a registry whether there is a newer pyright: its version is pinned.
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
+# So many processes share the tests file by file, each with a Ray of its own: most of the time a test waits for workers to
+# start. PROCESSES=1 runs one after the other.
+PROCESSES := 3
+PYTEST := $(BIN)/python -m pytest
+SHARED := $(PYTEST) --numprocesses $(PROCESSES) --dist loadfile
+
 # What failed is run once more by itself, in a new process, as CPython's buildbots do (`regrtest --rerun`): what passes
 # then does not stop a change, and stands in the output, a race to be found.
 again = { test $$? -eq 1 && echo "Once more, what failed only: what passes now has a race, which is to be found." \
@@ -49,25 +55,28 @@ demo: $(RUNTIME) ## run the digits service under recorded traffic, kill a worker
 serve: $(RUNTIME) ## run the digits service until interrupted
 	$(BIN)/python -m examples.digits serve
 
+# What neither covers the core nor is run against the wheel.
+OTHERS := --ignore tests/core --ignore tests/engine --ignore tests/faces
+
 .PHONY: test
 ifeq ($(strip $(ARGS)),)
 test: $(DEV) test-wheel ## run the tests; ARGS='-k name' runs some of them
-	$(BIN)/coverage run -m pytest --ignore tests/faces || \
-		$(call again,$(BIN)/coverage run --append -m pytest --ignore tests/faces)
+	$(BIN)/coverage run -m pytest tests/core tests/engine || \
+		$(call again,$(BIN)/coverage run --append -m pytest tests/core tests/engine)
 	$(BIN)/coverage report --include='src/poise/_core/*' --fail-under=100
+	$(SHARED) $(OTHERS) || $(call again,$(PYTEST) $(OTHERS))
 else # a part of the tests says nothing about coverage, and runs on the source
 test: $(DEV)
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 endif
 
 .PHONY: test-wheel
 test-wheel: $(WHEEL) ## build the wheel and run the tests of what users meet against it
-	export PYTHONPATH=$(CURDIR)/$(WHEEL); \
-		$(BIN)/python -m pytest tests/faces || $(call again,$(BIN)/python -m pytest tests/faces)
+	export PYTHONPATH=$(CURDIR)/$(WHEEL); $(SHARED) tests/faces || $(call again,$(PYTEST) tests/faces)
 
 .PHONY: test-uvloop
 test-uvloop: $(DEV) ## run the contract of the express lane on uvloop
-	$(BIN)/python -m pytest tests/contract -k express --uvloop
+	$(SHARED) tests/contract -k express --uvloop
 
 .PHONY: check
 check: $(DEV) ## lint, formatting, layers, types
