@@ -1,9 +1,10 @@
-"""The command line: `python -m bench` measures; with `soak`, `batching`, `policies` or `affinity` it does but that."""
+"""The command line: `python -m bench` measures; with one of `ALONE` it does that alone."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import importlib
 import json
 import sys
 import time
@@ -13,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from bench import affinity, calls, core_cost, machine, payloads, policies, replay, report, soak, startup, utilisation
+from bench import calls, core_cost, machine, payloads, replay, report, startup, utilisation
 from bench.session import Absent, Session
 
 if TYPE_CHECKING:
@@ -21,21 +22,18 @@ if TYPE_CHECKING:
 
 Measure = Callable[[Session], Awaitable[dict[str, Any]]]
 
+ALONE: Final = ("affinity", "batching", "elastic", "policies", "scaling", "soak")
+"""What is measured by itself: each is a module here."""
 PARTS: Final = ("P1", "P2", "P3", "P4", "P5", "P6", "P7", "P8")
 
 
 def main() -> int:
     """Run what the arguments ask for."""
-    if sys.argv[1:2] == ["soak"]:
-        return soak.main(sys.argv[2:])
-    if sys.argv[1:2] == ["policies"]:
-        return policies.main(sys.argv[2:])
-    if sys.argv[1:2] == ["batching"]:
-        from bench import batching  # which needs scikit-learn
-
-        return batching.main(sys.argv[2:])
-    if sys.argv[1:2] == ["affinity"]:
-        return affinity.main(sys.argv[2:])
+    if sys.argv[1:2] and sys.argv[1] in ALONE:
+        # Imported by name, because one of them needs scikit-learn.
+        alone = importlib.import_module(f"bench.{sys.argv[1]}")
+        status: int = alone.main(sys.argv[2:])
+        return status
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a short run, within 3 minutes")
     parser.add_argument("--only", type=_parts, default=set(PARTS), help="some parts: P1,P4")

@@ -34,12 +34,19 @@ def recorded(count: int, workers: int) -> Load:
     Raises:
         ValueError: the excerpt has not so many.
     """
+    arrivals, tokens = requests()
+    if len(arrivals) < count:
+        raise ValueError(f"the excerpt has {len(arrivals)} requests, and {count} were asked for")
+    services = [BASE + PER_TOKEN * number for number in tokens[:count]]
+    return Load("recorded trace", sped_up(arrivals[:count], services, workers), services)
+
+
+def requests() -> tuple[list[float], list[int]]:
+    """The trace as it was recorded: when each request came, in seconds after the first, and its tokens."""
     lines = [line for line in TRACE.read_text().splitlines() if not line.startswith("#")]
-    rows = list(csv.DictReader(lines))[:count]
-    if len(rows) < count:
-        raise ValueError(f"the excerpt has {len(rows)} requests, and {count} were asked for")
-    services = [BASE + PER_TOKEN * int(row["tokens"]) for row in rows]
-    return Load("recorded trace", sped_up([float(row["seconds"]) for row in rows], services, workers), services)
+    rows = list(csv.DictReader(lines))
+    first = float(rows[0]["seconds"])
+    return [float(row["seconds"]) - first for row in rows], [int(row["tokens"]) for row in rows]
 
 
 def sped_up(arrivals: list[float], services: list[float], workers: int) -> list[float]:

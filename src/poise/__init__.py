@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from poise.executor.broken import ExecutorBroken, ExecutorPoisonCall, ExecutorWorkerLost
     from poise.executor.face import Executor
     from poise.options import CallArguments, CallOptions, MapArguments, PoolArguments
-    from poise.policies import Health, Recycle
+    from poise.policies import Elastic, Health, Recycle
     from poise.pool import Pool
     from poise.stats import Stats, WorkerStats
     from poise.view import View, Worker
@@ -54,6 +54,7 @@ __all__ = [
     "CallOptions",
     "ConfigError",
     "DeadlineExceeded",
+    "Elastic",
     "Executor",
     "ExecutorBroken",
     "ExecutorPoisonCall",
@@ -108,6 +109,7 @@ _HOMES = {
     "CallOptions": "poise.options",
     "ConfigError": "poise.errors",
     "DeadlineExceeded": "poise.errors",
+    "Elastic": "poise.policies",
     "Executor": "poise.executor.face",
     "ExecutorBroken": "poise.executor.broken",
     "ExecutorPoisonCall": "poise.executor.broken",

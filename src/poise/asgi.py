@@ -165,7 +165,7 @@ class _Home:
         if self._pool is None or self._pool.state == "new":
             return JSONResponse({"state": "new", "ready": 0, "size": 0}, 503)
         stats, state = self._pool.stats(), self._pool.state
-        is_ready = state == "open" and stats.ready > 0
+        is_ready = state == "open" and (stats.ready > 0 or stats.least == 0)  # asleep: a call wakes it
         return JSONResponse({"state": state, "ready": stats.ready, "size": stats.size}, 200 if is_ready else 503)
 
 

@@ -209,6 +209,17 @@ class PoolWhole(NamedTuple):
     size: int
 
 
+class PoolResized(NamedTuple):
+    """An elastic pool wants another number of workers: because calls wait, or because one has nothing to do."""
+
+    at: float
+    pool: str
+    before: int
+    size: int
+    worker: int | None
+    """Which leaves; None if the pool grows."""
+
+
 class PoolBroke(NamedTuple):
     """No worker can start, so that calls are refused until one can: `WorkerReady` says so."""
 
@@ -241,6 +252,7 @@ Event: TypeAlias = (
     | WorkerRetired
     | PoolOpening
     | PoolWhole
+    | PoolResized
     | PoolBroke
     | PoolEnded
 )
@@ -299,6 +311,9 @@ class Observer:
 
     def pool_whole(self, event: PoolWhole, /) -> None:
         """As many workers are ready as were asked for."""
+
+    def pool_resized(self, event: PoolResized, /) -> None:
+        """An elastic pool wants another number of workers."""
 
     def pool_broke(self, event: PoolBroke, /) -> None:
         """No worker can start."""

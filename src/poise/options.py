@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Required, TypedDict, get_
 from poise.checks import check_flag, check_moment, check_one_of, check_seconds, check_share, check_whole, is_a
 from poise.errors import ConfigError, UnknownOption
 from poise.events import Observer, check_observer
-from poise.policies import Health, Recycle
+from poise.policies import Elastic, Health, Recycle, Size, check_size
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping
@@ -85,7 +85,7 @@ class WorkerArguments(TypedDict, total=False):
 class PoolArguments(WorkerArguments, total=False):
     """What `poise.Pool` takes."""
 
-    size: int | None
+    size: Size | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,7 +186,7 @@ class MapOptions:
 class PoolOptions:
     """What a pool is told when it is made. See `poise.Pool` for the meaning of each."""
 
-    size: int | None = None
+    size: Size | None = None
     concurrency: int = 1
     backlog: int | None = 100_000
     backlog_per_tenant: int | None = None
@@ -213,15 +213,15 @@ class PoolOptions:
             ConfigError: an option is outside its range.
         """
         if self.size is not None:
-            check_whole("size", self.size, 1)
+            object.__setattr__(self, "size", check_size("size", self.size))
         check_whole("concurrency", self.concurrency, 1, 1000)
         if self.backlog is not None:
             check_whole("backlog", self.backlog, 0)
         if self.backlog_per_tenant is not None:
             check_whole("backlog_per_tenant", self.backlog_per_tenant, 1)
         check_whole("min_ready", self.min_ready, 0)
-        if self.size is not None and self.min_ready > self.size:
-            raise ConfigError("min_ready", self.min_ready, f"at most size, which is {self.size}")
+        if (most := self.most) is not None and self.min_ready > most:
+            raise ConfigError("min_ready", self.min_ready, f"at most size, which is {most}")
         check_seconds("start_timeout", self.start_timeout, none=False)
         check_seconds("close_timeout", self.close_timeout, zero=True, none=False)
         if self.close_timeout == math.inf:
@@ -242,6 +242,17 @@ class PoolOptions:
         _check_record(self.record)
         object.__setattr__(self, "ray_options", _dict("ray_options", self.ray_options, "Ray gives to an actor"))
         object.__setattr__(self, "ray_init", _dict("ray_init", self.ray_init, "ray.init() takes"))
+
+    @property
+    def wanted(self) -> int | Elastic | None:
+        """What `size` means."""
+        assert not isinstance(self.size, tuple), "it was made bounds"
+        return self.size
+
+    @property
+    def most(self) -> int | None:
+        """The most workers that there may be, None if Ray is to say how many."""
+        return self.wanted.max if isinstance(self.wanted, Elastic) else self.wanted
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> PoolOptions:

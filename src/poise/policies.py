@@ -6,7 +6,7 @@ import math
 import numbers
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from poise.checks import check_flag, check_seconds, check_whole, is_a
 from poise.errors import ConfigError
@@ -154,6 +154,58 @@ class Health:
     def check_name(self) -> str:
         """What the check is called in messages."""
         return self.check if isinstance(self.check, str) else getattr(self.check, "__qualname__", "its check")
+
+
+@dataclass(frozen=True, slots=True)
+class Elastic:
+    """A number of workers between bounds, by what there is to do.
+
+    The pool grows when calls wait for longer than it takes to start a worker, as it has measured: at once to as many
+    workers as these calls can use. A worker that nobody has used for `idle` seconds leaves. None leaves that runs
+    something or is leased, and no call fails because of either.
+    """
+
+    min: int
+    """The fewest workers. With 0 the pool sleeps while nobody calls, and the first call waits for a worker to start."""
+    max: int
+    """The most workers."""
+    idle: float = field(default=30.0, kw_only=True)
+    """Seconds for which a worker has nothing to do before it leaves."""
+
+    def __post_init__(self) -> None:
+        """Check every option.
+
+        Raises:
+            ConfigError: one is outside its range.
+        """
+        check_whole("min", self.min, 0)
+        check_whole("max", self.max, 1)
+        if self.max < self.min:
+            raise ConfigError("max", self.max, f"at least min, which is {self.min}")
+        check_seconds("idle", self.idle, none=False)
+
+
+Size: TypeAlias = int | tuple[int, int] | Elastic
+"""How many workers: a number, or the fewest and the most."""
+
+
+def check_size(option: str, value: Any) -> int | Elastic:
+    """Check a number of workers, and understand two as bounds.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if isinstance(value, Elastic):
+        return value
+    if isinstance(value, tuple):
+        bounds: tuple[Any, ...] = value  # pyright: ignore[reportUnknownVariableType]
+        if len(bounds) == 2 and all(is_a(bound, numbers.Integral) for bound in bounds):
+            least, most = bounds
+            if 0 <= least <= most and most:
+                return Elastic(least, most)
+        raise ConfigError(option, bounds, "the fewest and the most workers, such as (0, 16)")
+    check_whole(option, value, 1)
+    return int(value)
 
 
 def _bytes(option: str, value: Any) -> int:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from poise._lanes.lane import Launcher
     from poise.events import Observer
     from poise.options import PoolArguments
+    from poise.policies import Size
 
 T = TypeVar("T")
 
@@ -81,8 +82,9 @@ class Pool(View[T]):
         Args:
             factory: makes what a worker holds: a class, or any callable without arguments. It runs inside each worker.
                 Without one the workers hold nothing and run plain functions.
-            size (None): how many workers; if None, as many as Ray has room for, counted in CPUs unless `ray_options`
-                asks for something else: with `{"num_gpus": 0.5}` it is twice the number of GPUs.
+            size (None): how many workers; or the fewest and the most, such as (0, 16) or a `poise.Elastic`, between
+                which the pool follows its load. If None, as many as Ray has room for, counted in CPUs unless
+                `ray_options` asks for something else: with `{"num_gpus": 0.5}` it is twice the number of GPUs.
             concurrency (1): how many calls one worker runs at once: threads for plain methods, tasks for `async def`
                 ones. With 1 the constructor and every call, of either kind, run on the same thread.
             backlog (100_000): the most calls that may wait; beyond it `submit` raises `Overloaded`. None sets no limit.
@@ -183,11 +185,14 @@ class Pool(View[T]):
         """
         await self._engine.until_ready(workers)
 
-    async def resize(self, size: int) -> None:
+    async def resize(self, size: Size) -> None:
         """Ask for another number of workers. New ones start now; those over it first finish what they hold.
 
+        Args:
+            size: how many, from now on; or bounds, within which the pool follows its load from now on.
+
         Raises:
-            ConfigError: `size` is less than 1, or the pool is one of existing actors.
+            ConfigError: `size` is no such number, or the pool is one of existing actors.
             PoolClosed: the pool is not open, or was closed.
         """
         await self._engine.resize(size)
@@ -296,10 +301,11 @@ class Pool(View[T]):
             stats = self._engine.stats(_REPR_WAITS)
         except LoopBlocked:
             return f"<Pool of {self._engine!r}, {self.state}: its loop is blocked>"
+        bounds = "" if stats.least == stats.most else f" (of {stats.least} to {stats.most})"
         starting = f"{stats.starting} starting, " if stats.starting else ""
         return (
-            f"<Pool of {self._engine!r}, {self._engine.phase}: {stats.ready}/{stats.size} workers ready, {starting}"
-            f"{stats.running} running, {stats.waiting} waiting>"
+            f"<Pool of {self._engine!r}, {self._engine.phase}: {stats.ready}/{stats.size} workers ready{bounds}, "
+            f"{starting}{stats.running} running, {stats.waiting} waiting>"
         )
 
     def __del__(self) -> None:

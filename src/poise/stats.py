@@ -52,7 +52,11 @@ class Stats:
     """A pool, at one moment. Times are in seconds."""
 
     size: int
-    """Workers that were asked for."""
+    """Workers that are wanted now."""
+    least: int
+    """The fewest that an elastic pool is to have; as many as `size` where that is one number."""
+    most: int
+    """The most, likewise."""
     generation: int
     """Of which workers are that start now: 0, until a `reload` has brought another."""
     ready: int

@@ -176,7 +176,8 @@ class View(Maps[T]):
         """Call a function once on every worker, those that are still starting among them.
 
         Each worker runs it at its next free slot, before what waits in the backlog. If it dies before, its
-        replacement runs it; a worker that is started for another reason begins from the factory and does not.
+        replacement runs it; a worker that is started for another reason begins from the factory and does not. In an
+        elastic pool that sleeps there is none to run it.
 
         Returns:
             The results, one for each worker.
@@ -186,6 +187,8 @@ class View(Maps[T]):
         """
         options = self._options.but(retries=0, retry_on=())
         members: list[int | None] = [*self._engine.members()] if self._lease is None else []
+        if not members and self._lease is None and self._engine.is_asleep:
+            return []
         calls: list[Call[Any]] = []
         try:
             for member in members or [None]:  # without any, an ordinary call is refused with the reason

@@ -14,6 +14,7 @@ from poise._core.effects import (
     Cancel,
     Check,
     Effect,
+    Grown,
     Kill,
     Lease,
     Lost,
@@ -24,6 +25,7 @@ from poise._core.effects import (
     Resolve,
     Send,
     SendBatch,
+    Shrunk,
     Start,
     Struck,
     Withdraw,
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
     from poise._core.states import CallState
     from poise._core.workers import WorkerRecord
     from poise.errors import PoiseError
-    from poise.policies import Health, Recycle
+    from poise.policies import Elastic, Health, Recycle
 
 SHORT = "short"
 """A function that `learn_pace` makes known as short, so that it is sent ahead."""
@@ -53,7 +55,7 @@ class Scene:
 
     def __init__(
         self,
-        size: int = 1,
+        size: int | Elastic = 1,
         slots: int = 1,
         *,
         backlog: int | None = None,
@@ -105,9 +107,13 @@ class Scene:
         """Workers that were to be checked, in order."""
         self.strikes: list[tuple[int, int, bool]] = []
         """Checks that have failed: of which worker, the how manieth in a row, and whether it was answered."""
+        self.grown: list[tuple[int, int]] = []
+        """From how many workers to how many."""
+        self.shrunk: list[int] = []
+        """Workers that were not wanted any more."""
         self._next_id = 0
         self.act(self.pool.open(self.now))
-        for worker_id in range(size if ready is None else ready):
+        for worker_id in range(len(self.started) if ready is None else ready):
             self.ready(worker_id)
 
     def act(self, effects: list[Effect]) -> None:  # noqa: C901, PLR0912 (a list of what can be asked for)
@@ -152,6 +158,10 @@ class Scene:
                     self.checks.append(worker_id)
                 case Struck(worker_id, _, strikes, _, is_answered):
                     self.strikes.append((worker_id, strikes, is_answered))
+                case Grown(before, after):
+                    self.grown.append((before, after))
+                case Shrunk(worker_id):
+                    self.shrunk.append(worker_id)
         self.pool.check_invariants()
 
     # ---------------------------------------------------------------- callers
@@ -244,7 +254,7 @@ class Scene:
             self.act(self.pool.tick(self.now))
         self.now = end
 
-    def resize(self, size: int) -> None:
+    def resize(self, size: int | Elastic) -> None:
         self.act(self.pool.resize(size, self.now))
 
     def close(self, *, reject_waiting: bool) -> None:

@@ -148,5 +148,5 @@ def test_nothing_is_kept_of_a_worker_that_is_gone() -> None:
     scene.cancel(lease)
     placement, alarms = scene.pool._placement, scene.pool._alarms  # noqa: SLF001
     alive = {worker.id for worker in scene.pool.members()}
-    for known in (placement._load, placement._roomy, alarms.lines):  # noqa: SLF001
+    for known in (placement._rank, placement._roomy, alarms.lines):  # noqa: SLF001
         assert set(known) <= alive

@@ -394,3 +394,19 @@ def test_a_wary_call_whose_time_is_up_is_not_sent() -> None:  # G6
     scene.answer(busy)
     assert isinstance(scene.errors[call], DeadlineExceeded)
     assert len(scene.sent[1]) == 1
+
+
+def test_a_leased_call_whose_pause_is_over_leaves_its_room_to_one_that_is_parked() -> None:  # G7
+    scene = Scene(size=2, backlog=1)
+    lease = scene.lease()
+    scene.submit()
+    paused = scene.submit(lease=lease, retries=1, retry_delay=1.0)
+    scene.answer(paused, ending=RETRYABLE)
+    held = scene.submit(lease=lease)
+    parked = scene.submit(may_park=True)
+    assert state(parked) is CallState.PARKED
+    scene.wait(1.0)
+    assert state(parked) is CallState.WAITING
+    assert paused.worker is None
+    scene.answer(held)
+    assert paused.worker is not None

@@ -24,6 +24,7 @@ from poise._core.effects import (
     Cancel,
     Check,
     Effect,
+    Grown,
     Kill,
     Lease,
     Recall,
@@ -32,6 +33,7 @@ from poise._core.effects import (
     Resolve,
     Send,
     SendBatch,
+    Shrunk,
     Start,
     Withdraw,
 )
@@ -49,7 +51,7 @@ from poise.errors import (
     PoolClosed,
     WorkerLost,
 )
-from poise.policies import Health, Recycle
+from poise.policies import Elastic, Health, Recycle
 from tests.core.witness import Witness
 
 if TYPE_CHECKING:
@@ -109,6 +111,8 @@ class Actor:
     """Whether it has, and the pool has not heard it yet."""
     heard_at: float = -math.inf
     """When the pool has last heard an answer of it."""
+    idle_since: float = 0.0
+    """When it was last of use to anybody, or became ready."""
     is_special: bool = False
     """Whether it was leased, or had calls bound for it, which one runs that retires because the pool is smaller."""
 
@@ -212,7 +216,7 @@ class World:
     def __init__(
         self,
         *,
-        size: int,
+        size: int | Elastic,
         slots: int,
         backlog: int | None,
         kill_after: float | None = 5.0,
@@ -248,6 +252,7 @@ class World:
             observe(self.pool.shares, telling)
         self.recycle = recycle
         self.health = health
+        self.elastic = size if isinstance(size, Elastic) else None
         self.slots = slots
         self.tenants = tenants
         self.keys = keys
@@ -337,6 +342,12 @@ class World:
                 case Replacing(worker_id, heir_id, _, is_gentle):
                     if is_gentle and not (self.recycle is not None and self.recycle.exact):
                         self.spares[heir_id] = worker_id
+                case Grown(before, size, waiting):
+                    assert waiting
+                    assert before < size
+                case Shrunk(worker_id, size):
+                    self._check_shrunk(worker_id, size)
+                    assert not any(isinstance(each, Reject) and isinstance(each.error, WorkerLost) for each in effects)
                 case Kill(worker_id, reason):
                     if "not answered" in reason:
                         self.seen["hangs"] += 1
@@ -381,6 +392,20 @@ class World:
     def _open(self) -> set[int]:
         """Workers that take calls from the backlog."""
         return {worker.id for worker in self.pool.members() if worker.is_open}
+
+    def _check_shrunk(self, worker_id: int, size: int) -> None:
+        """A worker that is not wanted any more had nothing to do, for long enough."""
+        assert self.elastic is not None
+        assert size >= self.elastic.min
+        if (actor := self.actors.get(worker_id)) is not None:
+            assert not actor.outstanding
+            assert worker_id not in self.leases
+            assert actor.idle_since + self.elastic.idle <= self.now
+        else:
+            waiting = [f.call for f in self.live.values() if f.call.state is CallState.WAITING]
+            needed = [call for call in waiting if call.bound_for is None or call.bound_for.id == worker_id]
+            assert not needed, "it was needed"
+        self._let_go_of(worker_id)
 
     def _withdraw(self, actor: Actor, call_ids: Sequence[int]) -> None:
         """The lane takes from the actor what has not begun, and hears all that it has said."""
@@ -644,6 +669,8 @@ class World:
 
     def _lease_ended(self, worker_id: int) -> Fate:
         lease = self.leases.pop(worker_id)
+        if worker_id in self.actors:
+            self.actors[worker_id].idle_since = self.now
         lease.is_released = True
         del self.live[lease.call.id]
         for fate in self.fates.values():
@@ -659,7 +686,7 @@ class World:
         if fails:
             self.perform(self.pool.worker_lost(worker_id, "it could not start", self.now))
         else:
-            self.actors[worker_id] = Actor(worker_id, self.slots, self.sends_ahead)
+            self.actors[worker_id] = Actor(worker_id, self.slots, self.sends_ahead, idle_since=self.now)
             self.perform(self.pool.worker_ready(worker_id, self.now, most_ahead=AHEAD_CALLS if self.sends_ahead else 0))
 
     def end_one(self) -> None:
@@ -709,7 +736,7 @@ class World:
             self.tick()
         assert not self.pool.reloading.is_under_way
         generations = {worker.generation for worker in self.pool.members()}
-        assert generations == {self.pool.fleet.generation}, "some are of another generation"
+        assert generations <= {self.pool.fleet.generation}, "some are of another generation"
         self.seen["reloaded"] += self.pool.fleet.generation > 0
         self.seen["went back"] += self.pool.fleet.generation < self.generations
 
@@ -763,7 +790,7 @@ class World:
                 if ended.ending == RETRYABLE:
                     self._failed(actor, self.fates[ended.call_id])
             actor.forget()
-            actor.heard_at = self.now
+            actor.heard_at = actor.idle_since = self.now
             self.perform(self.pool.finished(actor.id, content, self.now))
         elif kind == "checked":
             actor.is_checked = actor.has_answered = False
@@ -839,9 +866,10 @@ class World:
     def _is_held(self, fate: Fate) -> bool:
         return fate in self.leases.values()
 
-    def resize(self, size: int) -> None:
+    def resize(self, size: int | Elastic) -> None:
         if self.heals:
             self.spares.clear()
+            self.elastic = size if isinstance(size, Elastic) else None
             self.perform(self.pool.resize(size, self.now))
 
     # ---------------------------------------------------------------- checks
@@ -853,6 +881,10 @@ class World:
             assert len(actor.begun) <= self.slots  # G3
         stats = self.pool.stats(self.now)
         states = {worker.id: worker.state for worker in stats.workers}
+        assert stats.least <= stats.size <= stats.most
+        assert self.elastic is None or (stats.least, stats.most) == (self.elastic.min, self.elastic.max)
+        is_awaited = any(fate.call.state is CallState.WAITING for fate in self.live.values())
+        assert not self.heals or stats.size or not is_awaited, "a call waits, and nobody starts"  # G1
         for heir, old in self.spares.items():
             assert heir not in states or self.actors[old].is_killed or states[old] == "ready", (
                 f"{old} leaves before {heir} is ready"
@@ -1012,11 +1044,19 @@ RECYCLES = (
 )
 
 
+ELASTICS = (
+    Elastic(0, 3, idle=1.0),
+    Elastic(1, 4, idle=0.1),
+    Elastic(0, 1, idle=0.003),
+    Elastic(2, 5, idle=10.0),
+)
+
+
 def make_world(dice: Dice) -> World:
     pick = dice.pick
     heals = pick((True, True, True, True, False))
     world = World(
-        size=pick((1, 1, 2, 2, 3, 5)),
+        size=pick((1, 1, 2, 2, 3, 5)) if not heals or pick((True, True, False)) else pick(ELASTICS),
         slots=pick((1, 1, 1, 2, 3)),
         backlog=pick(BACKLOGS),
         kill_after=pick((None, 0.0, 5.0)),
@@ -1112,7 +1152,9 @@ def take_step(world: World, step: str, dice: Dice) -> None:  # noqa: C901, PLR09
         case "settle":
             world.settle()
         case "resize" if pick((False, True)):
-            world.resize(pick((1, 2, 3, 5)))
+            world.resize(
+                pick((1, 2, 3, 5, *(ELASTICS if world.elastic is not None or pick((False, False, True)) else ())))
+            )
         case "replace" if world.actors and world.heals and pick((False, True)):
             how = pick(("from outside", "from inside", "it has grown", "it is large from the start"))
             world.replace(pick(tuple(world.actors)), how)

@@ -269,6 +269,15 @@ async def test_health_tells_a_process_that_lives_from_a_pool_that_works() -> Non
         assert (ready.status_code, ready.json()) == (200, {"state": "open", "ready": 1, "size": 1})
 
 
+async def test_a_pool_that_sleeps_is_ready_because_a_call_wakes_it() -> None:
+    kept = Kept(size=poise.Elastic(0, 1, idle=0.02))
+    async with serving(make_app(kept)) as client:
+        asleep = await client.get("/readyz")
+        assert (asleep.status_code, asleep.json()) == (200, {"state": "open", "ready": 0, "size": 0})
+        assert (await client.get("/square?x=3")).json() == 9
+        await kept.pool.until(lambda stats: stats.size == 0)
+
+
 async def test_a_pool_that_drains_is_not_ready(gate: Gate) -> None:
     kept = Kept(size=1)
     async with serving(make_app(kept)) as client:

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import io
 import json
 import signal
 import subprocess
+import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from click.testing import CliRunner
 
+from poise.cli import run
 from poise.cli.commands import poise
 from poise.cli.doctor import examine
+from poise.testing import LocalPool
 from tests.faces.conftest import ROOT, Start
 from tests.faces.lines import HELD_FROM
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
     from pathlib import Path
 
     from tests.gate import Gate
@@ -194,6 +201,57 @@ def test_what_is_hard_to_read_or_to_write_spoils_its_own_line_at_most(tmp_path: 
     assert "not JSON" in json.loads(nested)["detail"]
     assert [json.loads(line)["error"] for line in (nested, nan, infinity)] == ["ValueError"] * 3
     assert last == '"ü"'
+
+
+async def test_a_line_that_is_not_json_is_told_of_while_the_input_is_silent() -> None:
+    written: list[bytes] = []
+    goes_on, told = asyncio.Event(), asyncio.Event()
+
+    async def lines() -> AsyncGenerator[Any]:
+        yield run._Line(b"-2", 1, 3)  # noqa: SLF001
+        yield run._Line(b"no json", 2, 8)  # noqa: SLF001
+        await goes_on.wait()
+        yield run._Line(b"[]", 3, 3)  # noqa: SLF001
+
+    class Output:
+        def write(self, line: bytes) -> None:
+            written.append(line)
+            if len(written) == 2:
+                told.set()
+
+    class Bar:
+        failed = 0
+
+        def step(self, _: int, *, has_failed: bool = False) -> None:
+            self.failed += has_failed
+
+    order, bar, out = run.Order(None, abs, None, None, 0, records_errors=True), Bar(), Output()
+    feed: Any = run.Feed(order, "-", None, restarts=False)
+    async with LocalPool(size=1) as pool, contextlib.aclosing(lines()) as source:
+        pump = asyncio.create_task(feed._pump(pool, await anext(source), source, 4, out, bar))  # noqa: SLF001
+        await asyncio.wait_for(told.wait(), 60)
+        goes_on.set()
+        await pump
+    assert [json.loads(line).get("error") if b"{" in line else json.loads(line) for line in written] == [
+        2,
+        "ValueError",
+        "TypeError",
+    ]
+    assert bar.failed == 2
+
+
+def test_the_bar_tells_how_many_lines_have_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    (tmp_path / "in.jsonl").write_text("1\n2\n")
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with open(tmp_path / "in.jsonl", "rb") as source, run._Bar(source) as bar:  # noqa: SLF001
+        bar.step(2)
+        bar.step(2, has_failed=True)
+    assert "2 lines, 1 failed" in terminal.getvalue()
 
 
 @pytest.mark.parametrize(

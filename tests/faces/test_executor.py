@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import poise
+from poise._core.pace import LONGEST_AHEAD
 from poise.executor.driver import Driver
 from poise.testing import LocalPool
 from tests.gate import Gate, leave_mark, wait_at
@@ -107,7 +108,7 @@ def hold(gate: str, value: Any = None) -> Any:
 def hold_long(gate: str) -> str:
     """Take so long that nothing is sent ahead of its turn."""
     wait_at(gate)
-    time.sleep(0.02)
+    time.sleep(1.5 * LONGEST_AHEAD)
     return gate
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 import poise
-from poise.testing import LocalPool, local_pools
+from poise.testing import LocalPool, ManualClock, local_pools
+from tests.gate import Gate, wait_at
 
 
 @pytest.mark.parametrize(
@@ -168,3 +169,75 @@ async def test_a_first_check_that_does_not_end_is_named() -> None:
     with pytest.raises(poise.PoolBroken, match="first check"):
         await pool.open()
     ENDED.set()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Elastic
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"min": -1, "max": 2}, "min=-1 is not allowed: a whole number of at least 0"),
+        ({"min": 0, "max": 0}, "max=0 is not allowed: a whole number of at least 1"),
+        ({"min": 3, "max": 2}, "max=2 is not allowed: at least min, which is 3"),
+        ({"min": True, "max": 2}, "min=True"),
+        ({"min": 0, "max": 1.5}, "max=1.5"),
+        ({"min": 0, "max": 1, "idle": 0}, "idle=0 is not allowed: seconds, more than zero"),
+        ({"min": 0, "max": 1, "idle": None}, "idle=None"),
+    ],
+)
+def test_bounds_that_make_no_sense_are_refused(options: dict[str, Any], text: str) -> None:
+    with pytest.raises(poise.ConfigError) as caught:
+        poise.Elastic(**options)
+    assert text in str(caught.value)
+
+
+@pytest.mark.parametrize("size", [(2,), (1, 2, 3), (3, 2), (0, 0), (-1, 2), (1, None), (True, 2), "12", [1, 2]])
+def test_a_size_is_a_number_or_two(size: Any) -> None:
+    for make in (poise.Pool, LocalPool):
+        with pytest.raises(poise.ConfigError, match="size="):
+            make(size=size)
+    with pytest.raises(poise.ConfigError, match="max_workers="):
+        poise.Executor(max_workers=size)
+
+
+async def test_min_ready_is_at_most_the_most() -> None:
+    with pytest.raises(poise.ConfigError, match="min_ready=5 is not allowed: at most size, which is 4"):
+        LocalPool(size=(0, 4), min_ready=5)
+    async with LocalPool(size=(1, 4), min_ready=4) as pool:
+        assert pool.stats().ready == 1
+        with pytest.raises(poise.ConfigError, match="workers=5 is not allowed: the pool has 4"):
+            await pool.until_ready(5)
+        for size in ((2, 1), 0):
+            with pytest.raises(poise.ConfigError, match="size="):
+                await pool.resize(size)
+
+
+async def test_an_elastic_pool_by_a_clock_that_stands_still(gate: Gate) -> None:
+    clock = ManualClock()
+    async with LocalPool(size=poise.Elastic(0, 2, idle=30.0), clock=clock) as pool:
+        await pool.run(abs, -1)
+        await clock.advance(29.0)
+        assert pool.stats().size == 1
+        await clock.advance(1.0)
+        assert pool.stats().size == 0
+        held, waiting = pool.submit(wait_at, gate.path), pool.submit(abs, -2)
+        await gate.reached()
+        await clock.advance(0.1)  # longer than a start takes here
+        assert await waiting == 2
+        assert pool.stats().size == 2
+        gate.open()
+        await held
+
+
+def test_an_executor_takes_bounds_too() -> None:
+    class LocalExecutor(poise.Executor[Any]):
+        def _make_pool(self, factory: Any, **options: Any) -> poise.Pool[Any]:
+            return LocalPool(factory, **options)
+
+    for made in (LocalExecutor((0, 2)), LocalExecutor(max_workers=poise.Elastic(0, 2))):
+        with made as executor:
+            assert executor.submit(abs, -1).result(10) == 1
+            assert list(executor.map(abs, range(-3, 0))) == [3, 2, 1]
+            assert executor.stats().most == 2

@@ -9,12 +9,12 @@ from __future__ import annotations
 import heapq
 import math
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
 
 from poise._core.pace import LONGEST_AHEAD
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sized
 
     from poise._core.calls import CallRecord
     from poise._core.workers import WorkerId, WorkerRecord
@@ -122,6 +122,19 @@ class Line(Generic[T]):
         return self.first() if self.next() <= now else None
 
 
+class Clock(Protocol):
+    """What rings."""
+
+    @property
+    def watched(self) -> Sized:
+        """For what it has a time."""
+        ...
+
+    def next(self) -> float:
+        """The earliest of these times."""
+        ...
+
+
 class Alarms:
     """The scheduler's clockwork."""
 
@@ -172,7 +185,7 @@ class Alarms:
         """Workers that have not answered one in time."""
         self.lines: dict[WorkerId, Line[WorkerRecord]] = {}
         """In which of these four a worker stands: never in two."""
-        self._clocks: tuple[Times[CallRecord] | Times[WorkerRecord] | Line[CallRecord] | Line[WorkerRecord], ...] = (
+        self._clocks: tuple[Clock, ...] = (
             self.expiries,
             self.overruns,
             self.pauses,
@@ -183,17 +196,21 @@ class Alarms:
             self.overdue,
             self.patient,
         )
-        """Those that ring, with `ages`, `checks` and `homings` if told to; the last two only if a worker has others,
-        which could do what it is stuck with."""
+        """Those that ring, after what policies have added; the last two only if a worker has others, which could do
+        what it is stuck with."""
 
-    def watch_ages(self) -> None:
-        """Have workers grow old."""
-        self._clocks = (self.ages, *self._clocks)
+    def add(self, clock: Clock) -> None:
+        """Have this ring too."""
+        self._clocks = (clock, *self._clocks)
+
+    def remove(self, clock: Clock) -> None:
+        """Have this, which was added, ring no more."""
+        self._clocks = tuple(each for each in self._clocks if each is not clock)
 
     def watch_homings(self) -> None:
         """Have calls wait for the worker of their key."""
         if self.homings not in self._clocks:
-            self._clocks = (self.homings, *self._clocks)
+            self.add(self.homings)
 
     def watch_checks(self) -> None:
         """Have workers looked at."""

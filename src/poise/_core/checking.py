@@ -54,7 +54,7 @@ class Checking:
         self._counters = counters
         self._outbox = outbox
         self._chance = chance
-        alarms.watch_checks()
+        alarms.add(alarms.checks)
 
     def enrol(self, worker: WorkerRecord, vitals: Vitals, now: float) -> None:
         """A worker has become ready. Those that have done so together are not asked together."""

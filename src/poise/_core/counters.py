@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,8 +11,10 @@ from poise._core.states import CallState, WorkerState
 from poise.stats import Stats, WorkerStats
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection
 
+    from poise._core.alarms import Alarms
+    from poise._core.fleet import Fleet
     from poise._core.queues import Queues
     from poise._core.workers import WorkerRecord
 
@@ -58,23 +61,25 @@ class Counters:
 
 
 def snapshot(
-    workers: Iterable[WorkerRecord],
+    fleet: Fleet,
+    bounds: tuple[int, int] | None,
     queues: Queues,
     counters: Counters,
     now: float,
     *,
-    size: int,
-    generation: int,
     service_time: float | None,
     wait_time: float | None,
 ) -> Stats:
     """Describe a pool as it is now."""
-    records = list(workers)
+    records = list(fleet.workers.values())
+    least, most = bounds or (fleet.size, fleet.size)
     states = [call.state for worker in records for call in worker.held if call.id < CHECK_IDS]
     described = tuple(_describe(worker, now) for worker in records)
     return Stats(
-        size=size,
-        generation=generation,
+        size=fleet.size,
+        least=least,
+        most=most,
+        generation=fleet.generation,
         ready=sum(w.state is WorkerState.READY for w in records),
         starting=sum(w.state is WorkerState.PENDING or w.state is WorkerState.STARTING for w in records),
         waiting=queues.count,
@@ -107,3 +112,14 @@ def _describe(worker: WorkerRecord, now: float) -> WorkerStats:
         busy=worker.busy,
         age=max(0.0, now - worker.since),
     )
+
+
+def check_counts(counters: Counters, queues: Queues, workers: Collection[WorkerRecord], alarms: Alarms) -> None:
+    """Check that every call which is not settled is somewhere, and those with a deadline are watched; for tests."""
+    live = queues.calls(workers)
+    for worker in workers:
+        live += [worker.lease] if worker.lease is not None and worker.lease.is_lease else []
+        live += [call for call in worker.held if call.state is not CallState.ABANDONED]
+    assert counters.unsettled == len(live), (counters, live)
+    timed = sum(call.deadline != math.inf and not (call.is_lease and call.worker) for call in live)
+    assert len(alarms.expiries) == timed

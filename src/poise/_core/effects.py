@@ -169,7 +169,27 @@ class Struck:
     """What it raised, if that is how it failed."""
 
 
-News = Lost | Replacing | Crowded | Oversized | Struck
+@dataclass(slots=True, eq=False)
+class Grown:
+    """Tell whoever watches that an elastic pool wants more workers. If they wait for room, say what is missing."""
+
+    before: int
+    size: int
+    waiting: int
+    """Calls that wait for a worker."""
+
+
+@dataclass(slots=True, eq=False)
+class Shrunk:
+    """Tell whoever watches that an elastic pool does not want this worker any more."""
+
+    worker_id: WorkerId
+    size: int
+    idle: float
+    """Seconds for which nobody had use for it."""
+
+
+News = Lost | Replacing | Crowded | Oversized | Struck | Grown | Shrunk
 """What is only told of."""
 
 Effect = Send | SendBatch | Recall | Withdraw | Cancel | Check | Resolve | Reject | Lease | Start | Kill | News

@@ -28,7 +28,6 @@ class Fleet:
         "_alarms",
         "_chance",
         "_next_id",
-        "_slots",
         "broken",
         "failed_starts",
         "generation",
@@ -36,10 +35,14 @@ class Fleet:
         "last_cause",
         "last_failure",
         "ready",
+        "size",
+        "slots",
         "workers",
     )
 
     def __init__(self, slots: int, alarms: Alarms, *, heals: bool, chance: Callable[[], float]) -> None:
+        self.size: int = 0
+        """How many workers are wanted. Invariant: as many are members, while healing."""
         self.workers: dict[WorkerId, WorkerRecord] = {}
         """Every worker that is not GONE."""
         self.ready: dict[WorkerId, WorkerRecord] = {}
@@ -56,7 +59,7 @@ class Fleet:
         """Of which workers are that start for any other reason than a reload, or the loss of one."""
         self.broken: PoolBroken | None = None
         """Why no worker can start. Ends when one does."""
-        self._slots = slots
+        self.slots: int = slots
         self._alarms = alarms
         self._chance = chance
         self._next_id: WorkerId = 0
@@ -70,8 +73,8 @@ class Fleet:
         worker = self.workers.get(worker_id)
         return worker is not None and worker.state is WorkerState.STARTING
 
-    def surplus(self, size: int) -> list[WorkerRecord]:
-        """The members over this size: those not started, killed or sick, then the idlest, leased ones last.
+    def surplus(self) -> list[WorkerRecord]:
+        """The members over the size: those not started, killed or sick, then the idlest, leased ones last.
 
         While a reload is under way those of an old generation go before new ones.
         """
@@ -82,7 +85,7 @@ class Fleet:
                 *(w.lease is not None, w.generation, len(w.running), -w.id),
             )
         )
-        return members[: max(0, len(members) - size)]
+        return members[: max(0, len(members) - self.size)]
 
     def add(self, now: float, *, failures: int = 0, waits: bool = False, generation: int | None = None) -> WorkerRecord:
         """Record a worker that is wanted, to be started when the backoff after so many failures has passed.
@@ -93,7 +96,7 @@ class Fleet:
         if failures:
             delay = min(BACKOFF_MOST, BACKOFF_FIRST * 2.0 ** min(20, failures - 1))
             delay *= 0.5 + 0.5 * self._chance()  # spreads the restarts of many workers
-        worker = WorkerRecord(self._next_id, self._slots, math.inf if waits else now + delay, failures)
+        worker = WorkerRecord(self._next_id, self.slots, math.inf if waits else now + delay, failures)
         worker.generation = self.generation if generation is None else generation
         self._next_id += 1
         self.workers[worker.id] = worker
@@ -162,11 +165,11 @@ class Fleet:
             renewal.pass_on(heir)
         return heir
 
-    def judge(self, size: int, reason: str, cause: BaseException | None) -> bool:
+    def judge(self, reason: str, cause: BaseException | None) -> bool:
         """Decide whether any worker can still be hoped for (G8); if not, say so and why in `broken`."""
         if self.ready:
             return False
-        gave_up = self.heals and self.failed_starts >= max(3, size)
+        gave_up = self.heals and self.failed_starts >= max(3, self.size)
         died_out = not self.heals and not self.members()
         if gave_up or died_out:
             self.broken = PoolBroken(reason, self.failed_starts)
@@ -187,3 +190,4 @@ class Fleet:
         pending = {w.id for w in self.workers.values() if w.state is WorkerState.PENDING}
         assert pending == self._alarms.starts.watched.keys()
         assert self.broken is None or not self.ready
+        assert not self.heals or len(self.members()) == self.size

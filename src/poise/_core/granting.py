@@ -274,3 +274,10 @@ class Granting:
                 return
             assert claimed.claim is not None
             self._grant_in_time(claimed.claim, worker, now)
+
+    def check_invariants(self) -> None:
+        """Check that nobody waits beside an idle worker (G4); for tests."""
+        head, free = self._queues.first(), self._placement.free_worker()
+        assert head is None or free is None, f"{head} waits beside {free}"
+        assert self.next_wary() is None
+        assert not self._queues.claims or self._placement.empty_worker() is None

@@ -21,20 +21,23 @@ class Placement:
 
     Open workers stand in queues by load, so that the least loaded is taken and equals take turns, but those whose last
     answer was an exception come after their equals: a sick worker fails at once, is free at once, and would take most.
+    Where calls are to be packed the most loaded one that has a free slot is taken, so that others are idle.
 
     All of it follows from the records of the workers, which are not changed here.
     """
 
-    __slots__ = ("_alarms", "_by_load", "_full", "_least", "_load", "_roomy", "awaited", "changed")
+    __slots__ = ("_alarms", "_by_rank", "_full", "_least", "_rank", "_ranks", "_roomy", "awaited", "changed")
 
     def __init__(self, slots: int, alarms: Alarms) -> None:
         self._alarms = alarms
         self._full = 2 * slots
         """The load from which on a worker has no free slot."""
-        self._by_load: list[OrderedDict[WorkerId, WorkerRecord]] = [OrderedDict() for _ in range(self._full + 2)]
-        """Open workers, by how many slots they use: for each number those that are well, then those that failed."""
-        self._load: dict[WorkerId, int] = {}
-        """Where in `_by_load` each of them stands."""
+        self._ranks = list(range(self._full + 2))
+        """Which place those of each load have: they are as many slots as are used, twice: well, then failed."""
+        self._by_rank: list[OrderedDict[WorkerId, WorkerRecord]] = [OrderedDict() for _ in self._ranks]
+        """Open workers in the order in which they are taken, from `_full` on those without a free slot."""
+        self._rank: dict[WorkerId, int] = {}
+        """Where in `_by_rank` each of them stands."""
         self._least = 0
         """No open worker stands in a queue before this one."""
         self._roomy: OrderedDict[WorkerId, WorkerRecord] = OrderedDict()
@@ -48,17 +51,17 @@ class Placement:
     def update(self, worker: WorkerRecord) -> None:
         """Have the worker stand where it belongs: to be called after every change of its record."""
         worker_id = worker.id
-        load = 2 * len(worker.running) + worker.has_failed if worker.is_open else None
-        known = self._load.get(worker_id)
-        if known != load:
+        rank = self._ranks[2 * len(worker.running) + worker.has_failed] if worker.is_open else None
+        known = self._rank.get(worker_id)
+        if known != rank:
             if known is not None:
-                del self._by_load[known][worker_id]
-                del self._load[worker_id]
-            if load is not None:
-                self._by_load[load][worker_id] = worker
-                self._load[worker_id] = load
-                self._least = min(self._least, load)
-        if load is not None and load >= self._full and worker.most_ahead:
+                del self._by_rank[known][worker_id]
+                del self._rank[worker_id]
+            if rank is not None:
+                self._by_rank[rank][worker_id] = worker
+                self._rank[worker_id] = rank
+                self._least = min(self._least, rank)
+        if rank is not None and rank >= self._full and worker.most_ahead:
             self._roomy[worker_id] = worker
         else:
             self._roomy.pop(worker_id, None)
@@ -68,40 +71,62 @@ class Placement:
         if worker.ahead or worker.recalled or self._alarms.lines:
             self._alarms.watch(worker)
 
-    def least_loaded(self) -> WorkerRecord | None:
-        """The open worker that uses the fewest slots; among equals the one that has been so for longest."""
-        if not self._load:
+    def arrange(self, *, packs: bool) -> None:
+        """Have calls packed on few workers from now on, or spread over all."""
+        free = range(self._full)
+        ranks = [self._full - 2 - load + 2 * (load % 2) if packs else load for load in free] + self._ranks[self._full :]
+        if ranks == self._ranks:
+            return
+        workers = [worker for queue in self._by_rank for worker in queue.values()]
+        for queue in self._by_rank:
+            queue.clear()
+        self._ranks, self._least = ranks, 0
+        self._rank.clear()
+        for worker in workers:
+            self.update(worker)
+
+    def prefer(self, worker: WorkerRecord) -> None:
+        """Have an open worker come before its equals instead of after them, until its record changes."""
+        self._by_rank[self._rank[worker.id]].move_to_end(worker.id, last=False)
+
+    def _first(self) -> WorkerRecord | None:
+        """The open worker that is taken next; among equals the one that has been so for longest."""
+        if not self._rank:
             self._least = 0
             return None
-        while not self._by_load[self._least]:
+        while not self._by_rank[self._least]:
             self._least += 1
-        return next(iter(self._by_load[self._least].values()))
+        return next(iter(self._by_rank[self._least].values()))
+
+    def least_loaded(self) -> WorkerRecord | None:
+        """The open worker that uses the fewest slots."""
+        return next((worker for rank in self._ranks for worker in self._by_rank[rank].values()), None)
 
     def free_worker(self) -> WorkerRecord | None:
-        """The least loaded open worker, if it has a free slot."""
-        worker = self.least_loaded()
+        """The open worker that is taken next, if it has a free slot."""
+        worker = self._first()
         return worker if self._least < self._full else None
 
     def empty_worker(self) -> WorkerRecord | None:
         """An open worker that holds nothing, or None."""
-        worker = self.least_loaded()
-        return worker if self._least <= 1 else None
+        return next((worker for rank in self._ranks[:2] for worker in self._by_rank[rank].values()), None)
 
     def least_loaded_ones(self) -> Iterator[WorkerRecord]:
         """The open workers that use no more slots than the least loaded, which has a free one, and a quarter of all."""
-        for queue in self._by_load[self._least : min(self._full, self._least + self._full // 8 * 2 + 1)]:
-            yield from queue.values()
+        least = next((load for load in range(self._full) if self._by_rank[self._ranks[load]]), self._full)
+        for rank in self._ranks[least : min(self._full, least + self._full // 8 * 2 + 1)]:
+            yield from self._by_rank[rank].values()
 
     def other_worker(self, call: CallRecord) -> WorkerRecord | None:
-        """The least loaded open worker with room for this call that it does not avoid, or None.
+        """The worker that is taken next of those that have room for this call and that it does not avoid, or None.
 
         If it avoids every open worker there is no use in that: it may have any of them.
         """
         avoided: frozenset[WorkerId] = call.avoids
-        if sum(worker_id in self._load for worker_id in avoided) == len(self._load):
+        if sum(worker_id in self._rank for worker_id in avoided) == len(self._rank):
             avoided = frozenset()
-        for queue in self._by_load[self._least : 2 if call.needs_whole_worker else self._full]:
-            for worker in queue.values():
+        for rank in self._ranks[:2] if call.needs_whole_worker else range(self._least, self._full):
+            for worker in self._by_rank[rank].values():
                 if worker.id not in avoided:
                     return worker
         return None
@@ -150,14 +175,15 @@ class Placement:
     @property
     def free_workers(self) -> int:
         """How many of them have a free slot."""
-        return len(self._load) - len(self._by_load[-2]) - len(self._by_load[-1])
+        return len(self._rank) - len(self._by_rank[-2]) - len(self._by_rank[-1])
 
     def check_invariants(self, workers: Iterable[WorkerRecord]) -> None:
         """Check that this is what the workers say; for tests."""
-        assert self._load == {w.id: 2 * len(w.running) + w.has_failed for w in workers if w.is_open}
-        for load, queue in enumerate(self._by_load):
-            assert list(queue) == [worker_id for worker_id in queue if self._load[worker_id] == load]
-        assert all(load >= self._least for load in self._load.values())
+        assert self._rank == {w.id: self._ranks[2 * len(w.running) + w.has_failed] for w in workers if w.is_open}
+        for rank, queue in enumerate(self._by_rank):
+            assert list(queue) == [worker_id for worker_id in queue if self._rank[worker_id] == rank]
+        assert all(rank >= self._least for rank in self._rank.values())
+        assert sorted(self._ranks) == list(range(self._full + 2))
         for worker in self._roomy.values():
             assert worker.is_open, worker
             assert worker.most_ahead, worker

@@ -123,6 +123,8 @@ class Queues:
         call.step(CallEvent.RESUME)
         call.waits_since = now
         self.put_back(call)
+        if call.bound_for is not None:  # it has left its room to whoever is parked
+            self._admit_parked()
 
     def move_on(self, now: float) -> None:
         """Let each call that has been wary, or has waited for company or its home, long enough wait for any worker."""
@@ -375,13 +377,12 @@ class Queues:
                 _check_turn(call, owner)
 
     def _check_tenants(self) -> None:
-        tenants = {tenant for call in (*self.backlog, *self.held_back.values()) if (tenant := call.tenant) is not None}
-        for tenant in tenants:
+        for tenant in {call.tenant for call in self.calls(()) if call.tenant is not None}:
             assert tenant.waiting == sum(call.tenant is tenant for call in self.backlog)
             held_back = [call for call in self.held_back.values() if call.tenant is tenant]
             assert sorted(call.id for call in tenant.parked) == sorted(call.id for call in held_back)
-            let_on = sum(call.tenant is tenant for call in self.parked)
-            assert not held_back or tenant.waiting + let_on >= (self.shares.limit or 0)
+            taken = tenant.waiting + sum(call.tenant is tenant for call in self.parked)
+            assert not held_back or taken >= (self.shares.limit or 0)
 
 
 def _check_turn(call: CallRecord, owner: _Owner) -> None:

@@ -64,7 +64,7 @@ class Recycling:
         """Those whose turn has come, and how many workers were ready then."""
         self._is_closed = False
         if policy.age is not None:
-            alarms.watch_ages()
+            alarms.add(alarms.ages)
 
     def look(self, worker: WorkerRecord, now: float) -> bool:
         """A worker has become ready, has answered, or is held no more; what it is given next is decided after this.

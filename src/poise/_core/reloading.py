@@ -14,7 +14,6 @@ from poise._core.states import WorkerState
 if TYPE_CHECKING:
     from poise._core.effects import Effect
     from poise._core.fleet import Fleet
-    from poise._core.leaving import Leaving
     from poise._core.renewal import Renewal
     from poise._core.renewals import Renewals
     from poise._core.workers import WorkerRecord
@@ -48,12 +47,11 @@ class Reload:
 class Reloading:
     """Has every worker replaced by one of the generation that is wanted, some at a time."""
 
-    __slots__ = ("_fleet", "_last", "_leaving", "_reload", "_renewals", "_under_way")
+    __slots__ = ("_fleet", "_last", "_reload", "_renewals", "_under_way")
 
-    def __init__(self, fleet: Fleet, renewals: Renewals, leaving: Leaving) -> None:
+    def __init__(self, fleet: Fleet, renewals: Renewals) -> None:
         self._fleet = fleet
         self._renewals = renewals
-        self._leaving = leaving
         self._last = 0
         """The newest generation that there ever was to be."""
         self._reload: Reload | None = None
@@ -70,6 +68,9 @@ class Reloading:
         """Have all workers replaced by those of a new generation. Not while a reload is under way."""
         assert not self.is_under_way
         self._last += 1
+        if not self._fleet.size:  # an elastic pool sleeps: one worker has to show whether a new one can start
+            self._fleet.size = 1
+            self._fleet.add(now)
         reload = self._reload = Reload(self._last, self._fleet.generation, surge)
         self._renewals.on_change = self._look
         self._look(now)
@@ -111,8 +112,7 @@ class Reloading:
             if worker.start_at != math.inf:  # else it waits for the end of another
                 self._fleet.hasten(worker, now)
         else:
-            self._renewals.drop(worker, now)
-            self._leaving.retire(worker, now)
+            self._renewals.dismiss(worker, now)
             self._fleet.add(now, generation=target)
 
     def _has_failed(self, reload: Reload) -> bool:

@@ -176,6 +176,11 @@ class Renewals:
             renewal.part()
             self._leaving.retire(renewal.heir, now)
 
+    def dismiss(self, worker: WorkerRecord, now: float) -> None:
+        """Have this worker leave, and nobody in its place."""
+        self.drop(worker, now)
+        self._leaving.retire(worker, now)
+
     def give_up(self, renewal: Renewal, reason: str, now: float) -> None:
         """Have no heir for one that works: it stays."""
         renewal.failure = reason

@@ -13,7 +13,7 @@ from poise._answers import NOT_BEGUN, Answer
 from poise._core.affinity import Affinity
 from poise._core.alarms import Alarms
 from poise._core.batches import Batching
-from poise._core.counters import snapshot
+from poise._core.counters import check_counts, snapshot
 from poise._core.effects import Outbox
 from poise._core.endings import Endings
 from poise._core.fleet import Fleet
@@ -30,6 +30,7 @@ from poise._core.reloading import Reloading
 from poise._core.renewal import Order
 from poise._core.renewals import Renewals
 from poise._core.shares import Shares
+from poise._core.sizing import Sizing
 from poise._core.states import CallState, WorkerEvent, WorkerState
 from poise.errors import PoolClosed
 
@@ -39,8 +40,9 @@ if TYPE_CHECKING:
     from poise._core.calls import CallId, CallRecord
     from poise._core.counters import Counters
     from poise._core.effects import Effect
+    from poise._core.elastic import Elasticity
     from poise._core.workers import WorkerId, WorkerRecord
-    from poise.policies import Health, Recycle
+    from poise.policies import Elastic, Health, Recycle
     from poise.stats import Stats
 
 
@@ -50,7 +52,7 @@ class Scheduler:
     def __init__(
         self,
         *,
-        size: int,
+        size: int | Elastic = 1,
         slots: int = 1,
         backlog: int | None = None,
         backlog_per_tenant: int | None = None,
@@ -62,7 +64,7 @@ class Scheduler:
         health: Health | None = None,
         chance: Callable[[], float] = lambda: 1.0,
     ) -> None:
-        self.size: int = size
+        self._asked: int | Elastic = size
         self.slots = slots
         self.replaces = heals
         """Whether the workers are the pool's own, to be ended and replaced."""
@@ -79,7 +81,6 @@ class Scheduler:
         self.fleet: Fleet = Fleet(slots, alarms, heals=heals, chance=chance)
         fleet = self.fleet
         self._workers = fleet.workers
-        """Invariant: as many are not RETIRING as `size` asks for, while healing."""
         self._outcomes = outcomes = Outcomes(queues, alarms, outbox, kill_after)
         self.counters: Counters = outcomes.counters
         self._endings = endings = Endings(queues, self.pace, fleet, outcomes, poison_after, chance, retry_budget)
@@ -92,7 +93,11 @@ class Scheduler:
         self.renewals: Renewals = Renewals(fleet, queues, leaving, granting, self.counters, outbox)
         renewals = self.renewals
         renewals.order = Order.NEW_FIRST if recycle is None or recycle.surge else Order.OLD_FIRST
-        self.reloading: Reloading = Reloading(fleet, renewals, leaving)
+        self.reloading: Reloading = Reloading(fleet, renewals)
+        self.sizing: Sizing = Sizing(fleet, queues, self.pace, placement, alarms, renewals, outbox)
+        self._elastic: Elasticity | None = None
+        self.is_timed: bool = False
+        """Whether there is a time to be kept for any call that begins to wait."""
         self.recycling: Recycling | None = None
         if recycle is not None:
             self.recycling = Recycling(recycle, fleet, queues, alarms, renewals, outbox, chance)
@@ -129,10 +134,13 @@ class Scheduler:
             self._alarms.expiries.add(call, call.deadline)
         if worker is not None:
             self._granting.grant(call, worker, now)
-        elif call.bound_for is not None:
+            return self._outbox.flush()
+        if call.bound_for is not None:
             self._granting.advance(call.bound_for, now)
         elif gathers or self._queues.first() is call:  # else the first could not be placed before this, and cannot now
             self._granting.place(now)
+        if self._elastic is not None:
+            self._elastic.look(now)
         return self._outbox.flush()
 
     def cancel(self, call: CallRecord, now: float) -> list[Effect]:
@@ -199,7 +207,7 @@ class Scheduler:
                 self._endings.answered(call, worker, answer, now)
         if has_progressed:
             worker.progress_at = now
-        return self._changed(worker, now)
+        return self._changed(worker, now, is_check=not answers)
 
     def begun(self, worker_id: WorkerId, call_ids: Iterable[CallId]) -> None:
         """Calls that were sent ahead may have begun: from now on a death leaves them in doubt."""
@@ -220,6 +228,8 @@ class Scheduler:
         worker = self._workers.get(worker_id)
         if worker is None or worker.state is not WorkerState.STARTING:
             return []  # retired while it started: its Kill is on the way
+        if self._elastic is not None:
+            self._elastic.started(worker, now)
         self.fleet.step(worker, WorkerEvent.READY, now)
         worker.most_ahead = most_ahead
         if self._watch is not None:
@@ -251,27 +261,23 @@ class Scheduler:
             if all_in_doubt:
                 self._endings.announced(worker, tuple(worker.ahead))
             self._leaving.lose(worker, reason, now, cause)
-            if self.fleet.judge(self.size, reason, cause):
+            if self.fleet.judge(reason, cause):
                 for call in self._queues.calls(self.members()):
                     self._outcomes.refuse(call, self.fleet.broken_error())
         self.renewals.gone(worker_id, now)
-        return self.renewals.decided(now)  # which starts another at once, after an end that was asked for
+        effects = self.renewals.decided(now)  # which starts another at once, after an end that was asked for
+        return effects if self._elastic is None else effects + self._elastic.lost(worker_id, now)
 
     # ---------------------------------------------------------------- size and time
 
     def open(self, now: float) -> list[Effect]:
         """Ask for the first workers."""
-        return self.resize(self.size, now)
+        return self.resize(self._asked, now)
 
-    def resize(self, size: int, now: float) -> list[Effect]:
+    def resize(self, size: int | Elastic, now: float) -> list[Effect]:
         """Ask for another number of workers. Those over it finish what they hold, the least busy ones first."""
-        self.size = size
-        for _ in range(size - len(self.members())):
-            self.fleet.add(now)
-        for worker in self.fleet.surplus(size):
-            self.renewals.drop(worker, now)
-            self._leaving.retire(worker, now)
-        self.renewals.changed(now)
+        self._elastic = self.sizing.change(size, now)
+        self.is_timed = self._elastic is not None
         return self.renewals.decided(now)
 
     def tick(self, now: float) -> list[Effect]:
@@ -285,10 +291,9 @@ class Scheduler:
             if call.bound_for is not None:
                 self._granting.advance(call.bound_for, now)
         self._queues.move_on(now)
-        if self.recycling is not None:
-            self.recycling.tick(now)
-        if self._watch is not None:
-            self._watch.tick(now)
+        for policy in (self.recycling, self._watch, self._elastic):
+            if policy is not None:
+                policy.tick(now)
         self.renewals.start_due(now)
         self._recalls.withdraw_unanswered(now)
         if len(self._workers) > 1:
@@ -302,11 +307,7 @@ class Scheduler:
 
     def close(self, now: float, *, reject_waiting: bool) -> list[Effect]:
         """Accept nothing more; if so told refuse what has not begun, else let it finish."""
-        self.is_closed = True
-        if self.recycling is not None:
-            self.recycling.close()
-        if self._watch is not None:
-            self._watch.close()
+        self._shut()
         if reject_waiting:
             self._endings.refuse_waiting(self._workers.values())
             for worker in self._workers.values():
@@ -316,12 +317,18 @@ class Scheduler:
 
     def stop(self, now: float) -> list[Effect]:
         """Give up every worker; what is still on them ends as lost."""
-        self.is_closed = True
+        self._shut()
         self.fleet.heals = False
         self._endings.refuse_waiting(self._workers.values())
         for worker in list(self._workers.values()):
             self._leaving.stop(worker, now)
         return self._outbox.flush()
+
+    def _shut(self) -> None:
+        self.is_closed = True
+        for policy in (self.recycling, self._watch, self._elastic):
+            if policy is not None:
+                policy.close()
 
     # ---------------------------------------------------------------- looking
 
@@ -353,24 +360,24 @@ class Scheduler:
     def stats(self, now: float) -> Stats:
         """A snapshot."""
         times = {"service_time": self.pace.overall, "wait_time": self._granting.wait_time}
-        workers, generation = self._workers.values(), self.fleet.generation
-        return snapshot(workers, self._queues, self.counters, now, size=self.size, generation=generation, **times)
+        return snapshot(self.fleet, self.sizing.bounds, self._queues, self.counters, now, **times)
 
     # ---------------------------------------------------------------- changes of workers
 
-    def _changed(self, worker: WorkerRecord, now: float) -> list[Effect]:
+    def _changed(self, worker: WorkerRecord, now: float, *, is_check: bool = False) -> list[Effect]:
         """A worker's calls or state have changed: bring what follows from that up to date."""
         if self.recycling is not None and self.recycling.look(worker, now):
             self.renewals.start_due(now)
         self._granting.advance(worker, now)
         self._leaving.let_go(worker, now)
         self._granting.place(now)
+        if self._elastic is not None:
+            self._elastic.changed(worker, now, is_check=is_check)
         return self._outbox.flush()
 
     def check_invariants(self) -> None:
         """Check what is stated at the fields; for tests, after every step."""
         assert self._outbox.is_empty
-        assert not self.fleet.heals or len(self.members()) == self.size
         self.fleet.check_invariants()
         self.renewals.check_invariants()
         self._queues.check_invariants()
@@ -379,19 +386,8 @@ class Scheduler:
         self._alarms.check_invariants(self._workers)
         for worker in self._workers.values():
             worker.check_invariants()
-        head, free = self._queues.first(), self._placement.free_worker()
-        assert head is None or free is None, f"{head} waits beside {free}"  # G4
-        assert self._granting.next_wary() is None  # G4
-        assert not self._queues.claims or self._placement.empty_worker() is None  # G4
+        self._granting.check_invariants()
+        self.sizing.check_invariants()
         if self._watch is not None:
             self._watch.check_invariants()
-        self._check_counts()
-
-    def _check_counts(self) -> None:
-        live = self._queues.calls(self._workers.values())
-        for worker in self._workers.values():
-            live += [worker.lease] if worker.lease is not None and worker.lease.is_lease else []
-            live += [call for call in worker.held if call.state is not CallState.ABANDONED]
-        assert self.counters.unsettled == len(live), (self.counters, live)
-        timed = sum(call.deadline != math.inf and not (call.is_lease and call.worker) for call in live)
-        assert len(self._alarms.expiries) == timed
+        check_counts(self.counters, self._queues, self._workers.values(), self._alarms)

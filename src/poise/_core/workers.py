@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from poise._core.calls import CHECK_IDS
 from poise._core.states import (
     JOINT,
     WORKER_TRANSITIONS,
@@ -147,6 +148,16 @@ class WorkerRecord:
     def is_empty(self) -> bool:
         """Whether it holds no call."""
         return not self.running and not self.ahead
+
+    @property
+    def is_unused(self) -> bool:
+        """Whether it works and holds nothing but a check of it at most."""
+        return self.is_open and not self.ahead and all(call_id >= CHECK_IDS for call_id in self.running)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it works and nobody has anything for it to do."""
+        return self.is_open and self.is_empty
 
     @property
     def hold(self) -> Hold:

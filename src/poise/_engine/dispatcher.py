@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from poise._engine.clock import Clock, Timer
     from poise._engine.observers import Observers
     from poise._lanes.lane import Lane, Launcher
+    from poise.policies import Elastic
 
 logger = logging.getLogger("poise")
 
@@ -106,7 +107,8 @@ class Dispatcher:
             record.refused(error)
             self._forget(call)
             raise
-        if effects or record.deadline < math.inf or type(record) is not CallRecord or type(record.function) is Batching:
+        is_timed = self.scheduler.is_timed or record.deadline < math.inf or type(record) is not CallRecord
+        if effects or is_timed or type(record.function) is Batching:
             self._perform(effects)  # else it waits, and no time is to be kept for it
 
     def cancel(self, call: Call[Any]) -> None:
@@ -147,12 +149,8 @@ class Dispatcher:
 
     # ---------------------------------------------------------------- the pool
 
-    def open(self) -> None:
-        """Ask for the first workers."""
-        self._perform(self.scheduler.open(self.clock.time()))
-
-    def resize(self, size: int) -> None:
-        """Ask for another number of workers."""
+    def resize(self, size: int | Elastic) -> None:
+        """Ask for the first workers, or for another number of them."""
         self._perform(self.scheduler.resize(size, self.clock.time()))
 
     def replace(self, worker_id: int) -> Renewal | None:
@@ -196,9 +194,9 @@ class Dispatcher:
         if not self.scheduler.fleet.is_starting(worker_id):
             return False
         self.lanes[worker_id] = lane
-        now, place = self.clock.time(), self.observers.place
+        now, place, fleet = self.clock.time(), self.observers.place, self.scheduler.fleet
         effects = self.scheduler.worker_ready(worker_id, now, most_ahead=lane.most_ahead)
-        self.observers.ready(worker_id, lane.origin, self.scheduler.ready_workers, self.scheduler.size, now, place)
+        self.observers.ready(worker_id, lane.origin, len(fleet.ready), fleet.size, now, place)
         self._perform(effects)
         return True
 
@@ -210,8 +208,8 @@ class Dispatcher:
         self.batches.lost(worker_id)
         if self.scheduler.worker(worker_id) is None:
             self.observers.retired(worker_id)
-        now = self.clock.time()
-        self._take(self.scheduler.worker_lost, worker_id, reason, now, cause=cause, all_in_doubt=all_in_doubt)
+        happened = worker_id, reason, self.clock.time()
+        self._take(self.scheduler.worker_lost, *happened, cause=cause, all_in_doubt=all_in_doubt)
 
     def no_room(self, worker_id: int, shortage: str) -> None:
         """A worker that is to replace one that works has no room beside that."""
@@ -223,9 +221,7 @@ class Dispatcher:
         """Attempts have ended."""
         if self.batches.sent:
             answers = self.batches.opened(answers)
-        answers = [
-            answer if answer.ending != RAISED else judged(self._calls.get(answer.call_id), answer) for answer in answers
-        ]
+        answers = [each if each.ending != RAISED else judged(self._calls.get(each.call_id), each) for each in answers]
         self._take(self.scheduler.finished, worker_id, answers, self.clock.time())
 
     def on_begun(self, worker_id: int, call_ids: Sequence[int]) -> None:
@@ -308,7 +304,8 @@ class Dispatcher:
                 self.observers.retired(effect.worker_id)  # before it was ready: nobody will say that it has ended
             self.supervisor.end(effect.worker_id, effect.reason, gently=effect.gently)
         elif isinstance(effect, News):
-            self.observers.news(effect, self.scheduler.fleet.broken)
+            if self.observers.news(effect, self.scheduler.fleet.broken):
+                self.supervisor.watch_shortage()
         elif not isinstance(effect, Resolve) and (lane := self.lanes.get(effect.worker_id)) is not None:
             self._tell(lane, effect)
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from poise._engine.stream import StreamBuffer
     from poise._lanes.lane import Launcher
     from poise.options import CallOptions, PoolOptions
+    from poise.policies import Elastic, Size
     from poise.stats import Stats
 
 logger = logging.getLogger("poise")
@@ -153,7 +154,7 @@ class Engine:
         """How many calls may run at once, in the whole pool or on the worker of a lease."""
         dispatcher = self._opened
         dispatcher.check_loop()
-        return dispatcher.scheduler.slots * (1 if lease is not None else dispatcher.scheduler.size)
+        return dispatcher.scheduler.slots * (1 if lease is not None else dispatcher.scheduler.sizing.most)
 
     def time(self) -> float:
         """What deadlines are read from, in seconds: the pool's clock, before it is open the loop's."""
@@ -174,11 +175,11 @@ class Engine:
         self._is_opening = True
         try:
             began = dispatcher.clock.time()
-            dispatcher.scheduler.size = await self._get_ready(dispatcher)
+            size = await self._get_ready(dispatcher)
             if self._closing is None:
-                dispatcher.open()
+                dispatcher.resize(size)
             remaining = max(0.0, settings.start_timeout - (dispatcher.clock.time() - began))
-            await self._until_first(dispatcher, min(settings.min_ready, dispatcher.scheduler.size), remaining)
+            await self._until_first(dispatcher, min(settings.min_ready, dispatcher.scheduler.fleet.size), remaining)
         except BaseException as error:
             was_closed = self._closing is not None and isinstance(error, Exception)
             await self.aclose()
@@ -201,17 +202,17 @@ class Engine:
         scheduler = dispatcher.scheduler
         if workers is not None:
             check_whole("workers", workers, 1)
-            if workers > scheduler.size:
-                raise ConfigError("workers", workers, f"the pool has {scheduler.size}; resize() gives it more")
+            if workers > (most := scheduler.sizing.most):
+                raise ConfigError("workers", workers, f"the pool has {most}; resize() gives it more")
         await dispatcher.watchers.until(
-            lambda: self._is_settled(scheduler, scheduler.size if workers is None else workers)
+            lambda: self._is_settled(scheduler, scheduler.fleet.size if workers is None else workers)
         )
         if self._closing is not None:
             raise PoolClosed("the pool was closed while its workers were awaited")
         if scheduler.fleet.broken is not None:
             raise scheduler.fleet.broken_error()
 
-    async def resize(self, size: int) -> None:
+    async def resize(self, size: Size) -> None:
         """Ask for another number of workers, and raise what `Pool.resize` says."""
         renewing.resize(self._opened, size)
 
@@ -264,6 +265,11 @@ class Engine:
         return "open" if self._dispatcher.scheduler.fleet.broken is None else "broken"
 
     @property
+    def is_asleep(self) -> bool:
+        """Whether it takes calls, and has no worker before one comes."""
+        return self.state == "open" and self._opened.scheduler.fleet.size == 0
+
+    @property
     def phase(self) -> str:
         """The state, for people: also whether it is still being opened."""
         return "opening" if self._is_opening and self.state == "open" else self.state
@@ -301,7 +307,6 @@ class Engine:
     def _make_dispatcher(self) -> Dispatcher:
         loop, settings = running_loop(), self._settings
         scheduler = Scheduler(
-            size=settings.size or 1,
             slots=settings.concurrency,
             backlog=settings.backlog,
             backlog_per_tenant=settings.backlog_per_tenant,
@@ -320,9 +325,9 @@ class Engine:
             dispatcher.checks = Checks(settings.health, dispatcher)
         return dispatcher
 
-    async def _get_ready(self, dispatcher: Dispatcher) -> int:
+    async def _get_ready(self, dispatcher: Dispatcher) -> int | Elastic:
         """Have the launcher get ready, within `start_timeout`; return how many workers there are to be."""
-        limit, size = self._settings.start_timeout, self._settings.size
+        limit, size = self._settings.start_timeout, self._settings.wanted
         in_time = asyncio.timeout(None if limit == math.inf else limit)
         try:
             async with in_time:

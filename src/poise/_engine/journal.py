@@ -18,7 +18,7 @@ from poise.events import Observer
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from poise._core.effects import Crowded, Oversized, Struck
+    from poise._core.effects import Crowded, Grown, Oversized, Shrunk, Struck
     from poise._engine.clock import Clock, Timer
     from poise.events import PoolBroke, PoolEnded, WorkerDied, WorkerReady, WorkerReplacing, WorkerRetired
 
@@ -114,6 +114,16 @@ class Journal(Observer):
             f"room for both: {effect.shortage}"
         )
         self._say("workers that left first", logging.WARNING, text)
+
+    def grown(self, effect: Grown) -> None:
+        """Calls wait for longer than a start takes."""
+        text = f"the pool grows from {effect.before} to {effect.size} workers, because {effect.waiting} calls wait"
+        self._say("times that it grew", logging.INFO, text)
+
+    def shrunk(self, effect: Shrunk) -> None:
+        """Nobody has use for a worker."""
+        text = f"{self._name(effect.worker_id)} leaves after {effect.idle:g} s of idleness; {effect.size} stay"
+        self._say("workers that left because they were idle", logging.INFO, text)
 
     def oversized(self, effect: Oversized) -> None:
         """A worker has too much memory from the start."""

@@ -9,7 +9,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 from poise import events
-from poise._core.effects import Crowded, Lost, Replacing, Struck
+from poise._core.effects import Crowded, Grown, Lost, Replacing, Shrunk, Struck
 from poise._core.observed import CALL_EVENTS, Telling, observe
 from poise._engine.journal import Journal
 from poise.events import Observer, check_observer
@@ -43,6 +43,7 @@ METHODS: Final[dict[type[Any], str]] = {
     events.WorkerRetired: "worker_retired",
     events.PoolOpening: "pool_opening",
     events.PoolWhole: "pool_whole",
+    events.PoolResized: "pool_resized",
     events.PoolBroke: "pool_broke",
     events.PoolEnded: "pool_ended",
 }
@@ -162,8 +163,12 @@ class Observers:
         if self._is_whole and not was_whole and events.PoolWhole in self._listeners:
             self._tell(events.PoolWhole(now, self._pool, size))
 
-    def news(self, news: News, broken: PoolBroken | None) -> None:
-        """Something has befallen a worker; if no worker can start, `broken` says why."""
+    def news(self, news: News, broken: PoolBroken | None) -> bool:
+        """Something has befallen a worker; if no worker can start, `broken` says why.
+
+        Returns:
+            Whether more workers start, which may wait for room that there is not.
+        """
         if isinstance(news, Lost):
             self._lost(news)
             if broken is not None and not self._is_broken:
@@ -174,8 +179,20 @@ class Observers:
             self._journal.crowded(news)
         elif isinstance(news, Struck):
             self._journal.struck(news)
+        elif isinstance(news, Grown):
+            self._journal.grown(news)
+            self._resized(news.before, news.size, None)
+        elif isinstance(news, Shrunk):
+            self._journal.shrunk(news)
+            self._resized(news.size + 1, news.size, news.worker_id)
         else:
             self._journal.oversized(news)
+        return isinstance(news, Grown)
+
+    def _resized(self, before: int, size: int, worker_id: int | None) -> None:
+        self._is_whole &= size <= before
+        if events.PoolResized in self._listeners:
+            self._tell(events.PoolResized(self._clock.time(), self._pool, before, size, worker_id))
 
     def _lost(self, loss: Lost) -> None:
         pid, self._is_whole = self._pids.pop(loss.worker_id, None), False

@@ -6,20 +6,22 @@ from typing import TYPE_CHECKING, Any
 
 from poise.checks import check_whole
 from poise.errors import ConfigError, PoolClosed, ReplaceFailed
+from poise.policies import check_size
 
 if TYPE_CHECKING:
     from poise._engine.dispatcher import Dispatcher
+    from poise.policies import Size
 
 
-def resize(dispatcher: Dispatcher, size: int) -> None:
+def resize(dispatcher: Dispatcher, size: Size) -> None:
     """Ask for another number of workers.
 
     Raises:
         ConfigError, PoolClosed: see `Pool.resize`.
     """
-    check_whole("size", size, 1)
+    wanted = check_size("size", size)
     _check_may_change(dispatcher, "size", size)
-    dispatcher.resize(size)
+    dispatcher.resize(wanted)
     dispatcher.supervisor.watch_shortage()
 
 

@@ -13,6 +13,7 @@ import signal
 import stat
 import sys
 import time
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
@@ -169,54 +170,49 @@ class Feed:
     async def _pump(
         self, view: poise.View[Any], first: _Line, lines: AsyncIterator[_Line], window: int, out: _Output, bar: _Bar
     ) -> None:
-        """Read ahead and submit in one task, write in order in another."""
-        room = asyncio.Semaphore(window)
-        answers: asyncio.Queue[_Answer | None] = asyncio.Queue()
+        """Let the pool's `map` read ahead, and write what has become of each line, in order."""
+        begun: deque[tuple[_Line, Exception | None]] = deque()  # lines that were read, and what was wrong with them
 
-        async def read() -> None:
+        def write_unfit() -> None:
+            while begun and (error := begun[0][1]) is not None:
+                self._write(begun.popleft()[0], error, out, bar)
+
+        async def values() -> AsyncIterator[Any]:
             line: _Line | None = first
             while line is not None:
-                await room.acquire()
-                answers.put_nowait(self._submit(view, line))
+                try:
+                    value = json.loads(line.text)
+                except (ValueError, RecursionError) as error:
+                    begun.append((line, ValueError(f"this is not JSON: {error}")))
+                    write_unfit()
+                else:
+                    begun.append((line, None))
+                    yield value
                 line = await anext(lines, None)
-            answers.put_nowait(None)
 
-        reader = asyncio.create_task(read())
-        reader.add_done_callback(lambda _: answers.put_nowait(None))  # also when reading has failed
-        try:
-            while (answer := await answers.get()) is not None:
-                out.write(await self._text_of(answer))
-                self._written += 1
-                bar.step(answer.line.size)
-                room.release()
-            await reader
-        finally:
-            reader.cancel()
-            await asyncio.wait([reader])
-            while not answers.empty():
-                if (left := answers.get_nowait()) is not None and not left.outcome.cancel():
-                    left.outcome.exception()  # nobody asks for it any more
+        results = view.map(self._order.function, values(), on_error="return", buffersize=window)
+        async with contextlib.aclosing(results):
+            async for result in results:
+                self._write(begun.popleft()[0], result, out, bar)
+                write_unfit()
 
-    def _submit(self, view: poise.View[Any], line: _Line) -> _Answer:
-        try:
-            value = json.loads(line.text)
-        except (ValueError, RecursionError) as error:
-            outcome: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-            outcome.set_exception(ValueError(f"this is not JSON: {error}"))
-            return _Answer(line, outcome)
-        return _Answer(line, view.submit(self._order.function, value))
-
-    async def _text_of(self, answer: _Answer) -> bytes:
-        try:
-            return _json_line(await answer.outcome)
-        except (poise.PoolBroken, poise.PoolClosed):
-            raise  # not a fault of the line's
-        except Exception as error:
+    def _write(self, line: _Line, result: Any, out: _Output, bar: _Bar) -> None:
+        error = result if isinstance(result, Exception) else None
+        text = b""
+        if error is None:
+            try:
+                text = _json_line(result)
+            except (ValueError, TypeError, RecursionError) as unfit:
+                error = unfit
+        if error is not None:
             if not self._order.records_errors:
-                where = f"line {answer.line.number:,}: {type(error).__name__}: {error}"
+                where = f"line {line.number:,}: {type(error).__name__}: {error}"
                 raise Failure(f"{where}{self._hint()} (--on-error=record writes the error and goes on)") from error
             self._errors += 1
-            return _json_line({"error": type(error).__name__, "detail": str(error)})
+            text = _json_line({"error": type(error).__name__, "detail": str(error)})
+        out.write(text)
+        self._written += 1
+        bar.step(line.size, has_failed=error is not None)
 
 
 def _json_line(value: Any) -> bytes:
@@ -240,14 +236,6 @@ class _Line:
     number: int
     size: int
     """Bytes from the end of the line before it to its own."""
-
-
-@dataclass
-class _Answer:
-    """A line and what has become of it, or will."""
-
-    line: _Line
-    outcome: asyncio.Future[Any]
 
 
 async def _values(source: BinaryIO) -> AsyncIterator[_Line]:
@@ -349,7 +337,7 @@ class _Bar:
         status = os.fstat(source.fileno())
         length = status.st_size if stat.S_ISREG(status.st_mode) else None
         self._by_bytes = length is not None
-        self._lines = 0
+        self._lines = self._failures = 0
         self._bar: Any = None
         self._stack = contextlib.ExitStack()
         if sys.stderr.isatty():
@@ -357,7 +345,7 @@ class _Bar:
                 None if self._by_bytes else iter(()),
                 length=length,
                 file=sys.stderr,
-                item_show_func=lambda _: f"{self._lines:,} lines",
+                item_show_func=lambda _: self._told(),
                 update_min_steps=1,
                 show_pos=False,
             )
@@ -370,11 +358,15 @@ class _Bar:
     def __exit__(self, *_: object) -> None:
         self.end()
 
-    def step(self, size: int) -> None:
+    def step(self, size: int, *, has_failed: bool = False) -> None:
         """One more line is done."""
         self._lines += 1
+        self._failures += has_failed
         if self._bar is not None:
             self._bar.update(size if self._by_bytes else 1, self._lines)
+
+    def _told(self) -> str:
+        return f"{self._lines:,} lines" + (f", {self._failures:,} failed" if self._failures else "")
 
     def end(self) -> None:
         """Leave the line of the bar."""

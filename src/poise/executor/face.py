@@ -8,15 +8,15 @@ import itertools
 import os
 import time
 from concurrent import futures
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, TypeAlias, TypeVar, get_args, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, cast, overload
 
-from poise.checks import check_one_of, check_whole
 from poise.errors import ConfigError
 from poise.executor.driver import Driver
 from poise.executor.duties import log_as_original, run_chunk, run_chunk_on, start
 from poise.executor.original import recycle_of, refuse_what_processes_have
 from poise.executor.results import flat, in_order
-from poise.executor.room import Room
+from poise.executor.room import OnFull, room_for
+from poise.policies import Elastic, check_size
 from poise.pool import Pool, RemoteClass
 
 if TYPE_CHECKING:
@@ -27,14 +27,12 @@ if TYPE_CHECKING:
     from poise.events import Observer
     from poise.executor.processes import WorkerProcess
     from poise.options import WorkerArguments
+    from poise.policies import Size
     from poise.stats import Stats
 
 T = TypeVar("T")
 R = TypeVar("R")
 P = ParamSpec("P")
-
-OnFull: TypeAlias = Literal["refuse", "wait"]
-"""What becomes of a call for which there is no room."""
 
 
 class Executor(futures.Executor, Generic[T]):
@@ -53,9 +51,9 @@ class Executor(futures.Executor, Generic[T]):
     @overload
     def __init__(
         self: Executor[None],
-        factory: int | None = None,
+        factory: Size | None = None,
         *,
-        max_workers: int | None = None,
+        max_workers: Size | None = None,
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
         max_tasks_per_child: int | None = None,
@@ -67,7 +65,7 @@ class Executor(futures.Executor, Generic[T]):
         self,
         factory: Callable[[], T],
         *,
-        max_workers: int | None = None,
+        max_workers: Size | None = None,
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
         max_tasks_per_child: int | None = None,
@@ -79,7 +77,7 @@ class Executor(futures.Executor, Generic[T]):
         self: Executor[Any],
         factory: RemoteClass,
         *,
-        max_workers: int | None = None,
+        max_workers: Size | None = None,
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
         max_tasks_per_child: int | None = None,
@@ -88,9 +86,9 @@ class Executor(futures.Executor, Generic[T]):
     ) -> None: ...
     def __init__(
         self,
-        factory: Callable[[], T] | RemoteClass | int | None = None,
+        factory: Callable[[], T] | RemoteClass | Size | None = None,
         *,
-        max_workers: int | None = None,
+        max_workers: Size | None = None,
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
         max_tasks_per_child: int | None = None,
@@ -100,9 +98,10 @@ class Executor(futures.Executor, Generic[T]):
         """Describe the executor; nothing is started before the first call.
 
         Args:
-            factory: makes what a worker holds, as in `poise.Pool`. A number is taken to be `max_workers`, which comes
-                first in `ProcessPoolExecutor`.
-            max_workers: how many workers; as many as Ray offers CPUs if None.
+            factory: makes what a worker holds, as in `poise.Pool`. A number, or two, is taken to be `max_workers`,
+                which comes first in `ProcessPoolExecutor`.
+            max_workers: how many workers, or the fewest and the most, such as (0, 8): see `poise.Elastic`. As many as
+                Ray offers CPUs if None.
             initializer: called once in each worker before anything else, in those that replace dead ones too.
             initargs: arguments for it.
             max_tasks_per_child: how many calls a worker runs before it ends and another takes its place, as in the
@@ -135,17 +134,19 @@ class Executor(futures.Executor, Generic[T]):
             ConfigError: an option is outside its range. It is also a `ValueError`.
             TypeError: `initializer` cannot be called, or `max_tasks_per_child` is no whole number.
         """
-        if isinstance(factory, int):
+        first: Any = factory
+        is_size = isinstance(first, int | tuple | Elastic)
+        if is_size:
             if max_workers is not None:
-                raise TypeError(f"max_workers is given twice: {factory!r} and {max_workers!r}")
-            factory, max_workers = None, factory
+                raise TypeError(f"max_workers is given twice: {first!r} and {max_workers!r}")
+            factory, max_workers = None, cast("Size", first)
         if isinstance(max_workers, int) and max_workers < 1:
             raise ConfigError("max_workers", max_workers, "max_workers must be greater than 0")
-        if max_workers is not None:
-            check_whole("max_workers", max_workers, 1)
+        wanted = None if max_workers is None else check_size("max_workers", max_workers)
         refuse_what_processes_have(options)
         options["recycle"] = recycle_of(max_tasks_per_child, options.get("recycle"))
-        self._max_workers = max_workers or os.cpu_count() or 1  # dask and others read it
+        most = wanted.max if isinstance(wanted, Elastic) else wanted
+        self._max_workers = most or os.cpu_count() or 1  # dask and others read it
         ray_options = dict(options.get("ray_options") or {})
         self._holds_instances = factory is not None
         on_broken = log_as_original if factory is None and initializer is not None else None
@@ -153,26 +154,9 @@ class Executor(futures.Executor, Generic[T]):
             raise TypeError("initializer must be a callable")
         self._initializer = initializer, initargs
         factory, ray_options = start(factory, initializer, initargs, ray_options)
-        as_the_original = {"backlog": None, "writable": True}
-        pool = self._make_pool(
-            factory, **{**as_the_original, **options, "size": max_workers, "ray_options": ray_options}
-        )
-        self._pool = pool
-        self._driver = Driver(pool, self._room_for(on_full, options), on_broken)
-
-    def _room_for(self, on_full: str, options: Mapping[str, Any]) -> Room | None:
-        """What `submit` waits for: that fewer calls wait and run than the backlog and the slots hold.
-
-        Raises:
-            ConfigError: there is no such way, or nothing to wait for.
-        """
-        check_one_of("on_full", on_full, get_args(OnFull))
-        if on_full == "refuse":
-            return None
-        backlog = options.get("backlog")
-        if backlog is None:
-            raise ConfigError("on_full", on_full, "give a backlog= too: without a limit there is nothing to wait for")
-        return Room(backlog + self._max_workers * options.get("concurrency", 1))
+        given = {"backlog": None, "writable": True, **options, "size": wanted, "ray_options": ray_options}
+        self._pool = pool = self._make_pool(factory, **given)
+        self._driver = Driver(pool, room_for(on_full, options, self._max_workers), on_broken)
 
     def _make_pool(self, factory: Any, **options: Any) -> Pool[Any]:
         """Make the pool behind this executor; tests have another."""

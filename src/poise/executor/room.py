@@ -3,10 +3,32 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+
+from poise.checks import check_one_of
+from poise.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from concurrent.futures import Future
+
+OnFull: TypeAlias = Literal["refuse", "wait"]
+"""What becomes of a call for which there is no room."""
+
+
+def room_for(on_full: str, options: Mapping[str, Any], workers: int) -> Room | None:
+    """What `submit` waits for: that fewer calls wait and run than the backlog and the slots of so many workers hold.
+
+    Raises:
+        ConfigError: there is no such way, or nothing to wait for.
+    """
+    check_one_of("on_full", on_full, get_args(OnFull))
+    if on_full == "refuse":
+        return None
+    backlog = options.get("backlog")
+    if backlog is None:
+        raise ConfigError("on_full", on_full, "give a backlog= too: without a limit there is nothing to wait for")
+    return Room(backlog + workers * options.get("concurrency", 1))
 
 
 class Room:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from poise._engine.clock import Clock
     from poise.options import WorkerArguments
+    from poise.policies import Size
     from poise.pool import RemoteClass
     from poise.stats import Stats
     from poise.testing.clock import ManualClock
@@ -42,7 +43,7 @@ class LocalPool(Pool[T]):
         factory: None = None,
         /,
         *,
-        size: int | None = 2,
+        size: Size | None = 2,
         clock: ManualClock | None = None,
         faults: Faults | None = None,
         **options: Unpack[WorkerArguments],
@@ -53,7 +54,7 @@ class LocalPool(Pool[T]):
         factory: Callable[[], T],
         /,
         *,
-        size: int | None = 2,
+        size: Size | None = 2,
         clock: ManualClock | None = None,
         faults: Faults | None = None,
         **options: Unpack[WorkerArguments],
@@ -64,7 +65,7 @@ class LocalPool(Pool[T]):
         factory: RemoteClass,
         /,
         *,
-        size: int | None = 2,
+        size: Size | None = 2,
         clock: ManualClock | None = None,
         faults: Faults | None = None,
         **options: Unpack[WorkerArguments],
@@ -74,7 +75,7 @@ class LocalPool(Pool[T]):
         factory: Any = None,
         /,
         *,
-        size: int | None = 2,
+        size: Size | None = 2,
         clock: ManualClock | None = None,
         faults: Faults | None = None,
         **options: Unpack[WorkerArguments],
@@ -84,7 +85,7 @@ class LocalPool(Pool[T]):
         Args:
             factory: makes what a worker holds. It is called as it is, so it may share with the test what could not
                 be pickled, such as a `threading.Event`.
-            size: how many workers; 2 if None.
+            size: how many workers, or the fewest and the most; 2 if None.
             clock: what tells the pool the time, for tests that move it on. Nothing is sent ahead then, so that where a
                 call runs does not hang on how fast the last one was.
             faults: what is to go wrong, if it is written before the pool is made.
