@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Container, Sequence
 
     from poise._answers import Answer
-    from poise._core.shares import Shares
+    from poise._core.calls import CallId
+    from poise._core.shares import Shares, Tenant
     from poise.errors import PoiseError
     from poise.events import Event, Outcome
 
@@ -90,8 +91,8 @@ def note_company(calls: Sequence[CallRecord]) -> None:
 class Observed(CallRecord):
     """One submission that tells of its steps. Any other so takes no more room, and no more time."""
 
-    def __init__(self, telling: Telling, *of_kind: Any, **fields: Any) -> None:
-        super().__init__(*of_kind, **fields)
+    def begin_story(self, telling: Telling) -> None:
+        """It was made, and is about to be submitted."""
         self.together: int = 1
         """Calls that share its slot, itself among them: each of a batch is answered with its share of the time."""
         self._telling = telling
@@ -213,9 +214,24 @@ class Observed(CallRecord):
         running = min(running, total)
         waiting = total - slot_time if slot_time > running else total - running
         attempts = self.attempts if not self.is_lease else int(self._number > 0)
-        who = telling.pool, self.id, self.name, self._worker, attempts
-        times = max(0.0, waiting), max(0.0, total - waiting - running), running
-        telling.tell(CallEnded(now, *who, self._outcome, self._error, *times, is_abandoned))
+        waiting = waiting if waiting > 0.0 else 0.0
+        travelling = total - waiting - running
+        telling.tell(
+            CallEnded(
+                now,
+                telling.pool,
+                self.id,
+                self.name,
+                self._worker,
+                attempts,
+                self._outcome,
+                self._error,
+                waiting,
+                travelling if travelling > 0.0 else 0.0,
+                running,
+                is_abandoned,
+            )
+        )
 
     def _released(self, now: float) -> None:
         assert self._worker is not None
@@ -237,9 +253,18 @@ class Observed(CallRecord):
 class ObservedCall(Observed, TenantCallRecord):
     """One that has no key."""
 
+    def __init__(self, telling: Telling, tenant: Tenant | None, call_id: CallId, function: Any, **fields: Any) -> None:
+        CallRecord.__init__(self, call_id, function, **fields)  # at once, and not by way of each class
+        self._tenant = tenant
+        self.begin_story(telling)
+
 
 class ObservedKeyedCall(Observed, KeyedCallRecord):
     """One with a key."""
+
+    def __init__(self, telling: Telling, *of_kind: Any, **fields: Any) -> None:
+        super().__init__(*of_kind, **fields)
+        self.begin_story(telling)
 
 
 _TELLS: Final[dict[CallEvent, Callable[[Observed, float, CallState], None]]] = {
