@@ -19,7 +19,7 @@ from poise._protocol.words import describe
 from poise._ray.blocking import in_thread
 from poise._ray.init import check_ray_init
 from poise._ray.options import check_ray_options, label_of, needs_of, room_for, shortage_of, unwrap_factory
-from poise._ray.prints import print_plainly
+from poise._ray.prints import await_printer, know_printer
 from poise._ray.session import LETTING_GO, RaySession
 from poise._worker.host import Host
 from poise.errors import ConfigError
@@ -145,16 +145,18 @@ class HostLauncher:
         assert self._listener is not None
         creation = Creation(self._create)
         self._placing.add(worker_id)
+        if self._prints_plainly:
+            await_printer(self._label)
         try:
             host, serving = await creation.outcome()
         except asyncio.CancelledError:
-            self._placing.discard(worker_id)
+            self._placed(worker_id)
             made = await creation.give_up()
             if made is not None:
                 await self._reach(worker_id, *made).kill()
             raise
         except Exception as error:
-            self._placing.discard(worker_id)
+            self._placed(worker_id)
             raise StartFailed(describe(error)) from error
         lane = self._reach(worker_id, host, serving)
         try:
@@ -168,14 +170,18 @@ class HostLauncher:
                 await lane.kill()  # waits for that same end, if the start is given up meanwhile
             raise
         finally:
-            self._placing.discard(worker_id)
+            self._placed(worker_id)
         return lane
 
     def _on_placed(self, lane: HostLane) -> None:
-        self._placing.discard(lane.worker_id)
-        actor = lane.actor
-        if self._prints_plainly and actor.pid is not None and actor.node == self._node:
-            print_plainly(actor.pid)
+        self._placed(lane.worker_id, lane.actor.pid if lane.actor.node == self._node else None)
+
+    def _placed(self, worker_id: int, pid: int | None = None) -> None:
+        """It has a place, and a process here, or will have none."""
+        if worker_id in self._placing:
+            self._placing.discard(worker_id)
+            if self._prints_plainly:
+                know_printer(self._label, pid)
 
     def _reach(self, worker_id: int, host: Any, serving: Any) -> HostLane:
         assert self._listener is not None

@@ -2,14 +2,16 @@
 
 Ray puts before each line which worker it is from, and shows lines that are alike once. Where a pool has started or
 joined Ray this is left out for workers on the program's node. Everything else is printed as ever, and so is all of it
-where somebody else has initialised Ray.
+where somebody else has initialised Ray. A worker may print before it is known which process it has become: what comes
+from workers of that name is kept until then.
 """
 
 from __future__ import annotations
 
 import importlib
 import sys
-from collections import OrderedDict
+import threading
+from collections import Counter, OrderedDict
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -17,17 +19,35 @@ if TYPE_CHECKING:
 
 _HANDLER: Final = "ray_print_logs"
 """By this name Ray knows what prints."""
-_KEPT: Final = 10_000
+_KNOWN: Final = 10_000
 """Processes that are remembered."""
 
 _plain: OrderedDict[str, None] = OrderedDict()
+_awaited: Counter[str] = Counter()
+"""Names of workers of executors that start and whose processes are not known yet."""
+_kept: list[tuple[Callable[[Any], None], Any]] = []
+"""What came from processes that may be theirs, and how to bring it."""
+_lock = threading.RLock()
+"""Held while any of these is used, and while something is printed, so that it is printed in order."""
 
 
-def print_plainly(pid: int) -> None:
-    """Know that this process, on this node, is a worker of an executor."""
-    _plain[str(pid)] = None
-    if len(_plain) > _KEPT:
-        _plain.popitem(last=False)
+def await_printer(name: str) -> None:
+    """Know that a worker of an executor starts, which will have this name for Ray. `know_printer` must follow."""
+    with _lock:
+        _awaited[name] += 1
+
+
+def know_printer(name: str, pid: int | None) -> None:
+    """Know which process, on this node, one of them is; None if it is elsewhere, or nowhere."""
+    with _lock:
+        if pid is not None:
+            _plain[str(pid)] = None
+            if len(_plain) > _KNOWN:
+                _plain.popitem(last=False)
+        _awaited[name] -= 1
+        kept, _kept[:] = list(_kept), []
+        for bring, data in kept:
+            bring(data)
 
 
 def bring_plainly() -> None:
@@ -45,9 +65,14 @@ def bring_plainly() -> None:
 
 def _plainly(handle: Callable[[Any], None], print_lines: Callable[..., None]) -> Callable[[Any], None]:
     def bring(data: Any) -> None:  # runs on Ray's thread
-        if str(data["pid"]) in _plain and data["ip"] == data["localhost"]:
-            print_lines(data, sys.stderr if data["is_err"] else sys.stdout, ignore_prefix=True)
-        else:
-            handle(data)
+        with _lock:
+            if data["ip"] != data["localhost"]:
+                handle(data)
+            elif str(data["pid"]) in _plain:
+                print_lines(data, sys.stderr if data["is_err"] else sys.stdout, ignore_prefix=True)
+            elif _awaited[data.get("actor_name") or ""] > 0:
+                _kept.append((bring, data))
+            else:
+                handle(data)
 
     return bring
