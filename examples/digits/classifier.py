@@ -57,6 +57,17 @@ class Classifier:
         seen: Floats = self._machine.decision_function(looks).reshape(len(images), len(_LOOKS), -1).mean(axis=1)
         return [Answer(int(scores.argmax()), scores.tolist()) for scores in seen]
 
+    def check(self) -> None:
+        """Recognise an image that it was trained on; a process whose library has gone astray does not.
+
+        Raises:
+            ValueError: it says something else.
+        """
+        images, digits = _half(0)
+        answer = type(self).classify.batch(self, [images[0].reshape(SIDE, SIDE).tolist()])[0]
+        if answer.digit != digits[0]:
+            raise ValueError(f"it takes a {digits[0]} for a {answer.digit}")
+
 
 def unseen(count: int | None = None) -> tuple[list[list[list[int]]], list[int]]:
     """Images of the half that no classifier is trained on, other writers' hands, and the digits that were meant."""

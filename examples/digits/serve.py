@@ -35,7 +35,7 @@ def listen(host: str, port: int) -> socket.socket:
 def serve(taken: socket.socket, *, workers: int, until_stdin_ends: bool = False) -> int:
     """Serve on this socket until interrupted, or until standard input ends; returns the exit status."""
     print(f"starting Ray and {workers} workers, each of which trains its classifier ...", flush=True)
-    config = uvicorn.Config(create_app(workers=workers), log_level="warning")
+    config = uvicorn.Config(create_app(workers=workers, most=2 * workers), log_level="warning")
     server = _Server(config)
     if until_stdin_ends:
         threading.Thread(target=_stop_when_stdin_ends, args=[server], daemon=True).start()

@@ -27,20 +27,27 @@ class Scan(BaseModel):
     pixels: Annotated[list[Row], Field(min_length=SIDE, max_length=SIDE)]
 
 
-def create_app(*, workers: int = 2, timeout: float = 5.0, backlog: int = 500) -> FastAPI:
+def create_app(*, workers: int = 2, most: int | None = None, timeout: float = 5.0, backlog: int = 500) -> FastAPI:
     """Make the service.
 
     Args:
         workers: how many processes classify, each with a classifier of its own.
+        most: how many there may be while there is much to do; no more than `workers` if None.
         timeout: seconds within which a call is answered, or refused with 504.
         backlog: the most calls that may wait for a worker; one more is refused with 503.
     """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        # What leaks, in scikit-learn or here, ends with its process: none answers for ever, or outgrows its machine.
-        recycle = poise.Recycle(calls=100_000, memory="2GiB")
-        async with poise.Pool(Classifier, size=workers, backlog=backlog, recycle=recycle) as pool:
+        policies: dict[str, Any] = {
+            # What leaks ends with its process: none answers for ever, or outgrows its machine.
+            "recycle": poise.Recycle(calls=100_000, memory="2GiB"),
+            # One that hangs, or answers nonsense, is found without anybody's complaint.
+            "health": poise.Health(Classifier.check, every=10.0, timeout=5.0),
+            # More of them while calls would wait for longer than a start takes.
+            "size": poise.Elastic(workers, max(workers, most or 0), idle=30.0),
+        }
+        async with poise.Pool(Classifier, backlog=backlog, **policies) as pool:
             app.state.pool = pool
             # To classify twice does no harm, so a call whose worker dies is run again on another.
             app.state.view = pool.options(timeout=timeout, retries=2)
