@@ -212,10 +212,6 @@ class Alarms:
         if self.homings not in self._clocks:
             self.add(self.homings)
 
-    def watch_checks(self) -> None:
-        """Have workers looked at."""
-        self._clocks = (self.checks, *self._clocks)
-
     def watch(self, worker: WorkerRecord) -> None:
         """Have the worker stand in the line where it belongs by what it holds and has to answer."""
         line, moment = None, worker.progress_at

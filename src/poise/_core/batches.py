@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from poise._core.attempts import Attempt
 from poise._core.effects import SendBatch
 from poise._core.retry import RetryInPart
-from poise._core.states import CallEvent, CallState
+from poise._core.states import ABANDONED, GRANT, WAITING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -54,7 +54,7 @@ class Batch:
     @property
     def is_awaited(self) -> bool:
         """Whether a caller still waits for one of them."""
-        return any(call.state is not CallState.ABANDONED for call in self.calls.values())
+        return any(call.state is not ABANDONED for call in self.calls.values())
 
     def chance(self, draw: Callable[[], float]) -> float:
         """One chance for all of them, so that calls which lost their worker together pause for the same time."""
@@ -96,7 +96,7 @@ class Batches:
             self._queues.take_out(call)
             call.attempt = attempt = Attempt(worker, now)
             attempt.may_have_begun = True
-            call.step(CallEvent.GRANT)
+            call.step(GRANT)
             calls.append(call)
         if len(calls) == 1:
             return ()
@@ -164,5 +164,5 @@ class Gathering:
             assert group
             for call in group.values():
                 assert (call.function, call.priority) == (function, priority), call
-                assert call.state is CallState.WAITING, call
+                assert call.state is WAITING, call
                 assert len(group) < most_beside(call), call

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from poise._answers import NOT_BEGUN, RETRYABLE, RETURNED
 from poise._core.batches import Batching
 from poise._core.budget import RetryBudget
-from poise._core.states import CallEvent, CallState
+from poise._core.states import ABANDONED, DONE, PAUSE, RETURN
 from poise.errors import LeaseExpired, PoisonCall, PoolClosed, WorkerLost
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Endings:
             worker.busy += answer.service_time
             self._pace.record(call.function, answer.service_time)
             self._note_call(call, now)
-        if call.state is CallState.ABANDONED:
+        if call.state is ABANDONED:
             self._outcomes.end_abandoned(call)
             return
         if not has_begun:
@@ -91,7 +91,7 @@ class Endings:
         batch = worker.batches.get(call.id)
         if batch is not None and len(batch.calls) == 1:
             batch = None
-        if call.state is CallState.ABANDONED:
+        if call.state is ABANDONED:
             self._outcomes.end_abandoned(call)
             return
         if not has_begun:  # so it was sent ahead, and is bound for no worker
@@ -112,7 +112,7 @@ class Endings:
     def given_up(self, call: CallRecord, worker: WorkerRecord, reason: str) -> None:
         """Nobody asks the worker any more, so that the attempt may have begun."""
         call.end_attempt(has_begun=True)
-        if call.state is CallState.ABANDONED:
+        if call.state is ABANDONED:
             self._outcomes.end_abandoned(call)
         else:
             self._outcomes.fail(call, WorkerLost(worker.id, reason))
@@ -137,7 +137,7 @@ class Endings:
         retry = call.retry
         if retry is None or retry.left <= 0 or self.refuses or self._fleet.broken is not None:
             return None
-        if call.lease is not None and call.lease.state is CallState.DONE:
+        if call.lease is not None and call.lease.state is DONE:
             return None
         if self._budget is not None and not self._budget.take(now):
             self._outcomes.counters.over_budget += 1
@@ -154,18 +154,18 @@ class Endings:
         self._outcomes.counters.retried += 1
         pause = retry.pause(self._chance if batch is None else lambda: batch.chance(self._chance))
         if pause > 0 and (call.bound_for is None or call.lease is not None):
-            call.step(CallEvent.PAUSE)
+            call.step(PAUSE)
             self._queues.pause(call, now + pause)
         else:
             self._put_back(call, worker, now)
 
     def _put_back(self, call: CallRecord, worker: WorkerRecord, now: float) -> None:
         """Let a call that this worker held wait again, at its place in the order, if there still is one for it."""
-        call.step(CallEvent.RETURN)
+        call.step(RETURN)
         call.waits_since = now
         if self.refuses:
             self._outcomes.fail(call, _closed_error(call))
-        elif call.lease is not None and call.lease.state is CallState.DONE:
+        elif call.lease is not None and call.lease.state is DONE:
             self._outcomes.fail(call, LeaseExpired(worker.id, "released"))
         elif self._fleet.broken is not None:
             self._outcomes.fail(call, self._fleet.broken_error())

@@ -9,7 +9,7 @@ from poise._core.attempts import Attempt
 from poise._core.batches import Batches, Batching
 from poise._core.calls import CallRecord
 from poise._core.effects import Lease
-from poise._core.states import CallEvent, CallState, WorkerState
+from poise._core.states import AHEAD, BEGIN, GONE, GRANT, SEND_AHEAD, WAITING
 from poise.errors import WorkerLost
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class Granting:
         if call.deadline <= now:
             return None
         if (bound := call.bound_for) is not None:
-            if bound.state is WorkerState.GONE:
+            if bound.state is GONE:
                 raise WorkerLost(bound.id, "it was gone when the call was submitted", started=False)
             is_its_turn = bound.is_serving and bound.lease is call.lease and self._queues.first_for(bound) is None
             return bound if is_its_turn and bound.free_slots > 0 else None
@@ -162,7 +162,7 @@ class Granting:
 
     def _set_aside(self, call: KeyedCallRecord, now: float) -> bool:
         """Let a call wait for its home, if it had rather, and if there is room for those that wait."""
-        has_room = call.state is CallState.WAITING and self._queues.depth <= self._queues.limit
+        has_room = call.state is WAITING and self._queues.depth <= self._queues.limit
         home = self._affinity.awaited_home(call, now) if has_room else None
         if home is not None:
             self._queues.set_aside(call, home, now)
@@ -172,7 +172,7 @@ class Granting:
         """Record that the worker holds the call, and have it sent."""
         attempt = call.attempt = Attempt(worker, now)
         if call.is_lease:
-            call.step(CallEvent.GRANT)
+            call.step(GRANT)
             worker.lease = call
             self._alarms.expiries.forget(call)  # its timeout was for getting the worker
             self._outbox.add(Lease(call, worker.id))
@@ -208,13 +208,13 @@ class Granting:
     def _give_slot(self, call: CallRecord, attempt: Attempt, worker: WorkerRecord, now: float) -> None:
         running = worker.running
         if len(running) == worker.slots:
-            call.step(CallEvent.SEND_AHEAD)
+            call.step(SEND_AHEAD)
             if not worker.ahead:
                 worker.sent_long = self._pace.is_long(call.function)
             worker.keeps_all = False
             worker.ahead[call.id] = call
             return
-        call.step(CallEvent.GRANT)
+        call.step(GRANT)
         if not running:
             worker.progress_at = now
         running[call.id] = call
@@ -232,8 +232,8 @@ class Granting:
             running[call.id] = call
             assert call.attempt is not None
             call.attempt.may_have_begun = True
-            if call.state is CallState.AHEAD:
-                call.step(CallEvent.BEGIN)
+            if call.state is AHEAD:
+                call.step(BEGIN)
             else:
                 self._outcomes.watch_overrun(call, now)
         if worker.is_serving:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from poise._answers import RETURNED, Answer
 from poise._core.counters import Counters
 from poise._core.effects import Cancel, Reject, Resolve
-from poise._core.states import CallEvent
+from poise._core.states import ABANDON, END
 from poise.errors import DeadlineExceeded, LeaseExpired
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class Outcomes:
         for call in self._queues.under(lease):
             self.refuse(call, LeaseExpired(worker.id, cause))
         worker.lease = None
-        lease.step(CallEvent.END)
+        lease.step(END)
 
     def _blame_silent(self, call: CallRecord, until: float) -> None:
         """A call has expired that waited while workers were silent: those that it could have run on have until then."""
@@ -120,7 +120,7 @@ class Outcomes:
             self._queues.take_out(call)
             self._end(call)
         else:
-            call.step(CallEvent.ABANDON)
+            call.step(ABANDON)
             self._alarms.expiries.forget(call)
             self._outbox.add(Cancel(call.worker.id, call.id))
             if call.deadline != math.inf and self.kill_after is not None:
@@ -147,6 +147,6 @@ class Outcomes:
 
     def _end(self, call: CallRecord) -> None:
         """The call is over: keep nothing of it, and let it keep nothing of ours."""
-        call.step(CallEvent.END)
+        call.step(END)
         call.bound_for = None
         self._alarms.expiries.forget(call)

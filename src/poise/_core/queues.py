@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from poise._core.affinity import Homing
 from poise._core.backlog import Backlog
 from poise._core.batches import Batching, Gathering
-from poise._core.states import CallEvent, CallState
+from poise._core.states import ADMIT, PARK, PARKED, PAUSED, RESUME, WAITING
 from poise._core.wary import Wary
 from poise.errors import Overloaded
 
@@ -89,7 +89,7 @@ class Queues:
         elif self.depth < self.limit and not self.shares.is_full(call):
             self._enter(call)
         elif may_park:
-            call.step(CallEvent.PARK)
+            call.step(PARK)
             self._park(call)
         else:
             return False
@@ -120,7 +120,7 @@ class Queues:
     def resume(self, call: CallRecord, now: float) -> None:
         """The time of this call's next attempt has come."""
         del self.aside[call.id]
-        call.step(CallEvent.RESUME)
+        call.step(RESUME)
         call.waits_since = now
         self.put_back(call)
         if call.bound_for is not None:  # it has left its room to whoever is parked
@@ -197,9 +197,9 @@ class Queues:
 
     def take_out(self, call: CallRecord) -> None:
         """Take a call out of wherever it waits, and admit who was waiting for its room."""
-        if call.state is CallState.PARKED:
+        if call.state is PARKED:
             self._unpark(call)
-            call.step(CallEvent.ADMIT)
+            call.step(ADMIT)
         elif self.aside and call.id in self.aside:
             self._take_from_aside(call)
         elif call.bound_for is not None:
@@ -214,9 +214,9 @@ class Queues:
 
     def _take_from_aside(self, call: CallRecord) -> None:
         del self.aside[call.id]
-        if call.state is CallState.PAUSED:
+        if call.state is PAUSED:
             self._alarms.pauses.forget(call)
-            call.step(CallEvent.RESUME)
+            call.step(RESUME)
         elif call.id in self.wary.calls:
             self.wary.discard(call)
         elif call.id in self.gathering.calls:
@@ -233,7 +233,7 @@ class Queues:
             if self.shares.is_full(call):
                 self._park(call)
             else:
-                call.step(CallEvent.ADMIT)
+                call.step(ADMIT)
                 self._enter(call)
 
     def _enter(self, call: CallRecord) -> None:
@@ -352,7 +352,7 @@ class Queues:
         self.parked.check_invariants()
         self.wary.check_invariants()
         assert not self.parked or self.depth >= self.limit
-        paused = [call for call in self.aside.values() if call.state is CallState.PAUSED]
+        paused = [call for call in self.aside.values() if call.state is PAUSED]
         assert len(paused) == len(self._alarms.pauses), paused
         assert all(call in self._alarms.pauses and call.worker is None for call in paused), paused
         self.gathering.check_invariants()
@@ -360,19 +360,19 @@ class Queues:
         assert len(self.aside) == len(paused) + len(self.wary.calls) + len(self.gathering.calls) + len(
             self.homing.calls
         )
-        assert all(call.state is CallState.PARKED for call in (*self.parked, *self.held_back.values()))
+        assert all(call.state is PARKED for call in (*self.parked, *self.held_back.values()))
         self._check_tenants()
         claims = [worker.claim for worker in self.claims.values() if worker.claim is not None]
         assert [call.id for call in claims] == list(self.claims)
         for call in (*self.backlog, *claims, *self.wary.calls.values()):
-            assert call.state is CallState.WAITING, call
+            assert call.state is WAITING, call
             assert call.worker is None, call
             assert call.bound_for is None, call
         for owner, queue in self.bound.items():
             queue.check_invariants()
             assert queue
             for call in queue:
-                assert call.state is CallState.WAITING, call
+                assert call.state is WAITING, call
                 assert _owner(call) is owner, call
                 _check_turn(call, owner)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from poise._core.alarms import ANSWER_SECONDS
 from poise._core.effects import Withdraw
-from poise._core.states import CallState
+from poise._core.states import AHEAD
 
 if TYPE_CHECKING:
     from poise._core.alarms import Alarms
@@ -78,4 +78,4 @@ class Recalls:
 
 def _may_come_back(call: CallRecord) -> bool:
     """Whether a call that was sent ahead has not begun as far as is known, and somebody waits for it."""
-    return call.state is CallState.AHEAD and call.attempt is not None and not call.attempt.is_kept
+    return call.state is AHEAD and call.attempt is not None and not call.attempt.is_kept

@@ -31,7 +31,7 @@ from poise._core.renewal import Order
 from poise._core.renewals import Renewals
 from poise._core.shares import Shares
 from poise._core.sizing import Sizing
-from poise._core.states import CallState, WorkerEvent, WorkerState
+from poise._core.states import ABANDONED, DONE, STARTING, WorkerEvent
 from poise.errors import PoolClosed
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ class Scheduler:
 
     def cancel(self, call: CallRecord, now: float) -> list[Effect]:
         """The caller is gone. A call that waits is dropped; one on a worker keeps its slot until that answers."""
-        if call.state is CallState.DONE or call.state is CallState.ABANDONED:
+        if call.state is DONE or call.state is ABANDONED:
             return []
         if call.is_lease and (worker := call.worker) is not None:
             self.counters.cancelled += 1
@@ -164,13 +164,13 @@ class Scheduler:
             now: when.
             grace: seconds that the worker has to be done with it, once the call runs.
         """
-        if call.state is CallState.DONE:
+        if call.state is DONE:
             return []
         if call.is_lease:
             return self.cancel(call, now)
-        if call.state is not CallState.ABANDONED:
+        if call.state is not ABANDONED:
             self._outcomes.cancel(call)
-        if call.state is CallState.ABANDONED:
+        if call.state is ABANDONED:
             self._outcomes.doom(call, now, grace)
             self._leaving.kill_overdue(now)
         self._granting.place(now)
@@ -226,7 +226,7 @@ class Scheduler:
     def worker_ready(self, worker_id: WorkerId, now: float, *, most_ahead: int = 0) -> list[Effect]:
         """A worker has started, to which so many calls may be sent beyond its slots."""
         worker = self._workers.get(worker_id)
-        if worker is None or worker.state is not WorkerState.STARTING:
+        if worker is None or worker.state is not STARTING:
             return []  # retired while it started: its Kill is on the way
         if self._elastic is not None:
             self._elastic.started(worker, now)

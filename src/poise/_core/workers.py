@@ -7,9 +7,14 @@ from typing import TYPE_CHECKING
 
 from poise._core.calls import CHECK_IDS
 from poise._core.states import (
+    ABANDONED,
+    AHEAD,
     JOINT,
+    PENDING,
+    READY,
+    RETIRING,
+    RUNNING,
     WORKER_TRANSITIONS,
-    CallState,
     Duty,
     Hold,
     IllegalTransitionError,
@@ -72,7 +77,7 @@ class WorkerRecord:
         """Failed starts and early deaths in a row, of this worker and those that it replaces."""
         self.generation: int = 0
         """By which factory it is made. Changes only while it is PENDING."""
-        self.state: WorkerState = WorkerState.PENDING
+        self.state: WorkerState = PENDING
         self.since: float = start_at
         """When it came into its state."""
         self.most_ahead: int = 0
@@ -177,13 +182,13 @@ class WorkerRecord:
     def is_open(self) -> bool:
         """Whether a call from the backlog may be given to it."""
         is_free = self.claim is None and self.lease is None
-        is_there = self.state is WorkerState.READY and not self.is_killed and not self.is_silent
+        is_there = self.state is READY and not self.is_killed and not self.is_silent
         return is_free and is_there and not self.is_quarantined
 
     @property
     def is_serving(self) -> bool:
         """Whether it may be given the calls that are bound for it."""
-        is_there = self.state is WorkerState.READY or self.state is WorkerState.RETIRING
+        is_there = self.state is READY or self.state is RETIRING
         return is_there and not self.is_killed and not self.is_silent
 
     @property
@@ -262,15 +267,15 @@ class WorkerRecord:
         assert not self.is_patient or len(self.ahead) == 1, self
         assert not self.is_silent or self.recalled, self
         assert self.is_silent or self.tolerated_until == math.inf, self
-        for calls, state in ((self.running, CallState.RUNNING), (self.ahead, CallState.AHEAD)):
+        for calls, state in ((self.running, RUNNING), (self.ahead, AHEAD)):
             for call in calls.values():
                 assert call.worker is self, call
-                assert call.state in (state, CallState.ABANDONED), call
+                assert call.state in (state, ABANDONED), call
         assert self.claim is None or self.is_killed or not self.is_empty, self
         if self.lease is None:
             return
         if self.lease.is_lease:
-            assert self.lease.state is CallState.RUNNING, self.lease
+            assert self.lease.state is RUNNING, self.lease
             assert self.lease.worker is self, self.lease
             assert all(call.lease is self.lease for call in self.held), self
         else:
@@ -281,6 +286,6 @@ class WorkerRecord:
         for call_id, batch in self.batches.items():
             call = batch.calls[call_id]
             assert call.worker is self, call
-            assert call.state in (CallState.RUNNING, CallState.ABANDONED), call
+            assert call.state in (RUNNING, ABANDONED), call
             assert all(self.batches[other] is batch for other in batch.calls), call
             assert sum(other in self.running for other in batch.calls) == 1, call
