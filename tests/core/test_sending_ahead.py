@@ -6,6 +6,7 @@ import pytest
 
 from poise._core.alarms import OVERDUE_SECONDS, PATIENT_SECONDS
 from poise._core.pace import AHEAD_CALLS, Pace
+from poise._core.recalls import LATE_SECONDS
 from poise._core.states import CallState
 from tests.core.scene import SHORT, Scene, state
 
@@ -165,6 +166,18 @@ def test_a_worker_that_does_not_get_on_gives_back_what_it_was_sent_ahead() -> No
     assert scene.pool.next_tick() == math.inf
 
 
+def test_a_worker_is_not_asked_at_once_if_the_pool_itself_comes_late() -> None:  # its answers may be there unread
+    scene = Scene(size=2, sends_ahead=True)
+    scene.learn_pace()
+    scene.submit("long")
+    scene.submit("long")
+    scene.submit(SHORT)
+    for recalls in (0, 1):  # it may be late always, and still nobody waits for ever (G4)
+        scene.now += OVERDUE_SECONDS + 2 * LATE_SECONDS
+        scene.act(scene.pool.tick(scene.now))
+        assert len(scene.recalls) == recalls
+
+
 def test_a_worker_that_has_been_silent_is_sent_nothing_ahead_until_it_answers() -> None:  # G4
     scene = Scene(size=1, sends_ahead=True)
     scene.learn_pace()
@@ -193,7 +206,7 @@ def test_a_silent_worker_with_nothing_to_give_back_is_left_alone() -> None:  # G
     scene.submit("long")
     scene.submit("long")
     scene.submit(SHORT)
-    scene.wait(1.0)
+    scene.wait(OVERDUE_SECONDS)
     assert len(scene.recalls) == 1
     scene.give_back(1)
     scene.pool.tick(scene.now)  # it looks once more, and then no more

@@ -55,15 +55,23 @@ class Recalls:
             self.ask(worker, now, half=True)
 
     def ask_overdue(self, now: float) -> None:
-        """Ask back what was sent ahead to a worker that does not get on, for the others to do."""
+        """Ask back what was sent ahead to a worker that does not get on, for the others to do.
+
+        If we ourselves come late, because the caller's code has held up its loop, the answer may be there unread, and
+        the worker has as much time once more.
+        """
         while (worker := self._alarms.overdue_worker(now)) is not None:
-            self.ask(worker, now)
+            patience = (self._alarms.patient if worker.sent_long else self._alarms.overdue).patience
+            if now < worker.progress_at + patience + LATE_SECONDS or worker.excused_at == worker.progress_at:
+                self.ask(worker, now)
+            else:
+                worker.excused_at = worker.progress_at = now
+                self._placement.update(worker)
 
     def withdraw_unanswered(self, now: float) -> None:
         """Give a worker that does not answer nothing more until it does, and take from it what has not begun (G4).
 
-        If we ourselves come late, because the caller's code has held up its loop, the answer may be there unread, and
-        the worker has as much time once more.
+        If we ourselves come late it has as much time once more, likewise.
         """
         while (worker := self._alarms.asked.due(now)) is not None:
             if now < worker.recalled_at + ANSWER_SECONDS + LATE_SECONDS or worker.has_grace:

@@ -41,6 +41,7 @@ class WorkerRecord:
         "batches",
         "busy",
         "claim",
+        "excused_at",
         "failures",
         "finished",
         "generation",
@@ -113,6 +114,8 @@ class WorkerRecord:
         """Whether its end was asked for: it is given nothing more, and its death will be told."""
         self.progress_at: float = start_at
         """When it last answered, or was last given a first call: how long its sent-ahead calls have been stuck."""
+        self.excused_at: float = math.nan
+        """The same, if that was set anew because the pool itself looked too late to say that it is stuck."""
         self.has_failed: bool = False
         """Whether its last answer to a caller was an exception: among equally loaded ones it comes last."""
         self.renewal: Renewal | None = None
