@@ -86,7 +86,7 @@ async def serve() -> AsyncGenerator[tuple[Call, Count]]:
 
     def replicas() -> int:
         states = serve.status().applications["scaling"].deployments["Napper"].replica_states
-        return sum(count for state, count in states.items() if str(state.value) in {"RUNNING", "STARTING"})
+        return sum(count for state, count in states.items() if state in {"RUNNING", "STARTING"})
 
     async def call(seconds: float) -> None:
         await handle.nap.remote(seconds)
@@ -125,6 +125,9 @@ async def replay(call: Call, count: Count, load: loads.Load) -> list[str]:
             await asyncio.sleep(start + arrival - loop.time())
             calls.create_task(one(start + arrival, seconds))
     looking.cancel()
+    await asyncio.wait([looking])
+    if not looking.cancelled():
+        looking.result()  # it has failed
     latencies.sort()
     return [
         f"{1e3 * sum(latencies) / len(latencies):.0f} ms",
