@@ -76,10 +76,13 @@ class Recording(Observer):
         row.call, row.since = event.call, event.at
 
     def call_put_back(self, event: CallPutBack, /) -> None:
-        """Its bar ends, if it has one; it may get another."""
-        if (found := self._row_of(event.worker, event.call)) is not None:
-            how = "to be tried again" if event.is_retry else "taken back"
-            self._draw_call(event, found, event.at - found[1].since, {"outcome": how})
+        """Its bar ends, if it has run; what was only taken back had none, and may get one elsewhere."""
+        if (found := self._row_of(event.worker, event.call)) is None:
+            return
+        if event.is_retry:
+            self._draw_call(event, found, event.at - found[1].since, {"outcome": "to be tried again"})
+        else:
+            found[1].call = None
 
     def call_ended(self, event: CallEnded, /) -> None:
         """Its bar ends, unless its worker goes on with it."""

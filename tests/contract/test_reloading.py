@@ -140,6 +140,13 @@ async def test_a_second_reload_waits_for_the_first(open_pool: OpenPool) -> None:
         assert pool.stats().generation == 2
 
 
+async def test_of_many_reloads_each_waits_for_those_before_it(open_pool: OpenPool) -> None:
+    async with open_pool(lambda: Model(1), size=1) as pool:
+        await asyncio.gather(pool.reload(lambda: Model(2)), *(pool.reload() for _ in range(3)))
+        assert await pool.run(Model.which, 0) == (2, 0)  # the same one again is the one that the first has brought
+        assert pool.stats().generation == 4
+
+
 async def test_a_broken_pool_is_mended_by_a_reload(open_pool: OpenPool, gate: Gate, crash: Crash) -> None:  # G8
     broken = switch(gate.path, is_broken=False)
     async with open_pool(lambda: Model(1, broken), size=1) as pool:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import poise
+from poise import events as told
+from poise.recording import Recording
 from poise.testing import Faults, LocalPool
 from tests.gate import Gate, wait_at
 
@@ -103,6 +105,21 @@ async def test_deaths_retries_and_what_overruns(path: Path, gate: Gate) -> None:
     assert any(mark.startswith("to be replaced by worker 2") for mark in marks(events))
     assert [bar["args"].get("outcome") for bar in bars(events, "start")].count("failed") == 1
     check_rows(events)
+
+
+def test_what_was_only_taken_back_is_no_bar(path: Path) -> None:
+    recording, who = Recording(path), ("pool", 7, "Model.predict", 0, 1)
+    for at, is_retry in (1.0, False), (2.0, True):
+        recording.call_begun(told.CallBegun(at, *who))
+        recording.call_put_back(told.CallPutBack(at + 0.5, *who, is_retry))
+    recording.call_begun(told.CallBegun(3.0, *who))
+    recording.call_ended(told.CallEnded(3.5, *who, "returned", None, 2.0, 0.0, 0.5, is_abandoned=False))
+    recording.pool_ended(told.PoolEnded(4.0, "pool"))
+    drawn = bars(read(path), "Model.predict")
+    assert [(bar["ts"], bar["tid"], bar["args"]["outcome"]) for bar in drawn] == [
+        (2e6, 0, "to be tried again"),
+        (3e6, 0, "returned"),
+    ]
 
 
 async def test_a_pool_that_breaks_while_it_opens_has_a_whole_recording(path: Path) -> None:

@@ -52,10 +52,14 @@ async def reload(dispatcher: Dispatcher, factory: Any, surge: int) -> None:
         ConfigError, PayloadError, PoolClosed, ReplaceFailed: see `Pool.reload`.
     """
     check_whole("surge", surge, 0)
-    reloading, launchers = dispatcher.scheduler.reloading, dispatcher.supervisor.launchers
+    reloading, supervisor = dispatcher.scheduler.reloading, dispatcher.supervisor
     _check_may_change(dispatcher, "factory", factory)
-    launcher = await launchers[dispatcher.scheduler.fleet.generation].again(factory)
-    await dispatcher.watchers.until(lambda: not reloading.is_under_way or dispatcher.scheduler.is_closed)
+    given = None if factory is None else await supervisor.launchers[dispatcher.scheduler.fleet.generation].again(factory)
+    launcher = given
+    while launcher is None or reloading.is_under_way:  # of several that have waited, another may have begun before this
+        await dispatcher.watchers.until(lambda: not reloading.is_under_way or dispatcher.scheduler.is_closed)
+        _check_may_change(dispatcher, "factory", factory)
+        launcher = given or await supervisor.launchers[dispatcher.scheduler.fleet.generation].again(None)
     _check_may_change(dispatcher, "factory", factory)
     progress = dispatcher.reload(launcher, surge)
     await dispatcher.watchers.until(lambda: progress.is_over or not dispatcher.scheduler.fleet.heals)
