@@ -92,8 +92,10 @@ class Recording(Observer):
         if event.worker is None:
             return
         found = self._row_of(event.worker, event.call)
-        if found is None and event.running:  # it was over before the pool knew that it had begun
-            found = self._rows[event.worker].index(row := self._free_row(event.worker)), row
+        if found is None and event.outcome in ("returned", "raised"):
+            # It was over before the pool knew that it had begun. Any other that has no bar waited for another attempt.
+            row = self._free_row(event.worker)
+            found = self._rows[event.worker].index(row), row
             row.since = max(row.since, event.at - event.running)
         if found is not None:
             self._draw_call(event, found, event.at - found[1].since, _described(event))

@@ -21,6 +21,8 @@ from tests.gate import Gate, wait_at
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from poise.events import Outcome
+
 
 class Model:
     def predict(self, x: int) -> int:
@@ -120,6 +122,18 @@ def test_what_was_only_taken_back_is_no_bar(path: Path) -> None:
         (2e6, 0, "to be tried again"),
         (3e6, 0, "returned"),
     ]
+
+
+def test_what_ends_where_it_does_not_run_is_no_bar(path: Path) -> None:
+    """Of two calls that were given to a worker without a row, one has run and the other waited to be tried again."""
+    recording, times = Recording(path), (2.0, 0.0, 0.5)
+    outcomes: tuple[Outcome, ...] = ("returned", "cancelled")
+    for number, outcome in enumerate(outcomes):
+        who = "pool", number, "Model.predict", number, 1
+        recording.call_ended(told.CallEnded(3.5, *who, outcome, None, *times, is_abandoned=False))
+    recording.pool_ended(told.PoolEnded(4.0, "pool"))
+    (drawn,) = bars(read(path), "Model.predict")
+    assert (drawn["ts"], drawn["pid"], drawn["args"]["outcome"]) == (3e6, 1, "returned")
 
 
 async def test_a_pool_that_breaks_while_it_opens_has_a_whole_recording(path: Path) -> None:

@@ -10,6 +10,7 @@ from poise.policies import check_size
 
 if TYPE_CHECKING:
     from poise._engine.dispatcher import Dispatcher
+    from poise._lanes.lane import Launcher
     from poise.policies import Size
 
 
@@ -52,14 +53,13 @@ async def reload(dispatcher: Dispatcher, factory: Any, surge: int) -> None:
         ConfigError, PayloadError, PoolClosed, ReplaceFailed: see `Pool.reload`.
     """
     check_whole("surge", surge, 0)
-    reloading, supervisor = dispatcher.scheduler.reloading, dispatcher.supervisor
+    reloading = dispatcher.scheduler.reloading
     _check_may_change(dispatcher, "factory", factory)
-    given = None if factory is None else await supervisor.launchers[dispatcher.scheduler.fleet.generation].again(factory)
-    launcher = given
+    given = launcher = None if factory is None else await _launcher(dispatcher, factory)
     while launcher is None or reloading.is_under_way:  # of several that have waited, another may have begun before this
         await dispatcher.watchers.until(lambda: not reloading.is_under_way or dispatcher.scheduler.is_closed)
         _check_may_change(dispatcher, "factory", factory)
-        launcher = given or await supervisor.launchers[dispatcher.scheduler.fleet.generation].again(None)
+        launcher = given or await _launcher(dispatcher, None)
     _check_may_change(dispatcher, "factory", factory)
     progress = dispatcher.reload(launcher, surge)
     await dispatcher.watchers.until(lambda: progress.is_over or not dispatcher.scheduler.fleet.heals)
@@ -67,6 +67,11 @@ async def reload(dispatcher: Dispatcher, factory: Any, surge: int) -> None:
         raise ReplaceFailed(progress.failure) from progress.cause
     if not progress.is_over:
         raise PoolClosed("the pool was closed while it was being reloaded")
+
+
+async def _launcher(dispatcher: Dispatcher, factory: Any) -> Launcher:
+    """What starts workers that this factory makes, or the one that the pool has now, asked anew, if None."""
+    return await dispatcher.supervisor.launchers[dispatcher.scheduler.fleet.generation].again(factory)
 
 
 def _check_may_change(dispatcher: Dispatcher, option: str, value: object) -> None:
