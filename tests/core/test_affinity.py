@@ -524,3 +524,18 @@ def test_a_decision_costs_the_same_however_many_wait_for_their_home() -> None:  
         costs.add(count_calls(lambda: pool.submit(new(next(ids), function), 0.0)))  # noqa: B023 (called at once)
         assert pool.stats(0.0).waiting == waiting + 1
     assert len(costs) == 1, costs
+
+
+def test_whose_patience_is_over_is_not_overtaken_by_a_later_call_of_its_tenant() -> None:  # G5
+    scene = Scene(size=3)
+    home, held = settled(scene, "a")
+    early = scene.submit(key="a", tenant="t", patience=1.0)
+    late = scene.submit(key="a", tenant="t", patience=50.0)
+    for _ in range(2):
+        scene.submit(tenant="t")  # so that it is the turn of the other one
+    other = scene.submit(tenant="u")
+    scene.wait(2.0)
+    scene.answer(*held)
+    assert (where(other), state(early), state(late)) == (home, CallState.WAITING, CallState.WAITING)
+    scene.answer(other)
+    assert (where(early), state(late)) == (home, CallState.WAITING)

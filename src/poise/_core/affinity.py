@@ -153,7 +153,8 @@ class Affinity:
         for worker in changed.values():
             call = self._placement.awaited[worker.id].first()
             assert call is not None
-            if (head is None or call.precedes(head)) and (best is None or call.precedes(best[0])):
+            is_next = head is None or (call.precedes(head) and not self._queues.backlog.has_before(call))
+            if is_next and (best is None or call.precedes(best[0])):
                 best = call, worker
         return best
 

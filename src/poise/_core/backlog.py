@@ -135,6 +135,15 @@ class Backlog:
         """The call that is next, or None."""
         return self._ranks[self._priorities[-1]].first() if self._size else None
 
+    def has_before(self, call: CallRecord) -> bool:
+        """Whether a call of the same tenant and the same priority comes before this one, which is not here.
+
+        Where there are no tenants that is only seen of `first`.
+        """
+        rank = self._ranks.get(call.priority)
+        same = None if rank is None or isinstance(rank, Rank) else rank.of(call)
+        return same is not None and same.first().precedes(call)
+
     def next_like(self, call: CallRecord) -> CallRecord | None:
         """The call that is next among those that may be in a batch with this one, or None."""
         alike = self._batched.get(_like(call))

@@ -207,6 +207,10 @@ class FairRank:
             else:
                 return queue.first()
 
+    def of(self, call: CallRecord) -> Rank | None:
+        """The waiting calls of the same tenant, if there are any."""
+        return self._queues.get(self._shares.of(call))
+
     def _enter(self, tenant: Tenant) -> None:
         self._shares.arrive(tenant)
         if tenant not in self._listed:
