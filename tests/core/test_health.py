@@ -628,6 +628,21 @@ def test_what_fails_on_two_workers_counts_no_less_against_one_that_has_left() ->
     assert len(scene.replacing) == 1
 
 
+def test_what_fails_on_two_workers_does_not_bring_back_one_that_is_leaving() -> None:
+    scene = Scene(size=2, slots=2, health=Health(counts=Fault, failures=1))
+    call = scene.submit(retries=2, retry_delay=0)
+    first = call.worker
+    assert first is not None
+    held = scene.submit(member=first)
+    fail(scene, call, RETRYABLE)
+    scene.ready(2)
+    assert first.state is WorkerState.RETIRING
+    fail(scene, call, RETRYABLE)
+    scene.answer(held)
+    assert scene.closed == [first.id]
+    assert sick(scene) == 1
+
+
 def test_a_batch_that_fails_counts_once() -> None:
     scene = Scene(size=2, health=COUNTED)
     triples = Batching(3, 0.0)

@@ -742,7 +742,9 @@ class World:
 
     def _is_settled(self) -> bool:
         """Whether a reload has come to its end."""
-        return self.health is None or len({worker.generation for worker in self.pool.members()}) == 1
+        if self.health is None:
+            return True
+        return not self.pool.reloading.is_under_way and len({w.generation for w in self.pool.members()}) == 1
 
     def _let_go_of(self, worker_id: int) -> None:
         """This one need not work until another is ready."""

@@ -81,7 +81,7 @@ class Outliers:
     def _acquit(self, worker_ids: Iterable[WorkerId], call: CallRecord, now: float) -> None:
         """This call fails wherever it runs: it counts against nobody."""
         for worker_id in worker_ids:
-            worker = self._fleet.workers.get(worker_id)
+            worker = self._fleet.ready.get(worker_id)  # one that leaves does so however it has worked
             if worker is None or (vitals := worker.vitals) is None or call.id not in vitals.streak:
                 continue
             del vitals.streak[call.id]

@@ -101,10 +101,11 @@ class Checks:
 
     def on_lost(self, worker_id: int, reason: str, *, all_in_doubt: bool = False) -> None:
         """The worker is dead, or out of reach."""
-        if worker_id in self._first:
-            self._end_first(worker_id, reason)
-        else:
+        first = self._first.get(worker_id)
+        if first is None or _has_passed(first):
             self._listener.on_lost(worker_id, reason, all_in_doubt=all_in_doubt)
+        else:
+            self._end_first(worker_id, reason)
 
     def _parcel(self, worker_id: int) -> Parcel:
         return Parcel(CHECK_IDS + worker_id, self._check, (), {})
@@ -112,3 +113,9 @@ class Checks:
     def _end_first(self, worker_id: int, outcome: Answer | str) -> None:
         if not self._first[worker_id].done():
             self._first[worker_id].set_result(outcome)
+
+
+def _has_passed(first: asyncio.Future[Answer | str]) -> bool:
+    """Whether a worker is well by its first check, though whoever waits for that has not come to it yet."""
+    outcome = first.result() if first.done() and not first.cancelled() else ""
+    return not isinstance(outcome, str) and outcome.ending == RETURNED and outcome.value is not False
