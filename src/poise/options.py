@@ -285,10 +285,10 @@ def _check_record(path: Any) -> None:
     if path is None:
         return
     try:
-        folder = os.path.dirname(os.fsdecode(path)) or os.curdir
+        folder, file = os.path.split(os.fsdecode(path))
     except TypeError as error:
         raise ConfigError("record", path, "the path of a file, or None") from error
-    if not os.path.isdir(folder) or os.path.isdir(path):
+    if not os.path.isdir(folder or os.curdir) or not file or os.path.isdir(path):
         raise ConfigError("record", path, "the path of a file in a folder that there is")
 
 

@@ -204,7 +204,8 @@ def check_size(option: str, value: Any) -> int | Elastic:
             if 0 <= least <= most and most:
                 return Elastic(least, most)
         raise ConfigError(option, bounds, "the fewest and the most workers, such as (0, 16)")
-    check_whole(option, value, 1)
+    if not is_a(value, numbers.Integral) or value < 1:
+        raise ConfigError(option, value, "a whole number of at least 1, or the fewest and the most, such as (0, 16)")
     return int(value)
 
 

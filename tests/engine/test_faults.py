@@ -59,3 +59,21 @@ async def test_a_worker_that_dies_as_its_first_check_is_answered_is_lost(monkeyp
     async with LocalPool(size=1, health=poise.Health(partial(abs, -1))) as pool:
         assert await asyncio.wait_for(pool.run(abs, -1), 10) == 1
         assert (pool.stats().deaths, [worker.id for worker in pool.stats().workers]) == (1, [1])
+
+
+async def test_a_worker_that_wants_to_be_replaced_before_it_is_ready_has_not_started() -> None:
+    """It gives back what it is sent ahead, so that it would be given the same again and again."""
+    asked: list[int] = []
+
+    class Model:
+        def check(self) -> None:
+            asked.append(len(asked))
+            if len(asked) == 1:
+                poise.this_worker().retire()
+
+        def triple(self, number: int) -> int:
+            return 3 * number
+
+    async with LocalPool(Model, size=1, health=poise.Health(Model.check)) as pool:
+        assert await pool.run(Model.triple, 2) == 6
+        assert (pool.stats().deaths, [worker.id for worker in pool.stats().workers]) == (1, [1])

@@ -184,7 +184,7 @@ async def test_a_file_that_cannot_be_written_costs_no_call(path: Path, caplog: p
     assert ["observes it no more" in record.getMessage() for record in caplog.records] == [True]
 
 
-@pytest.mark.parametrize("where", ["/nowhere/run.json", "/", 3])
+@pytest.mark.parametrize("where", ["/nowhere/run.json", "/", "", 3])
 def test_where_no_file_can_be_is_said_at_once(where: Any) -> None:
     with pytest.raises(poise.ConfigError, match="record"):
         poise.Pool(record=where)

@@ -240,7 +240,9 @@ class Dispatcher:
             call.stream.put(items)
 
     def on_retire(self, worker_id: int, reason: str) -> None:
-        """A worker is to be given nothing more, and another takes its place."""
+        """A worker is to be given nothing more, and another takes its place; the start of one not ready has failed."""
+        if self.scheduler.fleet.is_starting(worker_id):
+            self.worker_lost(worker_id, f"it was to be replaced before it was ready: {reason}")
         self._take(self.scheduler.renewals.retire, worker_id, reason, self.clock.time())
 
     def on_grown(self, worker_id: int, resident: int, *, is_fresh: bool) -> None:
