@@ -6,6 +6,7 @@ Each event says when it was, `at`, in seconds by the clock of the pool's loop, a
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from poise.errors import ConfigError
@@ -330,3 +331,6 @@ def check_observer(option: str, value: Any) -> None:
     """
     if not isinstance(value, Observer):
         raise ConfigError(option, value, "an object of a class of yours that is derived from poise.Observer")
+    for name in vars(Observer):
+        if not name.startswith("_") and inspect.iscoroutinefunction(getattr(value, name)):
+            raise ConfigError(option, value, f"give it plain methods: nobody awaits {name}")

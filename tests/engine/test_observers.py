@@ -299,7 +299,12 @@ def test_an_executor_tells_on_a_thread_of_its_own() -> None:
     assert threading.get_ident() not in where.threads
 
 
-@pytest.mark.parametrize("observers", [[print], [poise.Observer], 3])
+class Awaited(poise.Observer):
+    async def call_ended(self, event: events.CallEnded) -> None:  # type: ignore[override]
+        """Never run."""
+
+
+@pytest.mark.parametrize("observers", [[print], [poise.Observer], 3, [Awaited()]])
 def test_what_is_no_observer_is_refused(observers: Any) -> None:
     with pytest.raises(poise.ConfigError, match="observer"):
         poise.Pool(observers=observers)

@@ -77,9 +77,10 @@ class Recycling:
             most = self._enrol(worker, now) if worker.most_calls is None else worker.most_calls
             if self._policy.exact:  # what is sent ahead is never one too many
                 worker.most_ahead = max(0, min(worker.most_ahead, int(most) - worker.finished - worker.slots))
-            is_old = worker.finished + min(worker.slots, len(worker.running) + len(worker.ahead)) >= most
+            held = min(worker.slots, len(worker.running) + len(worker.ahead))
+            is_old = worker.finished + held >= most
             if is_old:
-                self._note(worker, now)
+                self._note(worker, held, now)
         if self._due:
             self._replace_next(now)
             return True
@@ -117,9 +118,9 @@ class Recycling:
             self._alarms.ages.add(worker, now + policy.age * part)
         return most
 
-    def _note(self, worker: WorkerRecord, now: float) -> None:
+    def _note(self, worker: WorkerRecord, held: int, now: float) -> None:
         """It has answered enough, or holds what makes it enough."""
-        reason = f"it has answered {worker.finished} calls"
+        reason = f"it has answered {worker.finished} calls" + (f" and holds {held} more" if held else "")
         if not self._policy.exact:
             if worker.renewal is None:
                 self._due.setdefault(worker.id, reason)
