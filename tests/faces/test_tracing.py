@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 here_alone: ContextVar[int] = ContextVar("here_alone")
 
 
+def alone() -> int:
+    return here_alone.get()
+
+
 async def hang() -> None:
     await asyncio.Event().wait()
 
@@ -62,7 +66,7 @@ async def test_every_outcome_of_a_call_ends_its_span() -> None:
             await pool.until(lambda stats: stats.running == 1)
             with pytest.raises(poise.DeadlineExceeded):
                 await pool.options(timeout=0.01).run(sorted, [])
-            waiting = pool.submit(list)
+            waiting: poise.Call[Any] = pool.submit(list)
             with pytest.raises(poise.Overloaded):
                 pool.submit(dict)
             assert waiting.cancel()
@@ -123,23 +127,23 @@ def test_traces_without_the_package_are_refused_with_the_remedy(monkeypatch: pyt
 
 def test_a_wrong_context_is_refused_by_name() -> None:
     nowhere = ContextVar[int]("nowhere")
-    with pytest.raises(poise.ConfigError, match="context='nowhere' .* as a global"):
+    with pytest.raises(poise.ConfigError, match=r"context='nowhere' .* as a global"):
         poise.Pool(context=[nowhere])
     wrong: Any = request_id
     with pytest.raises(poise.ConfigError, match="a list of variables"):
         poise.Pool(context=wrong)
     wrong = ["request_id"]
-    with pytest.raises(poise.ConfigError, match="'request_id' .* a list of variables"):
+    with pytest.raises(poise.ConfigError, match=r"'request_id' .* a list of variables"):
         poise.Pool(context=wrong)
     wrong = 1
-    with pytest.raises(poise.ConfigError, match="traces=1 .* True or False"):
+    with pytest.raises(poise.ConfigError, match=r"traces=1 .* True or False"):
         poise.Pool(traces=wrong)
 
 
 async def test_variables_travel_without_traces() -> None:
     async with LocalPool(size=1, context=[request_id, here_alone]) as pool:
         here_alone.set(3)
-        assert await pool.run(here_alone.get) == 3
+        assert await pool.run(alone) == 3
         assert await pool.run(found) == (None, "nobody")
 
 

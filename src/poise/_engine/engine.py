@@ -70,11 +70,11 @@ class Engine:
         self._runtime = runtime
         self.observers: Observers = Observers(repr(launcher), settings.observers, settings.record)
         """Who hears of what happens."""
-        self._new_call = call_maker(settings, repr(launcher), self.observers)
         self._dispatcher: Dispatcher | None = None
         """What does the work, once the pool is open."""
         self._closing: asyncio.Task[None] | None = None
         self._is_opening = False
+        self._new_call = call_maker(settings, repr(launcher), self.observers)
 
     # ---------------------------------------------------------------- calls
 
