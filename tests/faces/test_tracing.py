@@ -174,3 +174,45 @@ print(*sorted(name for name in sys.modules if name in ("poise._engine.tracing", 
 def test_without_traces_nothing_of_them_is_imported(start: Start) -> None:
     said, complaints = start("-c", OFF).communicate(timeout=60)
     assert (said.strip(), complaints) == ("", "")
+
+
+MAIN = """
+import asyncio
+from contextvars import ContextVar
+
+import poise
+from poise.testing import LocalPool
+from tests.spans import request_id
+
+mine = ContextVar("mine", default=1)
+
+def theirs():
+    return request_id.get()
+
+def own():
+    return mine.get()
+
+async def main():
+    try:
+        LocalPool(context=[mine])
+    except poise.ConfigError as error:
+        print(error)
+    async with LocalPool(size=1, context=[request_id]) as pool:
+        request_id.set("7")
+        print(await pool.run(theirs))
+        try:
+            await pool.run(own)
+        except poise.PayloadError as error:
+            print(error)
+
+asyncio.run(main())
+"""
+
+
+def test_a_function_of_main_may_use_the_variables_of_modules_and_not_those_of_main(start: Start) -> None:
+    said, complaints = start("-c", MAIN).communicate(timeout=60)
+    assert complaints == ""
+    refused, found_there, failed = said.splitlines()
+    assert refused.startswith("context='mine' is not allowed: ")
+    assert found_there == "7"
+    assert "cannot pickle the ContextVar 'mine': it is no global of a module but __main__" in failed

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from poise._answers import RAISED, Answer
 from poise._engine.call import Call
-from poise._protocol.headers import CONTEXT, pack_context, places_of
+from poise._protocol.headers import CONTEXT, pack_context
+from poise._protocol.variables import places_of
 from poise.errors import ConfigError, PayloadError
 
 if TYPE_CHECKING:
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
     from poise._engine.observers import Observers
     from poise._engine.tracing import Tracing
     from poise._lanes.lane import Parcel
-    from poise._protocol.headers import Places
     from poise._protocol.messages import Headers
+    from poise._protocol.variables import Places
     from poise.options import PoolOptions
 
 R = TypeVar("R")

@@ -11,15 +11,14 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import pickle
-import sys
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final
 
 from poise._protocol.payloads import PROTOCOL
 from poise._protocol.pickling import pack_in_band
 from poise._protocol.traces import drop_frames
+from poise._protocol.variables import find_variable
 from poise._protocol.words import describe
 from poise.errors import PayloadError, not_pickled
 
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from contextvars import ContextVar
 
     from poise._protocol.messages import Headers
+    from poise._protocol.variables import Places
 
 CONTEXT: Final = "poise.context"
 FUNCTION: Final = "poise.function"
@@ -39,26 +39,9 @@ MOST_CONTEXT: Final = 64 << 10
 
 _PLAIN: Final = frozenset({str, int, float, bool, bytes, type(None)})
 
-Places: TypeAlias = tuple[tuple[str, str], ...]
-"""Modules, and the name under which a variable is found in each."""
-
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Variables
-
-
-def places_of(variable: ContextVar[Any]) -> Places:
-    """Where a variable is found among the globals of what this process has imported; the best guess comes first."""
-    found: list[tuple[str, str]] = []
-    for module_name, module in list(sys.modules.items()):
-        if module_name != "__main__":
-            found += [(module_name, name) for name, value in list(_globals_of(module).items()) if value is variable]
-    return tuple(reversed(found))  # a module that imports another is there before that one
-
-
-def _globals_of(module: Any) -> dict[str, Any]:
-    given: object = getattr(module, "__dict__", None)  # somebody may have put something else there than a module
-    return cast("dict[str, Any]", given) if isinstance(given, dict) else {}
 
 
 def pack_context(values: Iterable[tuple[str, Places, Any]]) -> bytes | None:
@@ -99,7 +82,7 @@ def unpack_context(packed: bytes) -> Iterator[tuple[ContextVar[Any], Any]]:
     """
     for name, places, value in pickle.loads(packed):
         try:
-            yield _find(places), pickle.loads(value)
+            yield find_variable(places), pickle.loads(value)
         except BaseException as error:
             drop_frames(error)
             raise PayloadError(_named(name), describe(error), started=False) from error
@@ -107,15 +90,6 @@ def unpack_context(packed: bytes) -> Iterator[tuple[ContextVar[Any], Any]]:
 
 def _named(name: str) -> str:
     return f"the context variable {name!r}"
-
-
-def _find(places: Places) -> ContextVar[Any]:
-    """The variable: where this process has imported it already, if it has anywhere."""
-    for module_name, name in places:
-        if (module := sys.modules.get(module_name)) is not None and hasattr(module, name):
-            return getattr(module, name)  # type: ignore[no-any-return]
-    module_name, name = places[0]
-    return getattr(importlib.import_module(module_name), name)  # type: ignore[no-any-return]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
