@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 import threading
+import weakref
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -156,6 +158,69 @@ async def test_a_worker_without_the_package_runs_calls_all_the_same_and_says_so_
     async with LocalPool(size=1, traces=True) as pool:
         assert [await pool.run(abs, -number) for number in range(3)] == [0, 1, 2]
     assert caplog.text.count("a worker has no opentelemetry-api") == 1
+
+
+async def found_later() -> tuple[str | None, object]:
+    await asyncio.sleep(0)
+    mark(f"within {request_id.get()}")
+    await asyncio.sleep(0)
+    return request_id.get(None), tenant.get()
+
+
+async def test_calls_that_run_at_the_same_time_have_each_their_own() -> None:
+    async def call(function: Any, number: int) -> Any:
+        request_id.set(str(number))
+        with trace.get_tracer("tests").start_as_current_span("request"):
+            return await pool.run(function)
+
+    exporter().clear()
+    async with LocalPool(size=1, concurrency=3, traces=True, context=[request_id]) as pool:
+        for function in [found, found_later]:
+            answers = await asyncio.gather(*(call(function, number) for number in range(20)))
+            assert answers == [(str(number), "nobody") for number in range(20)]
+    spans = {span.id: span for span in seen()}
+    within = [span for span in spans.values() if span.name.startswith("within ")]
+    assert len({span.trace for span in within}) == len(within) == 20
+    assert {spans[span.parent or 0].name for span in within} == {"found_later"}
+
+
+async def test_a_call_that_has_ended_holds_nothing_of_its_trace() -> None:
+    exporter()
+    async with LocalPool(size=1, traces=True, context=[request_id]) as pool:
+        call = pool.submit(abs, -1)
+        assert await call == 1
+        await pool.run(abs, -1)
+        gone = weakref.ref(call)
+        gc.disable()
+        try:
+            del call
+            assert gone() is None
+        finally:
+            gc.enable()
+
+
+WITHOUT_A_PROVIDER = """
+import asyncio
+from opentelemetry import propagate, trace
+from poise.testing import LocalPool
+
+def number():
+    return trace.get_current_span().get_span_context().trace_id
+
+async def main():
+    async with LocalPool(size=1, traces=True) as pool:
+        print(await pool.run(number))
+        above = propagate.extract({"traceparent": "00-" + "0" * 31 + "7-0000000000000001-01"})
+        with trace.use_span(trace.get_current_span(above)):
+            print(await pool.run(number))
+
+asyncio.run(main())
+"""
+
+
+def test_a_trace_goes_on_through_a_program_that_has_no_provider(start: Start) -> None:
+    said, complaints = start("-c", WITHOUT_A_PROVIDER).communicate(timeout=60)
+    assert (said.split(), complaints) == (["0", "7"], "")
 
 
 OFF = """

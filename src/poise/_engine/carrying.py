@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from poise._core.calls import CallRecord
     from poise._engine.observers import Observers
-    from poise._engine.tracing import Tracing
+    from poise._engine.tracing import Tracing, Trail
     from poise._lanes.lane import Parcel
     from poise._protocol.messages import Headers
     from poise._protocol.variables import Places
@@ -79,7 +79,8 @@ class CarryingCall(Call[R]):
             for variable, places in variables
             if (value := variable.get(_UNSET)) is not _UNSET
         ]
-        self.trail = None if tracing is None else tracing.follow(self)
+        self.trail: Trail | None = None if tracing is None else tracing.follow(self)
+        """What it leaves in its trace, until it has ended."""
 
     def headers(self, record: CallRecord) -> Headers:
         """What goes with an attempt.

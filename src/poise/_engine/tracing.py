@@ -68,7 +68,7 @@ class Tracing(Observer):
     def _learn_number(self) -> None:
         """Whatever happens next, the newest call has its number now, or was refused before it got one."""
         call, self._newest = self._newest, None
-        if call is not None and call.trail is not None and call.record is not None and not call.trail.is_over:
+        if call is not None and call.trail is not None and call.record is not None:
             self._trails[call.record.id] = call.trail
 
     def _mark(self, at: float, call_id: int, what: str, **attributes: int | bool) -> None:
@@ -104,7 +104,7 @@ class Tracing(Observer):
 class Trail:
     """The spans of one call at its caller."""
 
-    __slots__ = ("_attempt", "_began", "_call", "_context", "_number", "_span", "_tracer", "is_over")
+    __slots__ = ("_attempt", "_began", "_call", "_context", "_number", "_span", "_tracer")
 
     def __init__(self, tracer: Tracer, call: CarryingCall[Any], pool: str) -> None:
         """Begin the span of the call."""
@@ -119,7 +119,6 @@ class Trail:
         self._attempt: Span = self._span
         """The span of the present attempt: for the first one that of the call."""
         self._number = 1
-        self.is_over: bool = False
 
     def headers(self, attempt: int) -> Headers:
         """What tells a worker of the trace."""
@@ -149,14 +148,12 @@ class Trail:
 
     def refused(self, error: BaseException | None) -> None:
         """The call was not accepted."""
-        self.is_over = True
         with harmless():
             self._span.set_attribute("poise.outcome", "refused")
             self._close(error, None)
 
     def end(self, event: CallEnded) -> None:
         """The call has had its outcome."""
-        self.is_over = True
         with harmless():
             names = ("call", "worker", "attempt", "outcome", "waiting", "travelling", "running")
             said = {f"poise.{name}": getattr(event, name) for name in names}
@@ -164,6 +161,7 @@ class Trail:
             self._close(None if event.outcome == "cancelled" else self._call.failure, self._ns(event.at))
 
     def _close(self, error: BaseException | None, at: int | None) -> None:
+        self._call.trail = None  # neither is to keep the other alive
         if error is not None:
             self._span.set_attribute("error.type", type_name(error))
             self._span.set_status(StatusCode.ERROR, describe(error))
