@@ -136,7 +136,7 @@ $(BENCH): $(BIN)/python pyproject.toml bench/constraints.txt
 
 $(DEV): $(RUNTIME)
 	@echo "installing the tools for development into .venv"
-	@$(INSTALL) --editable '.[cli,demo,progress,prometheus,tls,web]' --group dev
+	@$(INSTALL) --editable '.[cli,demo,otel,progress,prometheus,tls,web]' --group dev
 	@touch $@
 
 # Made anew each time: whether it is up to date is the build's own business. `.venv` has all that it needs.

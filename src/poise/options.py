@@ -6,6 +6,7 @@ import difflib
 import math
 import numbers
 import os
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Literal, Required, TypedDict, get_args
 
@@ -78,6 +79,8 @@ class WorkerArguments(TypedDict, total=False):
     health: Health | None
     observers: Iterable[Observer]
     record: str | os.PathLike[str] | None
+    traces: bool
+    context: Iterable[ContextVar[Any]]
     ray_options: dict[str, Any] | None
     ray_init: dict[str, Any] | None
 
@@ -203,6 +206,8 @@ class PoolOptions:
     health: Health | None = None
     observers: Iterable[Observer] = ()
     record: str | os.PathLike[str] | None = None
+    traces: bool = False
+    context: Iterable[ContextVar[Any]] = ()
     ray_options: dict[str, Any] = field(default_factory=dict[str, Any])
     ray_init: dict[str, Any] = field(default_factory=dict[str, Any])
 
@@ -240,6 +245,8 @@ class PoolOptions:
         _check_policy("health", self.health, Health, "poise.Health(Model.check)")
         object.__setattr__(self, "observers", _observers(self.observers))
         _check_record(self.record)
+        check_flag("traces", self.traces)
+        object.__setattr__(self, "context", _variables(self.context))
         object.__setattr__(self, "ray_options", _dict("ray_options", self.ray_options, "Ray gives to an actor"))
         object.__setattr__(self, "ray_init", _dict("ray_init", self.ray_init, "ray.init() takes"))
 
@@ -279,6 +286,18 @@ def _observers(given: Any) -> tuple[Observer, ...]:
     for each in observers:
         check_observer("observers", each)
     return observers
+
+
+def _variables(given: Any) -> tuple[ContextVar[Any], ...]:
+    allowed = "a list of variables, such as [request_id], each a contextvars.ContextVar"
+    try:
+        variables = tuple(given)
+    except TypeError as error:
+        raise ConfigError("context", given, allowed) from error
+    for each in variables:
+        if not isinstance(each, ContextVar):
+            raise ConfigError("context", each, allowed)
+    return variables
 
 
 def _check_record(path: Any) -> None:

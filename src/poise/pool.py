@@ -116,6 +116,11 @@ class Pool(View[T]):
             observers (()): who hears of what happens: objects of classes derived from `poise.Observer`.
             record (None): a file in which it is written down which worker ran what and when, for https://ui.perfetto.dev;
                 what it has held is replaced, and half a million events are the most.
+            traces (False): whether each call has spans for OpenTelemetry, here and in its worker, where the span is
+                current while the call's code runs. It needs `opentelemetry-api` (`poise[otel]`).
+            context (()): variables (`contextvars.ContextVar`) that have in the worker, while a call runs, the values
+                that they have here where it is submitted. Each is a global of a module that workers can import. Their
+                pickled values may have 64 KiB in all.
             ray_options (None): options of Ray's for each actor, passed on unchanged: `num_gpus`, `resources`,
                 `runtime_env`...
             ray_init (None): options of `ray.init()`, such as `num_cpus`, `log_to_driver` or `address`, for the Ray
@@ -123,8 +128,8 @@ class Pool(View[T]):
                 `poise.ray_here`). If Ray is initialised already they have no effect, which the log says.
 
         Raises:
-            ConfigError: an option is outside its range. Ray's own options are checked when the pool opens, if it was
-                made in a running loop before Ray was imported.
+            ConfigError: an option is outside its range, or needs what is not installed. Ray's own options are checked
+                when the pool opens, if it was made in a running loop before Ray was imported.
         """
         settings, runtime = PoolOptions.of(options), current_runtime()
         self._live(runtime.launcher(factory, settings), settings, runtime)

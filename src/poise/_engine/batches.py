@@ -9,6 +9,7 @@ from poise._lanes.lane import Parcel
 from poise._protocol.bundles import Bundle, Outcomes
 from poise._protocol.codec import pack, packed_part, unpack_part
 from poise._protocol.exceptions import pack_exception, unpack_exception
+from poise._protocol.headers import joined
 from poise._protocol.words import type_name
 from poise.errors import BatchError, PayloadError
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from poise._core.calls import CallRecord
     from poise._engine.call import Call
     from poise._protocol.bundles import Part
+    from poise._protocol.messages import Headers
     from poise._protocol.payloads import Packed
 
 
@@ -48,11 +50,14 @@ class Batches:
     ) -> tuple[list[Parcel], list[Answer]]:
         """Make a parcel of these calls, if any can be sent; and answer for those whose value cannot be pickled."""
         parts: list[Packed] = []
+        headers: list[Headers | None] = []
         call_ids: list[int] = []
         refused: list[Answer] = []
         for record, call in calls:
             try:
-                parts.append(pack(call.args[0], "argument 1", started=False))
+                packed, given = pack(call.args[0], "argument 1", started=False), call.headers(record)
+                parts.append(packed)
+                headers.append(given)
                 call_ids.append(record.id)
             except PayloadError as error:
                 refused.append(Answer(record.id, RAISED, error))
@@ -60,7 +65,7 @@ class Batches:
             return [], refused
         call = calls[0][1]
         self.sent.update(dict.fromkeys(call_ids, _Sent(worker_id, call_ids, call.name)))
-        return [Parcel(call_ids[0], call.function, (Bundle(parts),), {})], refused
+        return [Parcel(call_ids[0], call.function, (Bundle(parts),), {}, headers=joined(headers))], refused
 
     def given_up(self, call_id: int) -> int | None:
         """Nobody waits for this call: what to tell the worker of, None while others of its batch are awaited."""

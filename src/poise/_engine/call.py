@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from poise._core.scheduler import Scheduler
     from poise._engine.dispatcher import Dispatcher
     from poise._engine.stream import StreamBuffer
+    from poise._protocol.messages import Headers
     from poise.options import CallOptions
 
 logger = logging.getLogger("poise")
@@ -109,6 +110,10 @@ class Call(asyncio.Future[R]):
         credit = None if self.stream is None else self.stream.window
         is_ahead = record.state is CallState.AHEAD
         return Parcel(record.id, self.function, self.args, self.kwargs, is_ahead, credit)
+
+    def headers(self, record: CallRecord) -> Headers | None:  # noqa: ARG002 - what a `CarryingCall` gives
+        """What else a worker is told of an attempt."""
+        return None
 
     def credit(self, items: int) -> None:
         """Let the stream's producer send so many more items."""

@@ -21,6 +21,7 @@ from poise._core.effects import Check, Kill, Lease, News, Recall, Reject, Resolv
 from poise._core.observed import note_company
 from poise._engine.batches import Batches
 from poise._engine.call import is_plain, judged
+from poise._engine.carrying import parcels_of
 from poise._engine.loops import check_loop
 from poise._engine.supervisor import Supervisor
 from poise._engine.watchers import Watchers
@@ -336,10 +337,10 @@ class Dispatcher:
         if isinstance(effect, SendBatch):
             note_company(effect.calls)
             parcels, refused = self.batches.parcels(effect.worker_id, calls)
-            if refused:
-                self.on_answers(effect.worker_id, refused)
         else:
-            parcels = [call.parcel(record) for record, call in calls]
+            parcels, refused = parcels_of(calls)
+        if refused:
+            self.on_answers(effect.worker_id, refused)
         if not parcels:
             return
         try:

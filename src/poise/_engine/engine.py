@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from poise._core.scheduler import Scheduler
 from poise._core.states import CallState
 from poise._engine import renewing
-from poise._engine.call import Call, new_record, pace_key, time_limit
+from poise._engine.call import new_record, pace_key, time_limit
+from poise._engine.carrying import call_maker
 from poise._engine.checks import Checks
 from poise._engine.dispatcher import Dispatcher
 from poise._engine.looking import LOOKS_FOR, look, stats_of
@@ -27,6 +28,7 @@ from poise.errors import ConfigError, PoolBroken, PoolClosed
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from poise._engine.call import Call
     from poise._engine.runtime import Runtime
     from poise._engine.stream import StreamBuffer
     from poise._lanes.lane import Launcher
@@ -72,6 +74,7 @@ class Engine:
         """What does the work, once the pool is open."""
         self._closing: asyncio.Task[None] | None = None
         self._is_opening = False
+        self._new_call = call_maker(settings, repr(launcher), self.observers)
 
     # ---------------------------------------------------------------- calls
 
@@ -116,9 +119,9 @@ class Engine:
             raise ConfigError("fn", function, _NO_FUNCTION)
         if options.kill_on_cancel:
             dispatcher.check_may_kill("kill_on_cancel", value=True)
-        call: Call[Any] = Call(dispatcher, function, args, kwargs, options, stream)
-        call.may_begin = may_begin
         timeout, deadline = time_limit(options, dispatcher.clock.time())
+        call = self._new_call(dispatcher, function, args, kwargs, options, stream)
+        call.may_begin = may_begin
         record = new_record(dispatcher.scheduler, options)(
             dispatcher.next_call_id(),
             pace_key(call),
@@ -263,6 +266,11 @@ class Engine:
         if self._dispatcher.scheduler.is_closed:
             return "draining"
         return "open" if self._dispatcher.scheduler.fleet.broken is None else "broken"
+
+    @property
+    def carries(self) -> bool:
+        """Whether it matters in which context a call is submitted."""
+        return self._settings.traces or bool(self._settings.context)
 
     @property
     def is_asleep(self) -> bool:

@@ -7,6 +7,7 @@ import io
 import pickle
 import sys
 import types
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from poise._protocol import main_names
@@ -15,6 +16,7 @@ from poise._protocol.lifting import Lifted
 from poise._protocol.payloads import PROTOCOL, Packed, Payload
 from poise._protocol.proxies import reduce_proxy
 from poise._protocol.tensors import reduce_tensor
+from poise._protocol.variables import reduce_variable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -168,6 +170,7 @@ def _deep_pickler() -> Callable[..., tuple[bytes, list[Any], list[Any]]]:
 
     # `reducer_override` and not `persistent_id`: pickle asks it about classes it does not know, not about every object.
     class DeepPickler(base):  # type: ignore[misc]
+        dispatch_table = base.dispatch_table.new_child({ContextVar: reduce_variable})
         nested: list[Any]
 
         def reducer_override(self, obj: Any) -> Any:

@@ -19,6 +19,7 @@ from poise._answers import RAISED, RETURNED, Answer, Ending
 from poise._protocol.codec import unpack_arguments
 from poise._protocol.exceptions import pack_exception
 from poise._worker.advice import advise
+from poise._worker.context import context_of, leave
 from poise._worker.coroutines import Coroutines
 from poise._worker.current import take_seat
 from poise._worker.loop_thread import LoopThread
@@ -110,7 +111,7 @@ class Runner:
         seat = take_seat(self._outlet)
         while (call := take(loop.wait)) is not None:
             seat.call = call
-            handed_over = begin(call)
+            handed_over = begin(call) if call.headers is None else self._begin_within(call)
             seat.call = call = None  # a thread that waits must not keep the last call's arguments alive
             if handed_over:
                 loop.finish()
@@ -131,7 +132,7 @@ class Runner:
             with self._lock:
                 self._idle -= 1
             seat.call = call
-            handed_over = self._begin(call)
+            handed_over = self._begin(call) if call.headers is None else self._begin_within(call)
             seat.call = call = None
             with self._lock:
                 self._idle += 1
@@ -195,9 +196,22 @@ class Runner:
             self._end(call, RETURNED, packed, began)
         return False
 
+    def _begin_within(self, call: Arrival) -> bool:
+        """Do so in the context that its caller gives it, from where its tasks inherit that."""
+        began = perf_counter()
+        try:
+            context = context_of(call)
+        except BaseException as error:  # noqa: BLE001 - a class of the user's own is unpickled there
+            call.headers = None
+            self._end(call, RAISED, pack_exception(error), began)
+            return False
+        return context.run(self._begin, call)
+
     def _end(self, call: Arrival, ending: Ending, packed: Packed | None, began: float) -> None:
         self._inbox.ended(call.call_id)
         seconds = perf_counter() - began
+        if call.headers is not None:
+            leave()
         try:
             self._reply(Answer(call.call_id, ending, packed, seconds))
         except BaseException as error:  # noqa: BLE001 - a value that cannot be passed on, most likely for want of memory

@@ -9,10 +9,11 @@ from poise._protocol.outcomes import result_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextvars import Context
 
     from poise.executor.driver import Driver
 
-    Order: TypeAlias = tuple[Callable[..., Any] | str, tuple[Any, ...], dict[str, Any]]
+    Order: TypeAlias = tuple[Callable[..., Any] | str, tuple[Any, ...], dict[str, Any], Context | None]
 
 R = TypeVar("R")
 
@@ -25,7 +26,7 @@ class AcceptedCall(futures.Future[R]):
         self._driver = driver
         self._may_begin: bool | None = None
         self.order: Order | None = order
-        """What to call, until the pool has been told."""
+        """What to call, and in which context to submit it if that matters, until the pool has been told."""
         self.is_given_up: bool = False
         """Whether it was cancelled; known a little later than by `cancelled()`, and without its lock."""
 

@@ -12,6 +12,7 @@ import functools
 import os
 import threading
 from concurrent import futures
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from poise._lanes.door import Door
@@ -56,6 +57,7 @@ class Driver:
         on_broken: Callable[[ExecutorBroken], None] | None = None,
     ) -> None:
         self._pool = pool
+        self._carries = engine_of(pool).carries
         self._on_broken = on_broken
         self._room = room
         """What `submit` waits for; None if it never waits."""
@@ -93,7 +95,8 @@ class Driver:
         Raises:
             RuntimeError, ExecutorBroken: nothing more is accepted.
         """
-        future: AcceptedCall[Any] = AcceptedCall(self, (function, args, kwargs))
+        context = copy_context() if self._carries else None
+        future: AcceptedCall[Any] = AcceptedCall(self, (function, args, kwargs, context))
         room = self._room
         if room is None:
             self._accept(future)
@@ -345,11 +348,13 @@ class Driver:
     def _hand_over(self, future: AcceptedCall[Any]) -> None:
         """Submit the call to the pool."""
         assert future.order is not None
-        (function, args, kwargs), future.order = future.order, None
+        (function, args, kwargs, context), future.order = future.order, None
+        submit = functools.partial(
+            engine_of(self._pool).submit, may_begin=future.may_begin, may_park=self._room is not None
+        )
+        order = function, args, kwargs, CallOptions()
         try:
-            call = engine_of(self._pool).submit(
-                function, args, kwargs, CallOptions(), may_begin=future.may_begin, may_park=self._room is not None
-            )
+            call = submit(*order) if context is None else context.run(submit, *order)
         except Exception as error:  # noqa: BLE001 - Overloaded, PoolBroken...
             self._fail(future, error)
             return

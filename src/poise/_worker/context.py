@@ -1,0 +1,61 @@
+"""The context in which a call runs whose caller has given it one: variables, and a span that is current.
+
+Each such call has a copy of its thread's context, so that nothing of it is left for the next.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+import threading
+from typing import TYPE_CHECKING
+
+from poise._protocol.headers import CONTEXT, FUNCTION, unpack_context
+
+if TYPE_CHECKING:
+    from poise._protocol.messages import Headers
+    from poise._worker.inbox import Arrival
+    from poise._worker.spans import Spans
+
+_log = logging.getLogger("poise")
+
+_spans: contextvars.ContextVar[Spans | None] = contextvars.ContextVar("poise_spans", default=None)
+_untraced = threading.Event()
+"""Set once it was said that there can be no spans here."""
+
+
+def context_of(call: Arrival) -> contextvars.Context:
+    """The context in which a call with headers is to run.
+
+    Raises:
+        PayloadError: a variable is not found here, or its value cannot be unpickled.
+    """
+    assert call.headers is not None
+    context = contextvars.copy_context()
+    context.run(_enter, call.headers)
+    return context
+
+
+def _enter(headers: Headers) -> None:
+    if CONTEXT in headers:
+        for variable, value in unpack_context(headers[CONTEXT]):
+            variable.set(value)
+    if FUNCTION in headers and not _untraced.is_set():
+        try:
+            from poise._worker.spans import Spans
+
+            _spans.set(Spans(headers))
+        except ImportError:
+            _untraced.set()
+            _log.warning("a worker has no opentelemetry-api, so that what it runs is in no trace")
+        except Exception:  # noqa: BLE001 - what exports them may raise anything, and the call is to run
+            _log.exception("a call runs without a span: OpenTelemetry has failed")
+
+
+def leave() -> None:
+    """The call has ended, within its context; if by an exception, that is being handled."""
+    if (spans := _spans.get()) is not None:
+        try:
+            spans.end()
+        except Exception:  # noqa: BLE001 - likewise
+            _log.exception("the span of a call is not complete: OpenTelemetry has failed")
