@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 LaneName = Literal["auto", "express", "freight"]
 """How calls reach the workers."""
 
+LogsName = Literal["ray", "forward"]
+"""Where what workers log goes."""
+
 OnError = Literal["raise", "return", "skip"]
 """What becomes of a call of a map that fails."""
 
@@ -78,6 +81,7 @@ class WorkerArguments(TypedDict, total=False):
     health: Health | None
     observers: Iterable[Observer]
     record: str | os.PathLike[str] | None
+    logs: LogsName
     ray_options: dict[str, Any] | None
     ray_init: dict[str, Any] | None
 
@@ -203,6 +207,7 @@ class PoolOptions:
     health: Health | None = None
     observers: Iterable[Observer] = ()
     record: str | os.PathLike[str] | None = None
+    logs: LogsName = "ray"
     ray_options: dict[str, Any] = field(default_factory=dict[str, Any])
     ray_init: dict[str, Any] = field(default_factory=dict[str, Any])
 
@@ -240,6 +245,7 @@ class PoolOptions:
         _check_policy("health", self.health, Health, "poise.Health(Model.check)")
         object.__setattr__(self, "observers", _observers(self.observers))
         _check_record(self.record)
+        check_one_of("logs", self.logs, get_args(LogsName))
         object.__setattr__(self, "ray_options", _dict("ray_options", self.ray_options, "Ray gives to an actor"))
         object.__setattr__(self, "ray_init", _dict("ray_init", self.ray_init, "ray.init() takes"))
 

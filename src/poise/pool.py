@@ -116,6 +116,9 @@ class Pool(View[T]):
             observers (()): who hears of what happens: objects of classes derived from `poise.Observer`.
             record (None): a file in which it is written down which worker ran what and when, for https://ui.perfetto.dev;
                 what it has held is replaced, and half a million events are the most.
+            logs ("ray"): where what workers log goes: "ray" leaves it to them, and Ray brings what they print;
+                "forward" has it logged here, by the loggers of the same names and at their levels, with the `worker`
+                and the `function` as fields of the record.
             ray_options (None): options of Ray's for each actor, passed on unchanged: `num_gpus`, `resources`,
                 `runtime_env`...
             ray_init (None): options of `ray.init()`, such as `num_cpus`, `log_to_driver` or `address`, for the Ray
