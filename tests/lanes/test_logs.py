@@ -1,0 +1,159 @@
+"""What workers log, and what comes of it at the caller, without workers."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from poise._lanes.logs import Logs, levels_here
+from poise._protocol.frames import FrameError
+from poise._protocol.messages import log_batch
+from poise._protocol.records import pack_record
+from poise._worker.logs import MOST_RECORDS, Forwarder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+log = logging.getLogger("tests.logs")
+
+
+class Wire:
+    """A connection that takes what it is to take, and tells the test."""
+
+    def __init__(self) -> None:
+        self.is_open = True
+        self.takes_now = True
+        self.may_write = threading.Event()
+        self.batches: list[tuple[list[bytes], int]] = []
+
+    def log_at_once(self, rows: list[bytes]) -> bool:
+        if self.takes_now:
+            self.batches.append((rows, 0))
+        return self.takes_now
+
+    def log(self, rows: list[bytes], dropped: int) -> None:
+        self.may_write.wait()
+        self.batches.append((rows, dropped))
+
+    @property
+    def rows(self) -> int:
+        return sum(len(rows) for rows, _ in self.batches)
+
+    @property
+    def dropped(self) -> int:
+        return sum(dropped for _, dropped in self.batches)
+
+
+@pytest.fixture
+def forwarder() -> Iterator[Forwarder]:
+    root, level, disabled = logging.getLogger(), log.level, logging.root.manager.disable
+    handler = Forwarder((0, {"tests.logs": logging.INFO}))
+    log.propagate = False
+    root.removeHandler(handler)
+    log.addHandler(handler)
+    yield handler
+    log.removeHandler(handler)
+    log.propagate = True
+    log.setLevel(level)
+    logging.disable(disabled)
+
+
+def test_what_the_connection_takes_is_written_by_the_thread_that_logs(forwarder: Forwarder) -> None:
+    wire: Any = Wire()
+    forwarder.use(wire)
+    log.info("one")
+    assert wire.rows == 1
+
+
+def test_who_logs_never_waits_and_what_finds_no_room_is_counted(forwarder: Forwarder) -> None:  # G7
+    wire: Any = Wire()
+    wire.takes_now = False
+    forwarder.use(wire)
+    for number in range(MOST_RECORDS + 1000):
+        log.info("%d", number)
+    wire.may_write.set()
+    forwarder.flush()
+    assert wire.rows + wire.dropped == MOST_RECORDS + 1000
+    assert wire.dropped > 0
+    wire.takes_now = True
+    log.info("there is room again")
+    forwarder.flush()
+    assert wire.rows + wire.dropped == MOST_RECORDS + 1001
+
+
+def test_before_there_is_a_connection_ray_brings_them(forwarder: Forwarder) -> None:
+    log.info("one")
+    log.info("two")
+    assert [len(rows) for rows, _ in (forwarder.pull() or ([], 0),)] == [2]
+    log.info("three")
+    wire: Any = Wire()
+    wire.may_write.set()
+    forwarder.use(wire)
+    assert forwarder.pull() is None
+    forwarder.flush()
+    assert wire.rows == 1
+
+
+def test_the_rest_comes_before_the_end(forwarder: Forwarder) -> None:
+    log.info("one")
+    forwarder.end()
+    assert forwarder.pull() is not None
+    assert forwarder.pull() is None
+
+
+def test_levels_that_are_told_are_followed_and_others_are_left_alone(forwarder: Forwarder) -> None:
+    log.setLevel(logging.DEBUG)  # by the worker's own code
+    forwarder.set_levels((0, {"tests.logs": logging.INFO}))
+    assert log.level == logging.DEBUG
+    forwarder.set_levels((logging.INFO, {"tests.logs": logging.ERROR}))
+    assert (log.level, logging.root.manager.disable) == (logging.ERROR, logging.INFO)
+    forwarder.set_levels((0, {}))
+    assert log.level == logging.NOTSET
+
+
+def test_the_levels_of_rays_loggers_are_its_own() -> None:
+    log.setLevel(logging.ERROR)
+    try:
+        disabled, levels = levels_here()
+    finally:
+        log.setLevel(logging.NOTSET)
+    assert disabled == logging.root.manager.disable
+    assert levels["tests.logs"] == logging.ERROR
+    assert levels[""] == logging.getLogger().level
+    assert not [name for name in levels if name.startswith("ray")]
+
+
+def test_a_record_that_cannot_be_handled_costs_none_of_the_others(caplog: pytest.LogCaptureFixture) -> None:
+    def refuse(record: logging.LogRecord) -> bool:
+        if record.getMessage() == "bad":
+            raise LookupError("a filter of the user's")
+        return True
+
+    record = logging.LogRecord("tests.logs", logging.ERROR, __file__, 1, "bad", (), None)
+    good = logging.LogRecord("tests.logs", logging.ERROR, __file__, 1, "good", (), None)
+    log.addFilter(refuse)
+    try:
+        Logs().hear(3, ([b"no pickle", pack_record(record, ""), pack_record(good, "f")], 17))
+    finally:
+        log.removeFilter(refuse)
+    texts = [each.getMessage() for each in caplog.records]
+    assert [text for text in texts if text.startswith("what worker 3 has logged could not be handled")] == texts[:2]
+    assert texts[2:] == ["good", "worker 3 logged faster than it could be heard: 17 of its records were dropped"]
+
+
+def test_a_record_keeps_its_time_and_its_place(caplog: pytest.LogCaptureFixture) -> None:
+    record = logging.LogRecord("tests.logs", logging.ERROR, "model.py", 12, "%s", ("x",), None, "f")
+    record.created, record.process = time.time() - 100, 4711
+    Logs().hear(3, ([pack_record(record, "Model.f")], 0))
+    (heard,) = caplog.records
+    assert (heard.created, heard.process, heard.lineno, heard.pathname) == (record.created, 4711, 12, "model.py")
+
+
+@pytest.mark.parametrize("fields", [(None, 0), ([1], 0), ([b"x"], -1), (b"x", 0), ([b"x"], "1")])
+def test_what_is_no_batch_of_records_is_refused(fields: tuple[Any, Any]) -> None:  # G11
+    with pytest.raises(FrameError):
+        log_batch(*fields)
