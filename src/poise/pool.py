@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 from poise._engine.engine import Engine
 from poise._engine.launchers import foreign_launcher
 from poise._engine.runtime import current_runtime
+from poise._html import block, line
 from poise.errors import LoopBlocked
 from poise.options import CallOptions, PoolOptions
 from poise.view import View
@@ -310,6 +311,14 @@ class Pool(View[T]):
             f"<Pool of {self._engine!r}, {self._engine.phase}: {stats.ready}/{stats.size} workers ready{bounds}, "
             f"{starting}{stats.running} running, {stats.waiting} waiting>"
         )
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the same, and the workers."""
+        try:
+            stats = None if self.state == "new" else self._engine.stats(_REPR_WAITS)
+        except LoopBlocked:
+            stats = None
+        return block(line(repr(self)), "" if stats is None else stats._repr_html_())
 
     def __del__(self) -> None:
         """Warn about a pool that was never closed.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from poise._html import block, line, table
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerStats:
@@ -121,3 +123,26 @@ class Stats:
     def in_flight(self) -> int:
         """Calls that are on a worker, abandoned ones among them."""
         return self.running + self.ahead + self.abandoned
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the pool in three lines, and its workers."""
+        size = f"{self.ready} of {self.size} workers are ready, {self.starting} are starting, {self.leased} are leased"
+        calls = f"calls: {self.running} running, {self.ahead} ahead, {self.waiting} waiting, {self.parked} parked"
+        ended = f"{self.completed:,} completed ({self.failed:,} failed), {self.cancelled:,} cancelled"
+        lost = f"{self.expired:,} expired, {self.rejected:,} rejected, {self.lost:,} lost, {self.deaths:,} deaths"
+        times = f"a call waits {_seconds(self.wait_time)} and runs {_seconds(self.service_time)}"
+        heads = ("worker", "state", "pid", "lane", "running", "ahead", "slots", "finished", "busy", "age")
+        rows = [_row_of(each) for each in self.workers]
+        return block(line(size), line(f"{calls}; {times}"), line(f"{ended}, {lost}"), table(heads, rows))
+
+
+def _row_of(worker: WorkerStats) -> list[object]:
+    state = worker.state + (", sick" if worker.quarantined else "") + (", leased" if worker.leased else "")
+    counts = [worker.running, worker.ahead, worker.slots, f"{worker.finished:,}"]
+    return [worker.id, state, worker.pid or "", worker.lane, *counts, _seconds(worker.busy), _seconds(worker.age)]
+
+
+def _seconds(value: float | None) -> str:
+    if value is None:
+        return "?"
+    return f"{value * 1000:.3g} ms" if 0 < value < 1 else f"{value:,.1f} s"

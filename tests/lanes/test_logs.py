@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -56,6 +56,9 @@ def forwarder() -> Iterator[Forwarder]:
     root.removeHandler(handler)
     log.addHandler(handler)
     yield handler
+    if handler._link is not None:  # noqa: SLF001 - its thread is to end
+        cast("Any", handler._link).is_open = False  # noqa: SLF001
+        handler.end()
     log.removeHandler(handler)
     log.propagate = True
     log.setLevel(level)

@@ -164,7 +164,7 @@ class Forwarder(logging.Handler):
     def _write(self, link: Link) -> None:  # a thread of its own
         while link.is_open:
             with self._changed:
-                while not self._waiting:
+                while not self._waiting and link.is_open:
                     self._changed.wait()
                 batch = self._take()
                 self._is_writing = True
