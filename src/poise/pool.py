@@ -11,6 +11,7 @@ from poise._engine.runtime import current_runtime
 from poise._html import block, line
 from poise.errors import LoopBlocked
 from poise.options import CallOptions, PoolOptions
+from poise.stats import stats_html
 from poise.view import View
 
 if TYPE_CHECKING:
@@ -318,7 +319,7 @@ class Pool(View[T]):
             stats = None if self.state == "new" else self._engine.stats(_REPR_WAITS)
         except LoopBlocked:
             stats = None
-        return block(line(repr(self)), "" if stats is None else stats._repr_html_())
+        return block(line(repr(self)), "" if stats is None else stats_html(stats))
 
     def __del__(self) -> None:
         """Warn about a pool that was never closed.

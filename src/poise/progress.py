@@ -36,11 +36,11 @@ class ProgressBar:
         self._drawn_at = 0.0
 
     def start(self) -> None:
-        """Draw it."""
-        if self._bar.console.is_jupyter:
-            self._cell = _show(self._bar)
-        else:
+        """Draw it, if it is not there."""
+        if not self._bar.console.is_jupyter:
             self._bar.start()
+        elif self._cell is None:
+            self._cell = _show(self._bar)
 
     def advance(self, *, has_failed: bool) -> None:
         """Count one more result, or one more call that failed."""

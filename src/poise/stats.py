@@ -125,15 +125,20 @@ class Stats:
         return self.running + self.ahead + self.abandoned
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: the pool in three lines, and its workers."""
-        size = f"{self.ready} of {self.size} workers are ready, {self.starting} are starting, {self.leased} are leased"
-        calls = f"calls: {self.running} running, {self.ahead} ahead, {self.waiting} waiting, {self.parked} parked"
-        ended = f"{self.completed:,} completed ({self.failed:,} failed), {self.cancelled:,} cancelled"
-        lost = f"{self.expired:,} expired, {self.rejected:,} rejected, {self.lost:,} lost, {self.deaths:,} deaths"
-        times = f"a call waits {_seconds(self.wait_time)} and runs {_seconds(self.service_time)}"
-        heads = ("worker", "state", "pid", "lane", "running", "ahead", "slots", "finished", "busy", "age")
-        rows = [_row_of(each) for each in self.workers]
-        return block(line(size), line(f"{calls}; {times}"), line(f"{ended}, {lost}"), table(heads, rows))
+        """What a notebook shows."""
+        return stats_html(self)
+
+
+def stats_html(stats: Stats) -> str:
+    """A pool in three lines, and its workers, as HTML."""
+    size = f"{stats.ready} of {stats.size} workers are ready, {stats.starting} are starting, {stats.leased} are leased"
+    calls = f"calls: {stats.running} running, {stats.ahead} ahead, {stats.waiting} waiting, {stats.parked} parked"
+    times = f"a call waits {_seconds(stats.wait_time)} and runs {_seconds(stats.service_time)}"
+    ended = f"{stats.completed:,} completed ({stats.failed:,} failed), {stats.cancelled:,} cancelled"
+    lost = f"{stats.expired:,} expired, {stats.rejected:,} rejected, {stats.lost:,} lost, {stats.deaths:,} deaths"
+    heads = ("worker", "state", "pid", "lane", "running", "ahead", "slots", "finished", "busy", "age")
+    rows = [_row_of(each) for each in stats.workers]
+    return block(line(size), line(f"{calls}; {times}"), line(f"{ended}, {lost}"), table(heads, rows))
 
 
 def _row_of(worker: WorkerStats) -> list[object]:
