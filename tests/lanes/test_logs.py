@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 import time
@@ -9,7 +10,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from poise._lanes.logs import Logs, levels_here
+from poise._lanes.logs import AT_ONCE, Logs, levels_here
+from poise._lanes.logs import MOST_RECORDS as MOST_HEARD
 from poise._protocol.frames import FrameError
 from poise._protocol.messages import log_batch
 from poise._protocol.records import pack_record
@@ -130,7 +132,7 @@ def test_the_levels_of_rays_loggers_are_its_own() -> None:
     assert not [name for name in levels if name.startswith("ray")]
 
 
-def test_a_record_that_cannot_be_handled_costs_none_of_the_others(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_record_that_cannot_be_handled_costs_none_of_the_others(caplog: pytest.LogCaptureFixture) -> None:
     def refuse(record: logging.LogRecord) -> bool:
         if record.getMessage() == "bad":
             raise LookupError("a filter of the user's")
@@ -140,7 +142,9 @@ def test_a_record_that_cannot_be_handled_costs_none_of_the_others(caplog: pytest
     good = logging.LogRecord("tests.logs", logging.ERROR, __file__, 1, "good", (), None)
     log.addFilter(refuse)
     try:
-        Logs().hear(3, ([b"no pickle", pack_record(record, ""), pack_record(good, "f")], 17))
+        logs = Logs()
+        logs.hear(3, ([b"no pickle", pack_record(record, ""), pack_record(good, "f")], 17))
+        logs.settle()
     finally:
         log.removeFilter(refuse)
     texts = [each.getMessage() for each in caplog.records]
@@ -148,12 +152,34 @@ def test_a_record_that_cannot_be_handled_costs_none_of_the_others(caplog: pytest
     assert texts[2:] == ["good", "worker 3 logged faster than it could be heard: 17 of its records were dropped"]
 
 
-def test_a_record_keeps_its_time_and_its_place(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_record_keeps_its_time_and_its_place(caplog: pytest.LogCaptureFixture) -> None:
     record = logging.LogRecord("tests.logs", logging.ERROR, "model.py", 12, "%s", ("x",), None, "f")
     record.created, record.process = time.time() - 100, 4711
     Logs().hear(3, ([pack_record(record, "Model.f")], 0))
     (heard,) = caplog.records
     assert (heard.created, heard.process, heard.lineno, heard.pathname) == (record.created, 4711, 12, "model.py")
+
+
+async def test_many_records_let_the_loop_turn_between_them(caplog: pytest.LogCaptureFixture) -> None:
+    rows = [pack_record(logging.LogRecord("tests.logs", 40, "", 1, "%d", (n,), None), "") for n in range(MOST_HEARD)]
+    logs = Logs()
+
+    def texts() -> list[str]:  # without those of asyncio, which finds the test slow
+        return [each.getMessage() for each in caplog.records if each.name in ("tests.logs", "poise")]
+
+    logs.hear(3, (rows, 0))
+    assert len(texts()) == AT_ONCE
+    logs.hear(3, (rows[:AT_ONCE], 0))
+    await asyncio.sleep(0)
+    assert len(texts()) == 2 * AT_ONCE
+    logs.hear(4, (rows, 5))
+    logs.settle()
+    heard = texts()
+    assert heard[:MOST_HEARD] == [str(n) for n in range(MOST_HEARD)]
+    dropped = MOST_HEARD - AT_ONCE + 5
+    assert len(heard) == MOST_HEARD + 2 * AT_ONCE + 1
+    assert heard[-1].startswith("worker 4 logged faster")
+    assert heard[-1].endswith(f"{dropped} of its records were dropped")
 
 
 @pytest.mark.parametrize("fields", [(None, 0), ([1], 0), ([b"x"], -1), (b"x", 0), ([b"x"], "1")])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter, deque
 from typing import TYPE_CHECKING, Any, Final
 
 from poise._lanes.door import Door
@@ -19,7 +20,13 @@ if TYPE_CHECKING:
 _log = logging.getLogger("poise")
 
 LEVELS_EVERY: Final = 1.0
-"""Seconds after which workers are told of levels that have changed."""
+"""Seconds after which workers are told of levels that have changed, and the log how many records were dropped."""
+
+AT_ONCE: Final = 50
+"""Records that are handled in one turn of the loop: a millisecond or two, if the handlers are quick."""
+
+MOST_RECORDS: Final = 10_000
+"""That wait for their turn."""
 
 
 def levels_here() -> Levels:
@@ -41,6 +48,12 @@ class Logs:
         self._levels: Levels = (0, {})
         self._timer: asyncio.TimerHandle | None = None
         # Invariant: there is a timer if there are actors.
+        self._waiting: deque[tuple[int, bytes]] = deque()
+        """Records that have come, each with its worker: more of them than are handled in one turn of the loop."""
+        self._allowed = AT_ONCE
+        """How many may be handled in this turn. Invariant: it is `AT_ONCE` if no turn of `_go_on` is to come."""
+        self._dropped: Counter[int] = Counter()
+        """How many were dropped of each worker and not spoken of."""
 
     def add(self, actor: Actor) -> None:
         """Tell this worker, too, when levels change; it knows those that were there when it was asked for."""
@@ -58,21 +71,54 @@ class Logs:
             self._timer = None
 
     def hear(self, worker_id: int, batch: LogBatch) -> None:
-        """Handle these records, as if they were logged here. Never raises."""
+        """Handle these records, as if they were logged here, at once if they are few. Never raises."""
         rows, dropped = batch
-        for row in rows:
-            try:
-                _handle(row, worker_id)
-            except Exception as error:  # noqa: BLE001 - a filter of the user's may raise anything
-                _log.warning("what worker %d has logged could not be handled: %s", worker_id, describe(error))
-        if dropped:
+        room = MOST_RECORDS - len(self._waiting)
+        self._waiting.extend((worker_id, row) for row in rows[:room])
+        if dropped or len(rows) > room:
+            self._dropped[worker_id] += dropped + max(0, len(rows) - room)
+        if self._allowed == AT_ONCE:
+            asyncio.get_running_loop().call_soon(self._go_on)
+        self._handle_some()
+
+    def settle(self) -> None:
+        """Handle all that has come: a worker has ended."""
+        while self._waiting:
+            self._handle_next()
+        self._say_dropped()
+
+    def _go_on(self) -> None:
+        self._allowed = AT_ONCE
+        if self._waiting:
+            asyncio.get_running_loop().call_soon(self._go_on)
+            self._handle_some()
+        else:
+            self._say_dropped()
+
+    def _handle_some(self) -> None:
+        """Handle as many as this turn may, so that answers are heard in between."""
+        while self._waiting and self._allowed > 0:
+            self._allowed -= 1
+            self._handle_next()
+
+    def _handle_next(self) -> None:
+        worker_id, row = self._waiting.popleft()
+        try:
+            _handle(row, worker_id)
+        except Exception as error:  # noqa: BLE001 - a filter of the user's may raise anything
+            _log.warning("what worker %d has logged could not be handled: %s", worker_id, describe(error))
+
+    def _say_dropped(self) -> None:
+        dropped, self._dropped = self._dropped, Counter()
+        for worker_id, count in dropped.items():
             text = "worker %d logged faster than it could be heard: %d of its records were dropped"
-            _log.warning(text, worker_id, dropped)
+            _log.warning(text, worker_id, count)
 
     def _look_later(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(LEVELS_EVERY, self._look)
 
     def _look(self) -> None:
+        self._say_dropped()
         levels = levels_here()
         if levels != self._levels:
             self._levels = levels
