@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 LaneName = Literal["auto", "express", "freight"]
 """How calls reach the workers."""
 
+LogsName = Literal["ray", "forward"]
+"""Where what workers log goes."""
+
 OnError = Literal["raise", "return", "skip"]
 """What becomes of a call of a map that fails."""
 
@@ -81,6 +84,7 @@ class WorkerArguments(TypedDict, total=False):
     record: str | os.PathLike[str] | None
     traces: bool
     context: Iterable[ContextVar[Any]]
+    logs: LogsName
     ray_options: dict[str, Any] | None
     ray_init: dict[str, Any] | None
 
@@ -208,6 +212,7 @@ class PoolOptions:
     record: str | os.PathLike[str] | None = None
     traces: bool = False
     context: Iterable[ContextVar[Any]] = ()
+    logs: LogsName = "ray"
     ray_options: dict[str, Any] = field(default_factory=dict[str, Any])
     ray_init: dict[str, Any] = field(default_factory=dict[str, Any])
 
@@ -247,6 +252,7 @@ class PoolOptions:
         _check_record(self.record)
         check_flag("traces", self.traces)
         object.__setattr__(self, "context", _variables(self.context))
+        check_one_of("logs", self.logs, get_args(LogsName))
         object.__setattr__(self, "ray_options", _dict("ray_options", self.ray_options, "Ray gives to an actor"))
         object.__setattr__(self, "ray_init", _dict("ray_init", self.ray_init, "ray.init() takes"))
 

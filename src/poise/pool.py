@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 from poise._engine.engine import Engine
 from poise._engine.launchers import foreign_launcher
 from poise._engine.runtime import current_runtime
+from poise._html import block, line
 from poise.errors import LoopBlocked
 from poise.options import CallOptions, PoolOptions
+from poise.stats import stats_html
 from poise.view import View
 
 if TYPE_CHECKING:
@@ -121,6 +123,9 @@ class Pool(View[T]):
             context (()): variables (`contextvars.ContextVar`) that have in the worker, while a call runs, the values
                 that they have here where it is submitted. Each is a global of a module that workers can import. Their
                 pickled values may have 64 KiB in all.
+            logs ("ray"): where what workers log goes: "ray" leaves it to them, and Ray brings what they print;
+                "forward" has it logged here, by the loggers of the same names and at their levels, with the `worker`
+                and the `function` as fields of the record.
             ray_options (None): options of Ray's for each actor, passed on unchanged: `num_gpus`, `resources`,
                 `runtime_env`...
             ray_init (None): options of `ray.init()`, such as `num_cpus`, `log_to_driver` or `address`, for the Ray
@@ -312,6 +317,14 @@ class Pool(View[T]):
             f"<Pool of {self._engine!r}, {self._engine.phase}: {stats.ready}/{stats.size} workers ready{bounds}, "
             f"{starting}{stats.running} running, {stats.waiting} waiting>"
         )
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the same, and the workers."""
+        try:
+            stats = None if self.state == "new" else self._engine.stats(_REPR_WAITS)
+        except LoopBlocked:
+            stats = None
+        return block(line(repr(self)), "" if stats is None else stats_html(stats))
 
     def __del__(self) -> None:
         """Warn about a pool that was never closed.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from poise._html import block, line, table
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerStats:
@@ -121,3 +123,31 @@ class Stats:
     def in_flight(self) -> int:
         """Calls that are on a worker, abandoned ones among them."""
         return self.running + self.ahead + self.abandoned
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return stats_html(self)
+
+
+def stats_html(stats: Stats) -> str:
+    """A pool in three lines, and its workers, as HTML."""
+    size = f"{stats.ready} of {stats.size} workers are ready, {stats.starting} are starting, {stats.leased} are leased"
+    calls = f"calls: {stats.running} running, {stats.ahead} ahead, {stats.waiting} waiting, {stats.parked} parked"
+    times = f"a call waits {_seconds(stats.wait_time)} and runs {_seconds(stats.service_time)}"
+    ended = f"{stats.completed:,} completed ({stats.failed:,} failed), {stats.cancelled:,} cancelled"
+    lost = f"{stats.expired:,} expired, {stats.rejected:,} rejected, {stats.lost:,} lost, {stats.deaths:,} deaths"
+    heads = ("worker", "state", "pid", "lane", "running", "ahead", "slots", "finished", "busy", "age")
+    rows = [_row_of(each) for each in stats.workers]
+    return block(line(size), line(f"{calls}; {times}"), line(f"{ended}, {lost}"), table(heads, rows))
+
+
+def _row_of(worker: WorkerStats) -> list[object]:
+    state = worker.state + (", sick" if worker.quarantined else "") + (", leased" if worker.leased else "")
+    counts = [worker.running, worker.ahead, worker.slots, f"{worker.finished:,}"]
+    return [worker.id, state, worker.pid or "", worker.lane, *counts, _seconds(worker.busy), _seconds(worker.age)]
+
+
+def _seconds(value: float | None) -> str:
+    if value is None:
+        return "?"
+    return f"{value * 1000:.3g} ms" if 0 < value < 1 else f"{value:,.1f} s"

@@ -50,6 +50,7 @@ class TlsRuntime(Runtime):
             close_timeout=settings.close_timeout,
             writable=settings.writable,
             most_bytes=None if settings.recycle is None else settings.recycle.most_bytes,
+            forwards_logs=settings.logs == "forward",
             ray_options=settings.ray_options,
         )
 

@@ -186,6 +186,11 @@ def test_under_trio_it_says_what_to_do_and_that_works() -> None:
     assert trio.run(main) == 32
 
 
+def own(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What poise has logged: asyncio does too, where the machine is slow."""
+    return [record.getMessage() for record in caplog.records if record.name == "poise"]
+
+
 async def test_a_method_of_a_class_that_was_defined_anew_is_warned_of_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -201,9 +206,9 @@ async def test_a_method_of_a_class_that_was_defined_anew_is_warned_of_once(
             await pool.run(old.number)
             exec(cell.format(1, 1), module.__dict__)
             await pool.run(module.Cell.number)  # the same code
-            assert caplog.messages == []
+            assert not own(caplog)
             exec(cell.format(2, 2), module.__dict__)
             assert await pool.run(module.Cell.number) == 1
             await pool.run(module.Cell.other)
-        (told,) = caplog.messages
+        (told,) = own(caplog)
         assert told.startswith("Cell.number is of a class Cell that was defined anew after the pool had been opened")

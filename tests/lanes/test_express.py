@@ -36,6 +36,8 @@ class Owner:
     def fetch(self, call_id: int, method: str, number: int, arrived: Callable[[Any], object]) -> None:
         self.arrive[method, number] = arrived
 
+    def on_logs(self, batch: object) -> None: ...
+
     def on_unlinked(self, error: Exception | None, *, is_read_out: bool) -> None: ...
 
 

@@ -60,6 +60,7 @@ FROM_WORKER: list[list[Any]] = [
     [8],
     [9, 5],
     [10, 6, 7],
+    [12, [b"no record"], 3],
 ]
 
 
@@ -126,6 +127,9 @@ class Tape:
         return count
 
     def send(self, pieces: list[memoryview]) -> None: ...
+
+    def takes_now(self) -> bool:
+        return True
 
     def close(self) -> None:
         self.is_closed = True

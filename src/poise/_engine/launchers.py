@@ -36,6 +36,7 @@ def _launcher(factory: Callable[[], Any] | Any | None, options: PoolOptions) -> 
         "close_timeout": options.close_timeout,
         "writable": options.writable,
         "most_bytes": None if options.recycle is None else options.recycle.most_bytes,
+        "forwards_logs": options.logs == "forward",
         "ray_options": options.ray_options,
         "ray_init": options.ray_init,
     }

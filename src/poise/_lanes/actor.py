@@ -16,6 +16,7 @@ from poise._lanes.creation import kill_actor, kill_forgotten
 from poise._lanes.death import ProcessWatch
 from poise._lanes.door import Door
 from poise._lanes.lane import StartFailed
+from poise._lanes.logs import Pull
 from poise._protocol.words import describe
 from poise._ray.blocking import in_thread_within, outcome_of
 from poise._ray.errors import CONNECTION_ENDED, last_words
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Future
 
+    from poise._lanes.logs import Logs
     from poise._protocol.functions import TypeNames
 
 _log = logging.getLogger("poise")
@@ -50,6 +52,7 @@ class Actor:
         lose: Callable[[str], object],
         on_exit: Callable[[], object],
         on_news: Callable[..., object],
+        logs: Logs | None = None,
     ) -> None:
         """Take an actor that Ray has taken note of.
 
@@ -59,6 +62,7 @@ class Actor:
             lose: called, perhaps more than once, when the actor is dead or cannot be called, with the reason.
             on_exit: called when the kernel says that the process has ended, before that.
             on_news: called with what it says of itself, see `poise._worker.host.News`.
+            logs: takes what it logs, if it was told to tell.
         """
         self.worker_id = worker_id
         self.handle: Any = handle
@@ -79,6 +83,9 @@ class Actor:
         """How the process ended, if the kernel has told."""
         self._dead = asyncio.Event()
         self._news: Any = None
+        self._logs = logs
+        self._pull: Pull | None = None
+        """What brings its logs by Ray."""
         self._news_heard: Door[Future[Any]] = Door(self._loop, self._hear_news, lambda error: lose(describe(error)))
         # A pool that is forgotten unclosed leaves no actor: `serve` keeps one alive that has lost its last handle.
         self._forgotten = weakref.finalize(self, kill_forgotten, handle)
@@ -98,6 +105,7 @@ class Actor:
         try:
             self.pid, self.node = pid, where = await outcome_of(self.handle.hello.remote())
             placed()
+            self._listen_to_logs()
             tell_of(where, pid)
             if where == node:
                 with contextlib.suppress(OSError, NotImplementedError):
@@ -110,6 +118,12 @@ class Actor:
         self.is_started = True
         self._ask_for_news()
         return classes  # type: ignore[no-any-return]
+
+    def _listen_to_logs(self) -> None:
+        if self._logs is not None:
+            self._logs.add(self)
+            self._pull = Pull(self, self._logs)
+            self._pull.ask()
 
     def _ask_for_news(self) -> None:
         self._news = self.call("news")  # a reference that is dropped never answers
@@ -190,6 +204,8 @@ class Actor:
     async def _leave(self) -> None:
         try:
             failures: list[str] | None = await outcome_of(self.handle.close.remote())
+            if self._pull is not None:
+                await self._pull.over.wait()  # nothing that it has logged is lost
             if failures is None:
                 return
             for failure in failures:
@@ -201,6 +217,8 @@ class Actor:
 
     async def kill(self) -> None:
         """End the process at once, and return when it is gone."""
+        if self._logs is not None:
+            self._logs.remove(self)
         if self.pid is None:
             await self._let_arrive()
         handle, self.handle = self.handle, None

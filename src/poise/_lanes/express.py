@@ -25,12 +25,14 @@ from poise._protocol.messages import (
     DEFINE,
     ENDINGS,
     ITEM,
+    LOG,
     RECALL,
     RECALL_DONE,
     REPLY,
     RETIRE,
     is_express,
     load,
+    log_batch,
     seconds,
     unload,
     whole,
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from poise._protocol.functions import PickledFunction
     from poise._protocol.messages import CallMessage
     from poise._protocol.payloads import Packed
+    from poise._protocol.records import LogBatch
 
 _log = logging.getLogger("poise")
 
@@ -61,6 +64,9 @@ class ExpressOwner(Protocol):
 
     def fetch(self, call_id: int, method: str, number: int, arrived: Callable[[Any], object]) -> None:
         """Have Ray bring what no frame can carry and waits in the worker; an `Answer` says that it is lost."""
+
+    def on_logs(self, batch: LogBatch) -> None:
+        """The worker has logged this."""
 
     def on_unlinked(self, error: Exception | None, *, is_read_out: bool) -> None:
         """The connection has ended, and everything that came over it has been heard."""
@@ -266,6 +272,8 @@ class Express:
             self._in_turn.add(whole(message[1]), self._answer(message, buffers))
         elif operation == RETIRE:
             self._listener.on_retire(self._worker_id, BY_ITSELF)
+        elif operation == LOG:
+            self._owner.on_logs(log_batch(message[1], message[2]))
         elif operation == COLLECT:
             self._collect(whole(message[1]))
         elif operation == COLLECT_ITEM:

@@ -22,7 +22,9 @@ from poise.errors import PayloadError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from poise._lanes.logs import Logs
     from poise._lanes.redefined import KnownClasses
+    from poise._protocol.records import LogBatch
 
 LAST_WORDS: Final = 2.0
 """Seconds that the end of the connection to a dead worker is waited for, so that everything it said has been read."""
@@ -40,6 +42,7 @@ class HostLane:
         known: KnownClasses | None = None,
         *,
         writable: bool = False,
+        logs: Logs | None = None,
     ) -> None:
         """Reach a host by Ray.
 
@@ -50,6 +53,7 @@ class HostLane:
             serving: the reference of its `serve` call, which fails when the actor dies.
             known: the classes of the pool's workers.
             writable: whether large arrays arrive writable, as small ones do.
+            logs: takes what the worker logs, if it was told to tell.
         """
         self.origin = Origin(lane="freight")
         self.most_ahead = 0
@@ -60,7 +64,8 @@ class HostLane:
         self._book = FunctionBook(())
         self._loop = asyncio.get_running_loop()
         self._refusals: Door[Answer] = Door(self._loop, partial(listener.on_answers, worker_id), self._fail)
-        self.actor = Actor(worker_id, handle, lose=self._lose, on_exit=self._on_exit, on_news=self._on_news)
+        self.actor = Actor(worker_id, handle, lose=self._lose, on_exit=self._on_exit, on_news=self._on_news, logs=logs)
+        self._logs = logs
         self._freight = Freight(
             self.actor, listener, refuse=self._refuse, lose=self._lose, fail=self._fail, writable=writable
         )
@@ -173,6 +178,8 @@ class HostLane:
         self._freight.clear()
         if self._express is not None:
             await self._express.wind_up(LAST_WORDS)
+        if self._logs is not None:
+            self._logs.settle()
 
     def _on_news(self, what: str, *details: Any) -> None:
         if self._killing is not None:
@@ -186,6 +193,11 @@ class HostLane:
     def _on_exit(self) -> None:
         if self._express is not None:
             self._express.read_out()
+
+    def on_logs(self, batch: LogBatch) -> None:
+        """The worker has logged this."""
+        if self._logs is not None:
+            self._logs.hear(self.worker_id, batch)
 
     def on_unlinked(self, error: Exception | None, *, is_read_out: bool) -> None:
         """The socket's connection has ended, and everything that came over it has been heard."""

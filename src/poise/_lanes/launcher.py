@@ -12,6 +12,7 @@ from poise._lanes.creation import Creation, refuse_another_ray
 from poise._lanes.factory import pack_factory
 from poise._lanes.host_lane import HostLane
 from poise._lanes.lane import Lane, Launcher, Listener, StartFailed
+from poise._lanes.logs import Logs, levels_here
 from poise._lanes.redefined import KnownClasses
 from poise._protocol.paths import own_paths
 from poise._protocol.payloads import nbytes
@@ -55,6 +56,7 @@ class HostLauncher:
         close_timeout: float = 0.0,
         writable: bool = False,
         most_bytes: int | None = None,
+        forwards_logs: bool = False,
         ray_options: Mapping[str, Any] | None = None,
         ray_init: Mapping[str, Any] | None = None,
     ) -> None:
@@ -68,6 +70,7 @@ class HostLauncher:
             close_timeout: seconds that a worker that is given up while it starts has to close what it holds already.
             writable: whether large arrays arrive writable, as small ones do.
             most_bytes: the memory beyond which a worker tells of it; None if nobody cares.
+            forwards_logs: whether what they log reaches the logging of this process.
             ray_options: for Ray's `.options()`, unchanged.
             ray_init: for `ray.init()`, if Ray is to be joined or started.
 
@@ -83,6 +86,7 @@ class HostLauncher:
         self._close_timeout = close_timeout
         self._writable = writable
         self._most_bytes = most_bytes
+        self._logs = Logs() if forwards_logs else None
         self._take(factory)
         self._session = RaySession(ray_init)
         self._listener: Listener | None = None
@@ -106,7 +110,8 @@ class HostLauncher:
         self._known = KnownClasses(self._factory)
         # `perform` of a call that was sent ahead waits for its turn, so what others need is not on its threads.
         threads = self._concurrency + SPARE_THREADS
-        groups = {"control": 2, "signals": 1, "freight": threads, "pull": threads, "collect": SPARE_THREADS}
+        signals = 1 if self._logs is None else 2
+        groups = {"control": 2, "signals": signals, "freight": threads, "pull": threads, "collect": SPARE_THREADS}
         try:
             actor_class: Any = _ray.remote(concurrency_groups=groups)(Host)
             self._actor_class = actor_class.options(**self._options, max_restarts=0, max_task_retries=0)
@@ -185,7 +190,7 @@ class HostLauncher:
 
     def _reach(self, worker_id: int, host: Any, serving: Any) -> HostLane:
         assert self._listener is not None
-        return HostLane(worker_id, self._listener, host, serving, self._known, writable=self._writable)
+        return HostLane(worker_id, self._listener, host, serving, self._known, writable=self._writable, logs=self._logs)
 
     async def shortage(self) -> str | None:
         """Say which resource the launches under way wait for a place with, or None if none waits for one."""
@@ -237,5 +242,6 @@ class HostLauncher:
 
     def _create(self) -> tuple[Any, Any]:
         refuse_another_ray()
-        host = self._actor_class.remote(self._label, self._most_bytes)
+        levels = None if self._logs is None else levels_here()
+        host = self._actor_class.remote(self._label, self._most_bytes, levels)
         return host, host.serve.remote(self._packed, self._concurrency, own_paths(), self._writable)

@@ -14,6 +14,7 @@
 | COLLECT | call id whose reply waits in the worker for a Ray call | worker |
 | COLLECT_ITEM | call id, the number under which an item of it waits there | worker |
 | RETIRE | | worker, which asks to be replaced |
+| LOG | packed log records, how many were dropped before | worker |
 
 A packed value, and a pickled function, is bytes, or `[pickle, number of buffers]` with the buffers following in the
 frame, in order. A large pickle is the first of the buffers itself, and None in its place.
@@ -34,6 +35,8 @@ from poise._protocol.payloads import Packed, Payload, nbytes
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from poise._protocol.records import LogBatch
+
 CALL: Final = 0
 DEFINE: Final = 1
 RECALL: Final = 2
@@ -46,6 +49,7 @@ RECALL_DONE: Final = 8
 COLLECT: Final = 9
 COLLECT_ITEM: Final = 10
 RETIRE: Final = 11
+LOG: Final = 12
 
 DEPOSIT: Final = 16 << 20
 """Bytes above which a value goes through Ray's object store: there it is not copied on arrival (see docs/design.md)."""
@@ -169,6 +173,19 @@ def wholes(values: Any) -> list[int]:
         raise FrameError(f"a list of calls stands here, and this is {kind.__name__}")
     given: list[Any] = values
     return [whole(value) for value in given]
+
+
+def log_batch(rows: Any, dropped: Any) -> LogBatch:
+    """The records of a LOG.
+
+    Raises:
+        FrameError: they are none.
+    """
+    kind = type(rows)  # pyright: ignore[reportUnknownVariableType]
+    given: list[Any] = rows
+    if kind is not list or not all(type(row) is bytes for row in given):
+        raise FrameError("packed log records stand here, and these are none")
+    return given, whole(dropped)
 
 
 def seconds(value: Any) -> float:

@@ -50,6 +50,15 @@ def enter_task(call: Arrival) -> None:
     _task_call.set(call)
 
 
+def current_call() -> Arrival | None:
+    """The call in which this is asked, if it is asked in one."""
+    call = _task_call.get()
+    if call is None:
+        seat: Seat | None = getattr(_here, "seat", None)
+        call = None if seat is None else seat.call
+    return call
+
+
 def cancelled() -> bool:
     """Whether the call in which this is asked need not go on: its caller is gone, or its deadline has passed.
 
@@ -58,10 +67,7 @@ def cancelled() -> bool:
 
     Asked outside a call, in a thread that the call's own code has started, or in an actor of `Pool.of`, it is False.
     """
-    call = _task_call.get()
-    if call is None:
-        seat: Seat | None = getattr(_here, "seat", None)
-        call = None if seat is None else seat.call
+    call = current_call()
     return call is not None and call.cancelled
 
 

@@ -35,6 +35,7 @@ from poise._worker.entrance import open_tls, open_unix
 from poise._worker.inbox import Arrival, Inbox
 from poise._worker.keeper import Keeper
 from poise._worker.link import Link
+from poise._worker.outgoing import Outgoing
 from poise._worker.runner import Runner, calls_loop
 from poise._worker.shelf import FunctionShelf
 from poise.errors import PayloadError
@@ -42,7 +43,9 @@ from poise.errors import PayloadError
 if TYPE_CHECKING:
     from types import FrameType
 
+    from poise._protocol.records import Levels, LogBatch
     from poise._worker.connections import Connection
+    from poise._worker.logs import Forwarder
 
 _ray: Any = ray  # its own types leave out some of what it takes and gives
 
@@ -62,15 +65,17 @@ def _in_group(name: str) -> Callable[[F], F]:
 class Host:
     """One worker."""
 
-    def __init__(self, label: str, most_bytes: int | None = None) -> None:
+    def __init__(self, label: str, most_bytes: int | None = None, levels: Levels | None = None) -> None:
         """Wait for `serve`.
 
         Args:
             label: what Ray prints before the worker's output.
             most_bytes: the memory beyond which the caller is told of it; None if it does not care.
+            levels: the caller's levels, if its logging is to have what is logged here.
         """
         self._label = label
         self._pid = os.getpid()
+        self._logs = None if levels is None else _forwarder(levels)
         self._built = threading.Event()
         self._failure: Packed | None = None
         self._classes: TypeNames = ()
@@ -84,7 +89,7 @@ class Host:
         self._link: Link | None = None
         """The express lane, once the caller has connected."""
         self._values: dict[int, SimpleQueue[Answer]] = {}
-        self._streams: dict[int, _Outgoing] = {}
+        self._streams: dict[int, Outgoing] = {}
         self._fetching: set[int] = set()
         self._keeper: Keeper | None = None
         self._is_closing = False
@@ -123,6 +128,8 @@ class Host:
             instance = self._keeper.make(None if factory is None else _unpack_factory(factory, writable=writable))
             self._classes = type_names(instance)
             self._shelf = FunctionShelf(instance)
+            if self._logs is not None:
+                self._logs.name_of = self._shelf.name_of
             runner = Runner(self._inbox, self._shelf, self, concurrency, loop=loop, writable=writable)
         except BaseException as error:  # noqa: BLE001 - a constructor may well call sys.exit()
             self._failure = pack_exception(error, skip_frames=3)
@@ -171,16 +178,34 @@ class Host:
         Returns None at once if there is nothing to be closed yet.
         """
         if not self._built.is_set() or self._failure is not None:
+            self._end_logs()
             return None
         self._is_closing = True
         self._news.put(None)  # Ray lets no actor end while a call of it runs
         self._inbox.close()
-        return self._closed.get()
+        failures = self._closed.get()
+        self._end_logs()
+        return failures
+
+    def _end_logs(self) -> None:
+        if self._logs is not None:
+            self._logs.end()
 
     @_in_group("signals")
     def news(self) -> News | None:
         """Wait for what the worker has to say of itself; None if the pool closes it."""
         return self._news.get()
+
+    @_in_group("signals")
+    def logs(self) -> LogBatch | None:
+        """Wait for what is logged and goes by Ray; None if nothing more will."""
+        return None if self._logs is None else self._logs.pull()
+
+    @_in_group("control")
+    def set_levels(self, levels: Levels) -> None:
+        """Log at the levels that the caller has now."""
+        if self._logs is not None:
+            self._logs.set_levels(levels)
 
     @_in_group("control")
     def end(self) -> None:
@@ -208,6 +233,8 @@ class Host:
             self._inbox.marks = Marks(marks_of(memory))
         journal = None if memory is None else journal_of(memory)
         self._link = Link(connection, self._inbox, self._shelf, self.reply, journal, is_alone=self._is_alone)
+        if self._logs is not None:
+            self._logs.use(self._link)
         self._link.run()
 
     @_in_group("collect")
@@ -238,7 +265,7 @@ class Host:
             replies = self._values[call_id] = SimpleQueue()
             self._enter(call)
             return self._crate_end(replies.get())
-        self._streams[call_id] = _Outgoing()
+        self._streams[call_id] = Outgoing()
         self._enter(call)
         return self._next_items(call_id)
 
@@ -342,35 +369,6 @@ class Host:
         return None
 
 
-class _Outgoing:
-    """What a stream has produced and nobody has fetched yet. The stream's credit bounds it."""
-
-    __slots__ = ("_changed", "_end", "_items")
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._items: list[Packed] = []
-        self._end: Answer | None = None
-
-    def add(self, item: Packed) -> None:
-        with self._changed:
-            self._items.append(item)
-            self._changed.notify()
-
-    def end(self, answer: Answer) -> None:
-        with self._changed:
-            self._end = answer
-            self._changed.notify_all()
-
-    def take(self) -> tuple[list[Packed], Answer | None]:
-        """Wait until there is something."""
-        with self._changed:
-            while not self._items and self._end is None:
-                self._changed.wait()
-            items, self._items = self._items, []
-            return items, self._end
-
-
 def end_at_once() -> NoReturn:
     """End this process after the user's `atexit` functions, with what was registered before them."""
     logging.shutdown()
@@ -379,6 +377,12 @@ def end_at_once() -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     os._exit(0)
+
+
+def _forwarder(levels: Levels) -> Forwarder:
+    from poise._worker.logs import Forwarder
+
+    return Forwarder(levels)
 
 
 def _unpack_factory(factory: Packed, *, writable: bool) -> Any:

@@ -29,6 +29,7 @@ from poise._protocol.messages import (
     CREDIT,
     DEFINE,
     ITEM,
+    LOG,
     RECALL,
     RECALL_DONE,
     REPLY,
@@ -136,6 +137,29 @@ class Link:
     def retire(self) -> None:
         """Ask to be replaced."""
         self._say((RETIRE,), at_once=True)
+
+    def log(self, rows: list[bytes], dropped: int) -> None:
+        """Pass on what was logged."""
+        self._say((LOG, rows, dropped), at_once=True)
+
+    def log_at_once(self, rows: list[bytes]) -> bool:
+        """Pass on what was logged if that waits for nobody; return whether it did."""
+        if not self._writing.acquire(blocking=False):  # perhaps by this very thread, interrupted by a signal
+            return False
+        try:
+            if not self._connection.takes_now():
+                return False
+            self._write()
+            self._send(pack_frames([((LOG, rows, 0), ())]))
+            self._journal.written(1)
+        finally:
+            self._writing.release()
+        return True
+
+    @property
+    def is_open(self) -> bool:
+        """Whether what is said is written."""
+        return self._is_open
 
     def flush(self) -> None:
         """Write what was collected; waits for as long as the caller does not read."""

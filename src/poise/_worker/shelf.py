@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from poise._protocol.codec import unpack
 from poise._protocol.functions import PickledFunction, Target, names_like
 from poise._protocol.traces import drop_frames
-from poise._protocol.words import class_name, describe
+from poise._protocol.words import callable_name, class_name, describe
 from poise.errors import PayloadError
 
 if TYPE_CHECKING:
@@ -62,6 +62,14 @@ class FunctionShelf:
     def adds_instance(self, target: Target) -> bool:
         """Whether `find` adds the worker's instance to the arguments of this function."""
         return not (self._alone or isinstance(target, str))
+
+    def name_of(self, target: Target) -> str:
+        """What to call the function of a call that runs."""
+        if isinstance(target, str):
+            method = getattr(type(self._instance), target, None)
+            return target if method is None else callable_name(method)
+        function = self._kept.get(target.digest)
+        return "" if function is None else callable_name(function)
 
     def define(self, function: PickledFunction) -> None:
         """Know a function by its digest, for calls that come without it. May run beside `find`."""
