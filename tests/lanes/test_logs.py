@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import threading
 import time
+import weakref
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -14,7 +16,7 @@ from poise._lanes.logs import AT_ONCE, Logs, levels_here
 from poise._lanes.logs import MOST_RECORDS as MOST_HEARD
 from poise._protocol.frames import FrameError
 from poise._protocol.messages import log_batch
-from poise._protocol.records import pack_record
+from poise._protocol.records import pack_record, unpack_record
 from poise._worker.logs import MOST_RECORDS, Forwarder
 
 if TYPE_CHECKING:
@@ -186,3 +188,62 @@ async def test_many_records_let_the_loop_turn_between_them(caplog: pytest.LogCap
 def test_what_is_no_batch_of_records_is_refused(fields: tuple[Any, Any]) -> None:  # G11
     with pytest.raises(FrameError):
         log_batch(*fields)
+
+
+class Told:
+    """An actor."""
+
+    def __init__(self) -> None:
+        self.levels: list[Any] = []
+
+    def tell(self, method: str, levels: Any) -> None:
+        assert method == "set_levels"
+        self.levels.append(levels)
+
+
+async def test_workers_are_told_of_levels_for_as_long_as_there_are_any(monkeypatch: pytest.MonkeyPatch) -> None:  # G12
+    monkeypatch.setattr("poise._lanes.logs.LEVELS_EVERY", 0.001)
+    logs = Logs()
+    first: Any = Told()
+    second: Any = Told()
+    logs.add(first)
+    logs.add(second)
+    assert len(first.levels) == 1
+    log.setLevel(logging.CRITICAL)
+    try:
+        while len(first.levels) == 1:
+            await asyncio.sleep(0.001)
+    finally:
+        log.setLevel(logging.NOTSET)
+    assert first.levels[1][1]["tests.logs"] == logging.CRITICAL
+    logs.remove(second)
+    del first
+    there = weakref.ref(logs)
+    del logs
+    while there() is not None:  # nobody but its timer has kept it, and that ends with the last worker
+        gc.collect()
+        await asyncio.sleep(0.001)
+
+
+def test_a_child_that_the_users_code_has_forked_writes_to_nobody_elses_connection(
+    forwarder: Forwarder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wire: Any = Wire()
+    forwarder.use(wire)
+    monkeypatch.setattr("os.getpid", lambda: -1)
+    log.info("not for the terminal")
+    log.warning("from a child")
+    assert capsys.readouterr().err == "from a child\n"
+    assert wire.rows == 0
+
+
+def test_what_logs_while_a_record_is_packed_is_left_out(forwarder: Forwarder) -> None:
+    class Talkative:
+        def __str__(self) -> str:
+            log.info("being shown")
+            return "shown"
+
+    wire: Any = Wire()
+    forwarder.use(wire)
+    forwarder.handle(logging.LogRecord("tests.logs", logging.INFO, "", 1, "%s", (Talkative(),), None))
+    assert [unpack_record(row).getMessage() for rows, _ in wire.batches for row in rows] == ["shown"]

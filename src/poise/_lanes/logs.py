@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import weakref
 from collections import Counter, deque
 from typing import TYPE_CHECKING, Any, Final
 
@@ -43,11 +44,11 @@ class Logs:
     """The logs of one pool's workers."""
 
     def __init__(self) -> None:
-        self._actors: set[Actor] = set()
-        """Those that are to hear of other levels."""
+        self._actors: weakref.WeakSet[Actor] = weakref.WeakSet()
+        """Those that are to hear of other levels; a pool that is forgotten unclosed is not kept by its timer."""
         self._levels: Levels = (0, {})
         self._timer: asyncio.TimerHandle | None = None
-        # Invariant: there is a timer if there are actors.
+        # Invariant: there is a timer if there are actors; one that finds none is the last.
         self._waiting: deque[tuple[int, bytes]] = deque()
         """Records that have come, each with its worker: more of them than are handled in one turn of the loop."""
         self._allowed = AT_ONCE
@@ -118,11 +119,14 @@ class Logs:
         self._timer = asyncio.get_running_loop().call_later(LEVELS_EVERY, self._look)
 
     def _look(self) -> None:
+        self._timer = None
         self._say_dropped()
+        if not self._actors:
+            return
         levels = levels_here()
         if levels != self._levels:
             self._levels = levels
-            for actor in self._actors:
+            for actor in list(self._actors):
                 actor.tell("set_levels", levels)
         self._look_later()
 
