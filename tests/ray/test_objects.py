@@ -193,6 +193,7 @@ async def test_when_all_actors_are_dead_the_pool_is_broken(counters: list[Any]) 
 async def test_a_sick_actor_gets_no_more_than_it_must(counters: list[Any]) -> None:
     sick, healthy = [await counter.pid.remote() for counter in counters]
     async with poise.Pool.of(counters) as pool:
+        await pool.until_ready()
         outcomes: list[Any] = []
         for _ in range(20):
             outcomes += await asyncio.gather(pool.run("pid_unless", sick), return_exceptions=True)
