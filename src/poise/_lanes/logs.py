@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger("poise")
 
 LEVELS_EVERY: Final = 1.0
-"""Seconds after which workers are told of levels that have changed, and the log how many records were dropped."""
+"""Seconds after which workers are told of levels that have changed; meanwhile those here count if they are higher. As often
+it is said how many records were dropped."""
 
 AT_ONCE: Final = 50
 """Records that are handled in one turn of the loop: a millisecond or two, if the handlers are quick."""
