@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import threading
 import time
+import weakref
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -186,3 +188,38 @@ async def test_many_records_let_the_loop_turn_between_them(caplog: pytest.LogCap
 def test_what_is_no_batch_of_records_is_refused(fields: tuple[Any, Any]) -> None:  # G11
     with pytest.raises(FrameError):
         log_batch(*fields)
+
+
+class Told:
+    """An actor."""
+
+    def __init__(self) -> None:
+        self.levels: list[Any] = []
+
+    def tell(self, method: str, levels: Any) -> None:
+        assert method == "set_levels"
+        self.levels.append(levels)
+
+
+async def test_workers_are_told_of_levels_for_as_long_as_there_are_any(monkeypatch: pytest.MonkeyPatch) -> None:  # G12
+    monkeypatch.setattr("poise._lanes.logs.LEVELS_EVERY", 0.001)
+    logs = Logs()
+    first: Any = Told()
+    second: Any = Told()
+    logs.add(first)
+    logs.add(second)
+    assert len(first.levels) == 1
+    log.setLevel(logging.CRITICAL)
+    try:
+        while len(first.levels) == 1:
+            await asyncio.sleep(0.001)
+    finally:
+        log.setLevel(logging.NOTSET)
+    assert first.levels[1][1]["tests.logs"] == logging.CRITICAL
+    logs.remove(second)
+    del first
+    there = weakref.ref(logs)
+    del logs
+    while there() is not None:  # nobody but its timer has kept it, and that ends with the last worker
+        gc.collect()
+        await asyncio.sleep(0.001)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import weakref
 from collections import Counter, deque
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,8 +21,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("poise")
 
 LEVELS_EVERY: Final = 1.0
-"""Seconds after which workers are told of levels that have changed; meanwhile those here count if they are higher. As often
-it is said how many records were dropped."""
+"""Seconds after which workers are told of levels that have changed, and the log how many records were dropped."""
 
 AT_ONCE: Final = 50
 """Records that are handled in one turn of the loop: a millisecond or two, if the handlers are quick."""
@@ -44,11 +44,11 @@ class Logs:
     """The logs of one pool's workers."""
 
     def __init__(self) -> None:
-        self._actors: set[Actor] = set()
-        """Those that are to hear of other levels."""
+        self._actors: weakref.WeakSet[Actor] = weakref.WeakSet()
+        """Those that are to hear of other levels; a pool that is forgotten unclosed is not kept by its timer."""
         self._levels: Levels = (0, {})
         self._timer: asyncio.TimerHandle | None = None
-        # Invariant: there is a timer if there are actors.
+        # Invariant: there is a timer if there are actors; one that finds none is the last.
         self._waiting: deque[tuple[int, bytes]] = deque()
         """Records that have come, each with its worker: more of them than are handled in one turn of the loop."""
         self._allowed = AT_ONCE
@@ -119,11 +119,14 @@ class Logs:
         self._timer = asyncio.get_running_loop().call_later(LEVELS_EVERY, self._look)
 
     def _look(self) -> None:
+        self._timer = None
         self._say_dropped()
+        if not self._actors:
+            return
         levels = levels_here()
         if levels != self._levels:
             self._levels = levels
-            for actor in self._actors:
+            for actor in list(self._actors):
                 actor.tell("set_levels", levels)
         self._look_later()
 
