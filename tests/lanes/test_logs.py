@@ -16,7 +16,7 @@ from poise._lanes.logs import AT_ONCE, Logs, levels_here
 from poise._lanes.logs import MOST_RECORDS as MOST_HEARD
 from poise._protocol.frames import FrameError
 from poise._protocol.messages import log_batch
-from poise._protocol.records import pack_record
+from poise._protocol.records import pack_record, unpack_record
 from poise._worker.logs import MOST_RECORDS, Forwarder
 
 if TYPE_CHECKING:
@@ -223,3 +223,27 @@ async def test_workers_are_told_of_levels_for_as_long_as_there_are_any(monkeypat
     while there() is not None:  # nobody but its timer has kept it, and that ends with the last worker
         gc.collect()
         await asyncio.sleep(0.001)
+
+
+def test_a_child_that_the_users_code_has_forked_writes_to_nobody_elses_connection(
+    forwarder: Forwarder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wire: Any = Wire()
+    forwarder.use(wire)
+    monkeypatch.setattr("os.getpid", lambda: -1)
+    log.info("not for the terminal")
+    log.warning("from a child")
+    assert capsys.readouterr().err == "from a child\n"
+    assert wire.rows == 0
+
+
+def test_what_logs_while_a_record_is_packed_is_left_out(forwarder: Forwarder) -> None:
+    class Talkative:
+        def __str__(self) -> str:
+            log.info("being shown")
+            return "shown"
+
+    wire: Any = Wire()
+    forwarder.use(wire)
+    forwarder.handle(logging.LogRecord("tests.logs", logging.INFO, "", 1, "%s", (Talkative(),), None))
+    assert [unpack_record(row).getMessage() for rows, _ in wire.batches for row in rows] == ["shown"]
