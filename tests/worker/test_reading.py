@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import socket
 import threading
+import time
 from queue import Queue, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -101,6 +102,15 @@ def led(desk: Desk) -> None:
     """Have one call done: from now on the runner leads, for it was not there when the other began to read."""
     desk.say([0, ""])
     assert desk.begun.get(timeout=PATIENCE) == desk.ended.get(timeout=PATIENCE) == desk.heard.get()[0] == 0
+    until_idle(desk)
+
+
+def until_idle(desk: Desk) -> None:
+    """Wait until the runner waits, which is a moment after its call has ended; until then either may read."""
+    deadline = time.monotonic() + PATIENCE
+    while desk.inbox.on_news is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.0005)
 
 
 def test_the_thread_that_runs_the_calls_reads_those_for_which_it_waits(desk: Desk) -> None:
@@ -109,6 +119,7 @@ def test_the_thread_that_runs_the_calls_reads_those_for_which_it_waits(desk: Des
         desk.say([number, ""])
         assert desk.ended.get(timeout=PATIENCE) == number
         assert desk.heard.get() == (number, desk.runner)
+        until_idle(desk)
 
 
 def test_the_other_reads_while_a_call_runs(desk: Desk) -> None:
@@ -120,6 +131,7 @@ def test_the_other_reads_while_a_call_runs(desk: Desk) -> None:
         assert desk.ended.get(timeout=PATIENCE) == number
         assert desk.heard.get() == (number, desk.runner)
         assert desk.heard.get() == ("open", desk.reader)
+        until_idle(desk)
 
 
 def test_what_was_read_with_a_call_and_what_comes_right_behind_it_are_heard(desk: Desk) -> None:
