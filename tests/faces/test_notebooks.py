@@ -94,6 +94,7 @@ async def test_a_pool_is_shown_whatever_state_it_is_in() -> None:
     assert "not open" in Checked(html_of(pool)).text
     async with pool:
         await pool.run(len, "four")
+        await pool.until_ready()
         text = Checked(html_of(pool)).text
         assert "2 of 2 workers are ready" in text
         assert "local" in text
