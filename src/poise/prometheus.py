@@ -20,7 +20,7 @@ import sys
 from bisect import bisect_left
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final, Protocol
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 from prometheus_client import REGISTRY
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -127,7 +127,7 @@ class _Tally(Observer):
     """What has happened in one pool."""
 
     def __init__(self, pool: Observed, name: str, metrics: _Metrics) -> None:
-        self.pool = pool
+        self._pool = ref(pool, lambda _: self._leave())  # a pool that is forgotten is closed, watched or not
         self.name = name
         self.functions: dict[str, str] = {}
         """The label of each function."""
@@ -158,7 +158,11 @@ class _Tally(Observer):
 
     def pool_ended(self, _event: PoolEnded, /) -> None:
         """Leave nothing of a pool that is closed."""
-        self._metrics.tallies.pop(self.name, None)
+        self._leave()
+
+    def _leave(self) -> None:
+        if self._metrics.tallies.get(self.name) is self:
+            del self._metrics.tallies[self.name]
 
     def _label(self, function: str) -> str:
         label = function if len(self.functions) < MOST_FUNCTIONS else OTHERS
@@ -170,8 +174,9 @@ class _Tally(Observer):
 
     def stats(self) -> Stats | None:
         """A snapshot, if there is one."""
+        pool = self._pool()
         try:
-            return self.pool.stats()
+            return None if pool is None else pool.stats()
         except (PoolClosed, LoopBlocked):
             return None
 

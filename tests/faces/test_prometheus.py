@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 import httpx
 import pytest
@@ -112,6 +114,16 @@ async def test_a_name_is_of_one_open_pool(registry: CollectorRegistry) -> None:
     assert {sample.labels["pool"] for sample in Scrape(registry).samples} == {"two"}
     async with LocalPool(size=1) as pool:
         prometheus.watch(pool, "one", registry=registry)
+
+
+async def test_a_watched_pool_that_is_forgotten_is_collected_and_its_name_free(registry: CollectorRegistry) -> None:
+    pool = LocalPool(size=1)
+    prometheus.watch(pool, "model", registry=registry)
+    told = ref(pool)
+    del pool
+    gc.collect()
+    assert told() is None
+    prometheus.watch(LocalPool(size=1), "model", registry=registry)
 
 
 async def test_functions_beyond_a_number_are_one(registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
