@@ -13,7 +13,15 @@ ROOT = Path(__file__).parents[2]
 
 SHOWN = {
     "gpu_fractions": ["has no GPU", "[2.0, 4.0, 6.0]"],
-    "living_pool": ["versions that answer now: [2]", "generation 1, calls lost: 0"],
+    "living_pool": [
+        "workers under load: 3",
+        "processes that our session has met: 1",
+        "replaced, because Model.check has failed 2 times in a row",
+        "replaced, because it asks for it",
+        "replaced, because it has answered ",
+        "versions that answer now: [2]",
+        "generation 1, calls lost: 0",
+    ],
     "map_with_progress": ["pi is about 3.1", "near enough after"],
     "ray_cluster": ["primes", "workers by the"],
 }
