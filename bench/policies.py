@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import ray
 
 import poise
+import poise.events
 from bench.report import Table
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ _ray: Any = ray
 WORKERS: Final = 2
 MEASURED: Final = 10_000
 """Waiting calls whose memory is compared."""
+SAME: Final = {"size": WORKERS, "min_ready": WORKERS}
 NEVER: Final = 10**9
 
 
@@ -47,6 +49,22 @@ def stand(seconds: float) -> None:
 def echo_all(values: list[int]) -> list[int]:
     """The same for what waits at that moment."""
     return values
+
+
+def check() -> None:
+    """Find nothing wrong."""
+
+
+class Listener(poise.Observer):
+    """Counts the calls that have ended."""
+
+    def __init__(self) -> None:
+        """Have counted none."""
+        self.ended = 0
+
+    def call_ended(self, event: poise.events.CallEnded, /) -> None:  # noqa: ARG002 (as it is called)
+        """One more."""
+        self.ended += 1
 
 
 class Contender(NamedTuple):
@@ -74,6 +92,10 @@ CONTENDERS: Final = {
     "tenant: one of ten": Contender({"backlog_per_tenant": NEVER}, tuple({"tenant": n} for n in range(10))),
     "key: one of ten": Contender({}, tuple({"key": n} for n in range(10))),
     "batched": Contender({}, function=echo_all),
+    "health: a check, and failures": Contender({"health": poise.Health(check, every=1e6, counts=LookupError)}),
+    "elastic size": Contender({"size": poise.Elastic(WORKERS, WORKERS + 1, idle=1e6)}),
+    "an observer of calls' ends": Contender({"observers": [Listener()]}),
+    'logs="forward"': Contender({"logs": "forward"}),
 }
 
 
@@ -117,7 +139,7 @@ async def measure(rounds: int, calls: int) -> Table:
     sizes: dict[str, float] = {}
     async with AsyncExitStack() as stack:
         pools = {
-            name: await stack.enter_async_context(poise.Pool(size=WORKERS, min_ready=WORKERS, **contender.options))
+            name: await stack.enter_async_context(poise.Pool(**{**SAME, **contender.options}))
             for name, contender in CONTENDERS.items()
         }
         for name, contender in CONTENDERS.items():

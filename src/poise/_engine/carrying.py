@@ -44,8 +44,9 @@ def call_maker(settings: PoolOptions, pool: str, observers: Observers) -> Callab
         tracing = _tracing(pool)
         observers.add(tracing)
     if variables or tracing is not None:
-        return partial(CarryingCall[Any], variables, tracing)
-    return Call[Any]
+        carrying: type[CarryingCall[Any]] = CarryingCall
+        return partial(carrying, variables, tracing)
+    return Call  # not `Call[Any]`, which would note that in each call: 180 bytes and a microsecond
 
 
 def _places(variable: ContextVar[Any]) -> Places:
