@@ -200,7 +200,7 @@ async def test_a_variable_that_cannot_travel_fails_its_own_call_by_name(share_po
         for name in ["plain", "together"]:
             wrong, *right = await asyncio.gather(
                 call(pool, asyncio.get_running_loop(), name),
-                *(call(pool, 1, name) for _ in range(3 if name == "together" else 1)),
+                *(call(pool, 1, name) for _ in range(2 if name == "together" else 1)),
                 return_exceptions=True,
             )
             assert isinstance(wrong, poise.PayloadError)
