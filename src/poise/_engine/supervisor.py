@@ -7,7 +7,7 @@ import logging
 from typing import TYPE_CHECKING, Any, Protocol
 
 from poise._engine.clock import alarm
-from poise._lanes.lane import StartFailed
+from poise._lanes.lane import StartFailed, undo_start
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -179,10 +179,7 @@ class Supervisor:
         try:
             await checks.first(worker_id, lane)
         except BaseException:
-            try:
-                await lane.close(self._close_timeout)
-            finally:
-                await lane.kill()  # waits for that same end, if the start is given up meanwhile
+            await undo_start(lane, self._close_timeout)
             raise
         finally:
             checks.forget(worker_id)

@@ -111,6 +111,14 @@ class Lane(Protocol):
         """End the worker at once and return when it is gone. Safe to call again, and after the worker's death."""
 
 
+async def undo_start(lane: Lane, close_timeout: float) -> None:
+    """End a worker whose start goes no further: let it close what it has made, then kill it, whatever came of that."""
+    try:
+        await lane.close(close_timeout)
+    finally:
+        await lane.kill()  # waits for that same end, if the start is given up meanwhile
+
+
 class StartFailed(Exception):
     """The worker could not be started; `__cause__` is the constructor's exception if that is what failed."""
 

@@ -11,7 +11,7 @@ import ray
 from poise._lanes.creation import Creation, refuse_another_ray
 from poise._lanes.factory import pack_factory
 from poise._lanes.host_lane import HostLane
-from poise._lanes.lane import Lane, Launcher, Listener, StartFailed
+from poise._lanes.lane import Lane, Launcher, Listener, StartFailed, undo_start
 from poise._lanes.logs import Logs, levels_here
 from poise._lanes.redefined import KnownClasses
 from poise._protocol.paths import own_paths
@@ -169,10 +169,7 @@ class HostLauncher:
             if self._sockets is not None:
                 await self._sockets.connect(lane, self._node)
         except BaseException:
-            try:
-                await lane.close(self._close_timeout)
-            finally:
-                await lane.kill()  # waits for that same end, if the start is given up meanwhile
+            await undo_start(lane, self._close_timeout)
             raise
         finally:
             self._placed(worker_id)
