@@ -9,12 +9,13 @@ import os
 import threading
 import time
 import uuid
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tests.gate import count_until_closed, leave_mark, wait_at, wait_at_async
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     import poise
 
@@ -185,3 +186,29 @@ async def is_idle(pool: poise.Pool[Any]) -> None:
     async with asyncio.timeout(60):
         while pool.stats().in_flight or pool.stats().waiting:
             await asyncio.sleep(0.002)
+
+
+async def until(
+    pool: poise.Pool[Any], predicate: Callable[[poise.Stats], bool], *, within: float = 60.0
+) -> poise.Stats:
+    """Wait until this is true of the pool, and return its numbers then. Runs in the test."""
+    async with asyncio.timeout(within):
+        while not predicate(pool.stats()):
+            await asyncio.sleep(0.005)
+    return pool.stats()
+
+
+def break_constructor(gate: str) -> None:
+    """Have no more of a class be made that looks whether it is so, with `check_constructor`."""
+    Path(f"{gate}.broken").touch()
+
+
+def mend_constructor(gate: str) -> None:
+    """Have them made again."""
+    Path(f"{gate}.broken").unlink()
+
+
+def check_constructor(gate: str) -> None:
+    """Fail while there is to be none."""
+    if Path(f"{gate}.broken").exists():
+        raise LookupError("no such model")

@@ -5,17 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 import poise
-from tests.contract.desk import Desk
+from tests.contract.desk import Desk, break_constructor, check_constructor, mend_constructor, until
 from tests.gate import Gate, leave_mark
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from tests.contract.conftest import Crash, OpenPool
 
 
@@ -23,29 +21,13 @@ class Clerk(Desk):
     """Leaves a mark when it is closed, and cannot be made where a file says so."""
 
     def __init__(self, gate: str = "") -> None:
-        if Path(f"{gate}.broken").exists():
-            raise LookupError("no such model")
+        check_constructor(gate)
         super().__init__()
         self.gate = gate
 
     def close(self) -> None:
         if self.gate:
             leave_mark(f"{self.gate}-ends", f"closed {self.name}")
-
-
-def break_constructor(gate: str) -> None:
-    Path(f"{gate}.broken").touch()
-
-
-def mend_constructor(gate: str) -> None:
-    Path(f"{gate}.broken").unlink()
-
-
-async def until(pool: poise.Pool[Any], predicate: Callable[[poise.Stats], bool]) -> poise.Stats:
-    async with asyncio.timeout(60):
-        while not predicate(pool.stats()):
-            await asyncio.sleep(0.005)
-    return pool.stats()
 
 
 def is_asleep(stats: poise.Stats) -> bool:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import poise
-from tests.contract.desk import Desk
+from tests.contract.desk import Desk, until
 from tests.gate import Gate, leave_mark, wait_at
 
 if TYPE_CHECKING:
@@ -82,13 +82,6 @@ def spread_sickness(gate: str) -> None:
     Path(f"{gate}.sick").touch()
 
 
-async def until(pool: poise.Pool[Any], predicate: Callable[[poise.Stats], bool]) -> poise.Stats:
-    async with asyncio.timeout(90):
-        while not predicate(pool.stats()):
-            await asyncio.sleep(0.005)
-    return pool.stats()
-
-
 def is_healed(stats: poise.Stats) -> bool:
     return stats.sick > 0 and stats.ready == stats.size == len(stats.workers)
 
@@ -124,7 +117,7 @@ async def test_a_worker_whose_check_fails_is_replaced_and_no_call_is_lost(
         while pool.stats().sick == 0:
             await asyncio.gather(*(pool.run(Patient.slow, n, 0.002) for n in range(10)))
             await asyncio.sleep(0.01)
-        stats = await until(pool, is_healed)
+        stats = await until(pool, is_healed, within=90)
         assert (stats.deaths, stats.lost, stats.failed) == (0, 0, 0)
         await gate.reached()
         assert gate.marks == [f"closed {sick}"]
@@ -163,7 +156,7 @@ async def test_a_worker_whose_check_hangs_is_killed_and_no_call_waits_with_it(
         name = await pool.run(Patient.fall_sick)
         await gate.reached()
         assert await pool.run(Patient.who) != name
-        stats = await until(pool, is_healed)
+        stats = await until(pool, is_healed, within=90)
         assert stats.deaths == stats.sick
         assert stats.lost == 0
         gate.open()
@@ -177,7 +170,7 @@ async def test_a_worker_that_is_stopped_is_killed_and_replaced(open_pool: OpenPo
         pid = pool.stats().workers[0].pid
         assert pid is not None
         os.kill(pid, signal.SIGSTOP)
-        await until(pool, is_healed)
+        await until(pool, is_healed, within=90)
         assert await pool.run(Patient.who) != name
 
 
@@ -185,7 +178,7 @@ async def test_a_coroutine_that_never_ends_costs_its_worker_no_call(open_pool: O
     health = poise.Health(Patient.check_for_ever, every=0.05, timeout=1.0, strikes=2)
     async with open_pool(Patient, size=1, health=health) as pool:
         name = await pool.run(Patient.fall_sick)
-        stats = await until(pool, is_healed)
+        stats = await until(pool, is_healed, within=90)
         assert (stats.deaths, stats.lost) == (0, 0)
         assert await pool.run(Patient.who) != name
 
@@ -200,7 +193,7 @@ async def test_a_worker_whose_calls_fail_where_others_succeed_is_replaced(
         while pool.stats().sick == 0:
             outcomes = await asyncio.gather(*(pool.run(Patient.work) for _ in range(6)), return_exceptions=True)
             failed += sum(isinstance(outcome, Fault) for outcome in outcomes)
-        await until(pool, is_healed)
+        await until(pool, is_healed, within=90)
         assert failed >= 3
         names = await asyncio.gather(*(pool.run(Patient.work) for _ in range(20)))
         assert sick not in names
@@ -216,5 +209,5 @@ async def test_what_fails_everywhere_harms_no_worker(open_pool: OpenPool) -> Non
         for _ in range(5):
             with pytest.raises(ValueError, match="bad"):
                 await stubborn.run(lambda _: int("bad"))
-        await until(pool, lambda stats: {worker.id for worker in stats.workers} == before)
+        await until(pool, lambda stats: {worker.id for worker in stats.workers} == before, within=90)
         assert pool.stats().sick == 0

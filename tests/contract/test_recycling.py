@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import poise
 from poise.testing import LocalPool
-from tests.contract.desk import Desk
+from tests.contract.desk import Desk, break_constructor, check_constructor, mend_constructor, until
 from tests.gate import Gate, leave_mark
 
 if TYPE_CHECKING:
@@ -25,8 +24,7 @@ class Clerk(Desk):
     """Leaves a mark when it is closed, can ask to be replaced, and cannot be made where a file says so."""
 
     def __init__(self, gate: str = "") -> None:
-        if Path(f"{gate}.broken").exists():
-            raise LookupError("no such model")
+        check_constructor(gate)
         super().__init__()
         self.gate = gate
         self.hoard: list[bytes] = []
@@ -61,21 +59,6 @@ class Clerk(Desk):
     def close(self) -> None:
         if self.gate:
             leave_mark(self.gate, f"closed {self.name}")
-
-
-def break_constructor(gate: str) -> None:
-    Path(f"{gate}.broken").touch()
-
-
-def mend_constructor(gate: str) -> None:
-    Path(f"{gate}.broken").unlink()
-
-
-async def until(pool: poise.Pool[Any], predicate: Callable[[poise.Stats], bool]) -> poise.Stats:
-    async with asyncio.timeout(60):
-        while not predicate(pool.stats()):
-            await asyncio.sleep(0.005)
-    return pool.stats()
 
 
 def is_whole(stats: poise.Stats) -> bool:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 import poise
-from tests.contract.desk import Desk
+from tests.contract.desk import Desk, until
 from tests.gate import Gate, wait_at
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from tests.contract.conftest import Crash, OpenPool
 
@@ -44,13 +44,6 @@ def switch(path: str, *, is_broken: bool) -> str:
     else:
         broken.unlink(missing_ok=True)
     return str(broken)
-
-
-async def until(pool: poise.Pool[Any], predicate: Callable[[poise.Stats], bool]) -> poise.Stats:
-    async with asyncio.timeout(60):
-        while not predicate(pool.stats()):
-            await asyncio.sleep(0.005)
-    return pool.stats()
 
 
 def generations(stats: poise.Stats) -> set[int]:
