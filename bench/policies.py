@@ -10,23 +10,19 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
-import os
 import statistics
 import time
 import tracemalloc
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-import ray
-
 import poise
 import poise.events
 from bench.report import Table
+from bench.session import own_ray
 
 if TYPE_CHECKING:
     Plain = poise.View[None]
-
-_ray: Any = ray
 
 WORKERS: Final = 2
 MEASURED: Final = 10_000
@@ -180,10 +176,6 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--calls", type=int, default=10_000, help="awaited together, in each round")
     chosen = parser.parse_args(arguments)
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray warns of a change of its own to come
-    _ray.init("local", num_cpus=64, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    try:
+    with own_ray(64):
         print(asyncio.run(measure(chosen.rounds, chosen.calls)).plain())
-    finally:
-        _ray.shutdown()
     return 0

@@ -9,27 +9,23 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
-import os
 import sys
 import time
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-import ray
-
 import poise
 from bench import loads
 from bench.report import Table
 from bench.samples import quantile
+from bench.session import own_ray
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
 
     Call = Callable[[float], Awaitable[object]]
     Count = Callable[[], Awaitable[int]]
-
-_ray: Any = ray
 
 MOST: Final = 4
 IDLE: Final = 5.0
@@ -168,10 +164,6 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--seconds", type=float, default=60.0, help="of load for each contender, in each round")
     parser.add_argument("--rounds", type=int, default=1)
     chosen = parser.parse_args(arguments)
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray warns of a change of its own to come
-    _ray.init("local", num_cpus=16, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    try:
+    with own_ray(16):
         print(asyncio.run(measure(chosen.seconds, chosen.rounds)).plain())
-    finally:
-        _ray.shutdown()
     return 0

@@ -17,7 +17,7 @@ import ray
 from bench.contenders.contender import Missing
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Iterator, Sequence
 
     from bench.contenders.contender import Contender
 
@@ -27,6 +27,17 @@ WORKERS: Final = 2
 """In every part that does not say otherwise."""
 OPEN_TIMEOUT: Final = 60.0
 """Seconds that the start of a contender may take before it counts as failed in this round."""
+
+
+@contextlib.contextmanager
+def own_ray(cpus: int) -> Iterator[None]:
+    """Have a Ray of our own with room for so many actors, for a part that is measured alone."""
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray warns of a change of its own to come
+    _ray.init("local", num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    try:
+        yield
+    finally:
+        _ray.shutdown()
 
 
 class Absent(Exception):
