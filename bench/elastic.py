@@ -28,8 +28,8 @@ BASE: Final = 0.05
 """Seconds that each request of the trace takes."""
 PER_TOKEN: Final = (0.005, 0.02, 0.1)
 """Seconds more for each token that it generated: a small model on a good machine, to a large one on a poor one."""
-STARTS: Final = (1.0, 5.0)
-"""Seconds that a worker takes to start: plain Python, and one that loads a model."""
+STARTS: Final = (1.0, 5.0, 15.0, 30.0)
+"""Seconds that a worker takes to start: plain Python, to one that loads a large model."""
 MOST: Final = 64
 
 
@@ -63,7 +63,7 @@ class Comparison:
 
 
 def recorded(per_token: float, start_time: float) -> Load:
-    """The trace as it was recorded, from when the first workers are ready."""
+    """The hour that was recorded, from when the workers of a fixed size are ready."""
     arrivals, tokens = requests()
     return Load("recorded trace", [start_time + each for each in arrivals], [BASE + per_token * n for n in tokens])
 
