@@ -1,8 +1,8 @@
 """What each policy costs, off and on: `python -m bench policies`.
 
-Pools of the same two workers, alike but for one policy, whose bounds are so wide that it never has to act. All are
-open at once and take turns, so that what the machine does meanwhile hits all of them; "off" is there twice, which shows
-how far two equals are apart.
+Pools of two workers, alike but for one policy, whose bounds are so wide that it never has to act. All are open at once
+and take short turns, so that what the machine does meanwhile hits all of them; "off" is there twice, which shows how
+far two equals are apart. What the caller's process executes for a call is counted too, which no machine disturbs.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import gc
 import statistics
+import sys
 import time
 import tracemalloc
 from contextlib import AsyncExitStack
@@ -22,11 +23,16 @@ from bench.report import Table
 from bench.session import own_ray
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import FrameType
+
     Plain = poise.View[None]
 
 WORKERS: Final = 2
 MEASURED: Final = 10_000
 """Waiting calls whose memory is compared."""
+COUNTED: Final = 100
+"""Lone calls whose bytecodes are counted."""
 SAME: Final = {"size": WORKERS, "min_ready": WORKERS}
 NEVER: Final = 10**9
 
@@ -95,12 +101,25 @@ CONTENDERS: Final = {
 }
 
 
-async def together(view: Plain, contender: Contender, calls: int) -> float:
+class Turn(NamedTuple):
+    """What a contender has done in one round."""
+
+    rate: float
     """Calls a second, awaited together."""
+    processor: float
+    """Seconds of the caller's thread for one of them."""
+    time: float
+    """The median time of one call after the other, in seconds."""
+
+
+async def turn(view: Plain, contender: Contender, calls: int) -> Turn:
+    """Let a contender have its turn."""
     views = contender.views(view)
-    began = time.perf_counter()
+    gc.collect()
+    began, used = time.perf_counter(), time.thread_time()
     await asyncio.gather(*(views[number % 10].submit(contender.function, number) for number in range(calls)))
-    return calls / (time.perf_counter() - began)
+    took, used = time.perf_counter() - began, time.thread_time() - used
+    return Turn(calls / took, used / calls, await alone(view, contender, calls // 20))
 
 
 async def alone(view: Plain, contender: Contender, calls: int) -> float:
@@ -112,6 +131,29 @@ async def alone(view: Plain, contender: Contender, calls: int) -> float:
         await own.submit(contender.function, number)
         times.append(time.perf_counter() - began)
     return statistics.median(times)
+
+
+async def bytecodes(view: Plain, contender: Contender) -> float:
+    """What the caller's thread executes in Python for one call after the other: the median, in bytecodes."""
+    own = contender.views(view)[0]
+    counted = 0
+
+    def count(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal counted
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        counted += event == "opcode"
+        return count
+
+    counts: list[int] = []
+    for number in range(COUNTED):
+        before = counted
+        sys.settrace(count)
+        try:
+            await own.submit(contender.function, number)
+        finally:
+            sys.settrace(None)
+        counts.append(counted - before)
+    return statistics.median(counts)
 
 
 async def waiting_bytes(view: Plain, contender: Contender) -> float:
@@ -130,42 +172,45 @@ async def waiting_bytes(view: Plain, contender: Contender) -> float:
 
 async def measure(rounds: int, calls: int) -> Table:
     """Let the contenders take turns."""
-    rates: dict[str, list[float]] = {name: [] for name in CONTENDERS}
-    times: dict[str, list[float]] = {name: [] for name in CONTENDERS}
-    sizes: dict[str, float] = {}
+    turns: dict[str, list[Turn]] = {name: [] for name in CONTENDERS}
+    exact: dict[str, tuple[float, float]] = {}
     async with AsyncExitStack() as stack:
         pools = {
             name: await stack.enter_async_context(poise.Pool(**{**SAME, **contender.options}))
             for name, contender in CONTENDERS.items()
         }
         for name, contender in CONTENDERS.items():
-            await together(pools[name], contender, calls // 10)
-            sizes[name] = await waiting_bytes(pools[name], contender)
-        for turn in range(rounds):
-            names = list(CONTENDERS)
-            for name in names[turn % len(names) :] + names[: turn % len(names)]:
-                rates[name].append(await together(pools[name], CONTENDERS[name], calls))
-                times[name].append(await alone(pools[name], CONTENDERS[name], calls // 20))
+            await turn(pools[name], contender, calls)
+            exact[name] = await bytecodes(pools[name], contender), await waiting_bytes(pools[name], contender)
+        names = list(CONTENDERS)
+        for number in range(rounds):
+            start = number % len(names)
+            for name in names[start:] + names[:start]:
+                turns[name].append(await turn(pools[name], CONTENDERS[name], calls))
     return Table(
         "Two workers, an echo; as a part of what it is with all policies off in the same round",
-        ["policy", "calls a second", "", "one call", "", "a waiting call"],
-        [_row(name, rates, times, sizes) for name in CONTENDERS],
+        ["policy", "calls a second", "", "caller's processor", "", "one call", "", "bytecodes of it", "a waiting call"],
+        [_row(name, turns[name], turns["off"], *exact[name]) for name in CONTENDERS],
     )
 
 
-def _row(name: str, rates: dict[str, list[float]], times: dict[str, list[float]], sizes: dict[str, float]) -> list[str]:
-    rate, time_of_one = statistics.median(rates[name]), statistics.median(times[name])
+def _row(name: str, own: list[Turn], off: list[Turn], executed: float, size: float) -> list[str]:
+    rates, processor, times = zip(*own, strict=True)
+    off_rates, off_processor, off_times = zip(*off, strict=True)
     return [
         name,
-        f"{rate:,.0f}",
-        f"{_ratio(rates[name], rates['off']):.2f}",
-        f"{time_of_one * 1e6:.0f} us",
-        f"{_ratio(times[name], times['off']):.2f}",
-        f"{sizes[name]:.0f} B",
+        f"{statistics.median(rates):,.0f}",
+        f"{_ratio(rates, off_rates):.2f}",
+        f"{statistics.median(processor) * 1e6:.1f} us",
+        f"{_ratio(processor, off_processor):.2f}",
+        f"{statistics.median(times) * 1e6:.0f} us",
+        f"{_ratio(times, off_times):.2f}",
+        f"{executed:,.0f}",
+        f"{size:.0f} B",
     ]
 
 
-def _ratio(figures: list[float], others: list[float]) -> float:
+def _ratio(figures: Sequence[float], others: Sequence[float]) -> float:
     """The median of what they are to each other, round by round."""
     return statistics.median(one / other for one, other in zip(figures, others, strict=True))
 
@@ -173,8 +218,8 @@ def _ratio(figures: list[float], others: list[float]) -> float:
 def main(arguments: list[str]) -> int:
     """Measure as the arguments say."""
     parser = argparse.ArgumentParser(prog="python -m bench policies", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--calls", type=int, default=10_000, help="awaited together, in each round")
+    parser.add_argument("--rounds", type=int, default=41)
+    parser.add_argument("--calls", type=int, default=2_000, help="awaited together, in each round")
     chosen = parser.parse_args(arguments)
     with own_ray(64):
         print(asyncio.run(measure(chosen.rounds, chosen.calls)).plain())
