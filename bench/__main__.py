@@ -8,6 +8,7 @@ import importlib
 import json
 import sys
 import time
+import traceback
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from functools import partial
@@ -57,7 +58,7 @@ def main() -> int:
             print(f"no charts: {error}", file=sys.stderr)
     if chosen.docs:
         report.rewrite(chosen.docs, report.generated_section(run, names))
-    return 0
+    return 1 if run["failed"] else 0
 
 
 def _parts(text: str) -> set[str]:
@@ -78,6 +79,7 @@ def measure(chosen: argparse.Namespace) -> dict[str, Any]:
         "machine": machine.describe(),
         "results": {},
         "findings": [],
+        "failed": [],
     }
     began = time.monotonic()
     try:
@@ -121,6 +123,11 @@ async def _measure_part(
     try:
         result = await measure_part(session)
     except Absent:
+        return
+    except Exception as error:  # noqa: BLE001 - the figures of the other parts are not to be lost for it
+        traceback.print_exc()
+        session.trouble(name, f"failed: {type(error).__name__}: {error}")
+        run["failed"].append(name)
         return
     run["results"][name] = result
     run["findings"] += [finding.as_dict() for finding in find(result) if finding.part in parts]
