@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from poise._core.states import CallState
-from poise.policies import Recycle
+from poise.policies import Health, Recycle
 from tests.core.scene import SHORT, Scene, state
 
 if TYPE_CHECKING:
@@ -256,6 +256,21 @@ def test_a_worker_does_what_it_holds_of_its_exact_number() -> None:
     assert scene.replacing == [(0, 1)]
     assert (state(second), second.worker) == (CallState.RUNNING, scene.worker(0))
     assert scene.recalls == []
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_a_check_of_its_health_is_none_of_its_calls(*, exact: bool) -> None:
+    recycle = Recycle(calls=3, jitter=0, exact=exact)
+    scene = Scene(size=1, slots=2, recycle=recycle, health=Health("check", every=10.0, timeout=5.0))
+    answer(scene, 1)
+    scene.wait(10)
+    assert scene.checks == [0]
+    answer(scene, 1)
+    assert scene.replacing == []
+    scene.answer_check(0)
+    answer(scene, 1)
+    assert scene.replacing == [(0, 1)]
+    assert len(scene.sent[0]) == 3
 
 
 def test_a_worker_that_may_run_no_more_is_replaced_in_a_pool_that_drains_if_calls_wait() -> None:

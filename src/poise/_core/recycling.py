@@ -77,7 +77,8 @@ class Recycling:
             most = self._enrol(worker, now) if worker.most_calls is None else worker.most_calls
             if self._policy.exact:  # what is sent ahead is never one too many
                 worker.most_ahead = max(0, min(worker.most_ahead, int(most) - worker.finished - worker.slots))
-            held = min(worker.slots, len(worker.running) + len(worker.ahead))
+            checks = worker.vitals is not None and worker.vitals.check is not None
+            held = min(worker.slots, len(worker.running) + len(worker.ahead) - checks)
             is_old = worker.finished + held >= most
             if is_old:
                 self._note(worker, held, now)
