@@ -184,11 +184,11 @@ def findings(result: dict[str, Any]) -> list[Finding]:
         at_most(
             "P5",
             "bytes of a waiting call in the whole pool, future and arguments too",
-            1500,
+            1024,
             _present(result, "pool_bytes"),
             " B",
         ),
-        at_most("P5", "bytes of a waiting call in the core", 1500, _present(result, "core_bytes"), " B"),
+        at_most("P5", "bytes of a waiting call in the core", 1024, _present(result, "core_bytes"), " B"),
         at_most("P5", f"cost of a decision with {most:,} waiting against 10", SAME, by_waiting),
         at_most("P5", "cost of a decision with 1,000 workers against 4", SAME, by_workers),
     ]

@@ -7,7 +7,6 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from bench import utilisation
 from bench.contenders import CONTENDERS
 from bench.samples import Spread, quantile, ratios
 from bench.targets import Finding
@@ -18,7 +17,11 @@ if TYPE_CHECKING:
 
 BEGIN: Final = "<!-- bench:begin -->"
 END: Final = "<!-- bench:end -->"
-LABELS: Final = {kind.key: kind.label for kind in CONTENDERS} | {"none": "no pool at all", "socket": "socket only"}
+LABELS: Final = {kind.key: kind.label for kind in CONTENDERS} | {
+    "none": "no pool at all",
+    "beside": "no pool at all, beside a caller that is as busy",
+    "socket": "socket only",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,7 @@ def tables(run: dict[str, Any]) -> list[Table]:
     results = run["results"]
     made = [targets_table(findings_of(run))]
     if "calls" in results:
-        made.append(_calls_table(results["calls"]))
+        made += [_calls_table(results["calls"]), _usage_table(results["calls"])]
     if "P3" in results:
         made.append(_utilisation_table(results["P3"]))
     if "P4" in results:
@@ -116,6 +119,24 @@ def _calls_table(result: dict[str, Any]) -> Table:
     return Table("Tiny calls, 2 workers (P1, P2)", heads, rows)
 
 
+def _usage_table(result: dict[str, Any]) -> Table:
+    """What the latencies are made of: a sleep is a thread that waits for another, and has to be woken."""
+    rows = [
+        [
+            record["label"],
+            *(
+                spread([each[part] for each in record.get(whose, {}).values()], scale, form)
+                for whose in ("caller", "workers")
+                for part, scale, form in ((0, 1, ".2f"), (1, 1e6, ",.0f"))
+            ),
+        ]
+        for record in result["contenders"].values()
+        if record.get("caller")
+    ]
+    heads = ["", "sleeps of the caller", "its processor, us", "sleeps of the workers", "their processor, us"]
+    return Table("What one call at a time takes, all threads of these processes together (P2)", heads, rows)
+
+
 def _times(values: Sequence[float]) -> str:
     return f"{quantile(values, 0.5):.3g}x" if values else "-"
 
@@ -124,10 +145,12 @@ def _utilisation_table(result: dict[str, Any]) -> Table:
     rows: list[list[str]] = []
     for load, by_contender in result["utilisation"].items():
         for key, by_turn in by_contender.items():
-            against = utilisation.rate_against_bare(result, load, key)
-            part = "-" if against is None else f"{against:.3f}"
-            rows.append([f"{load}: {LABELS[key]}", spread(by_turn.values(), form=".3f"), part])
-    heads = ["", "part of the workers' time in calls", "calls a second against no pool at all"]
+            rates = result["rate"].get(load, {})
+            against = [ratios(rates.get(key, {}), rates.get(bare, {})) for bare in ("none", "beside")]
+            cells = [spread(each, form=".3f") for each in against]
+            rows.append([f"{load}: {LABELS[key]}", spread(by_turn.values(), form=".3f"), *cells])
+    heads = ["", "part of the workers' time in calls"]
+    heads += ["calls a second against no pool at all", "against none beside a caller as busy as poise"]
     return Table("Utilisation (P3)", heads, rows)
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from bench.contenders.compiled import CompiledGraph
 from bench.contenders.lanes import Express, ExpressRun, Freight
-from bench.contenders.pingpong import AsyncPingPong, PingPong
+from bench.contenders.pingpong import AsyncPingPong, OneProcessor, PingPong, TwoProcessors
 from bench.contenders.plain_ray import DirectCalls, QueueOfActors, RayActorPool
-from bench.contenders.processes import Loky, Processes
+from bench.contenders.processes import Anyio, Loky, Pebble, Processes
 from bench.contenders.serve import Serve, ServeByValue
 from bench.contenders.xoscar import Xoscar
 
@@ -21,12 +22,17 @@ CONTENDERS: Final[tuple[type[Contender], ...]] = (
     QueueOfActors,
     DirectCalls,
     RayActorPool,
+    CompiledGraph,
     Serve,
     ServeByValue,
     Processes,
     Loky,
+    Pebble,
+    Anyio,
     Xoscar,
     PingPong,
     AsyncPingPong,
+    OneProcessor,
+    TwoProcessors,
 )
 """In the order of the tables."""

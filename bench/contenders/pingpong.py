@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from bench.contenders.contender import Contender, Missing
 
@@ -80,13 +80,18 @@ class AsyncPingPong(PingPong):
     key = "ping-pong-asyncio"
     label = "limit: bare ping-pong, from asyncio"
 
+    places: ClassVar[tuple[int, ...]] = ()
+    """Which of the processors that there are the caller and its peer are kept on; none: where the kernel puts them."""
+
     def __init__(self) -> None:
         super().__init__()
         self._transport: asyncio.Transport | None = None
+        self._allowed: set[int] = set()
 
     async def open(self, workers: int) -> None:
         """Start the other process, and hand the socket to the loop."""
         await super().open(workers)
+        self._keep_in_place()
         loop = asyncio.get_running_loop()
         self._protocol = _Pong()
         self._transport, _ = await loop.create_unix_connection(lambda: self._protocol, sock=self._socket)
@@ -99,11 +104,40 @@ class AsyncPingPong(PingPong):
         await self._protocol.came
         return args[0]
 
+    def _keep_in_place(self) -> None:
+        if not self.places:
+            return
+        allowed = sorted(os.sched_getaffinity(0))
+        if max(self.places) >= len(allowed):
+            raise Missing(f"it takes {max(self.places) + 1} processors")
+        assert self._peer is not None
+        self._allowed = set(allowed)
+        for process, place in zip((0, self._peer.pid), self.places, strict=True):  # 0 is this thread
+            os.sched_setaffinity(process, {allowed[place]})
+
     async def close(self) -> None:
-        """Close the transport too."""
+        """Close the transport too, and let this thread go where it likes."""
+        if self._allowed:
+            os.sched_setaffinity(0, self._allowed)
         if self._transport is not None:
             self._transport.close()
         await super().close()
+
+
+class OneProcessor(AsyncPingPong):
+    """Both ends on one processor: no other has to be woken, and nothing is done at the same time."""
+
+    key = "ping-pong-one"
+    label = "limit: the same, both ends on one processor"
+    places = (0, 0)
+
+
+class TwoProcessors(AsyncPingPong):
+    """The ends on two processors, of which the other is woken each time."""
+
+    key = "ping-pong-two"
+    label = "limit: the same, each end on its own"
+    places = (0, 1)
 
 
 class _Pong(asyncio.Protocol):

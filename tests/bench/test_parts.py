@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import os
+
 from bench import core_cost, soak
 from bench.contenders import CONTENDERS
-from bench.contenders.pingpong import AsyncPingPong, PingPong
+from bench.contenders.pingpong import AsyncPingPong, OneProcessor, PingPong
 from bench.session import Absent, Session
 from bench.worker import Worker
 
@@ -32,13 +34,15 @@ async def test_a_waiting_call_is_weighed() -> None:
 
 
 async def test_the_limit_answers_and_leaves_nothing() -> None:
-    for kind in (PingPong, AsyncPingPong):
+    allowed = os.sched_getaffinity(0)
+    for kind in (PingPong, AsyncPingPong, OneProcessor):
         contender = kind()
         await contender.open(1)
         try:
             assert await contender.call("echo", 7) == 7
         finally:
             await contender.close()
+    assert os.sched_getaffinity(0) == allowed
 
 
 async def test_a_contender_that_is_missing_is_noted_and_not_tried_again() -> None:

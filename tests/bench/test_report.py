@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from bench import calls, kinds, payloads, report
 from bench.samples import Spread, quantile, quantiles, ratios
 from bench.targets import MET, NOT_MET, UNKNOWN, at_least, at_most
+from bench.usage import own_usage
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,18 +42,20 @@ def test_a_target_is_judged_by_the_median() -> None:
 
 def record(label: str, rate: float, p50: float) -> dict[str, Any]:
     rates = {0: rate} if rate else {}
-    return {"label": label, "rate": rates, "p50": {0: p50}, "p99": {0: 2 * p50}, "quantiles": {}}
+    used = {"caller": {0: [1.0, 5e-5]}, "workers": {0: [1.0, 3e-5]}}
+    return {"label": label, "rate": rates, "p50": {0: p50}, "p99": {0: 2 * p50}, "quantiles": {}, **used}
 
 
 @pytest.fixture
 def run() -> dict[str, Any]:
     contenders = {
-        "express": record("poise, express", 30_000, 1e-4),
+        "express": record("poise, express", 60_000, 1e-4),
         "queue": record("blocking queue of actors", 1_000, 1e-3),
         "ray": record("await actor.method.remote()", 3_000, 1e-3),
         "serve": {"label": "Ray Serve handle", "rate": {}, "p50": {}, "p99": {}, "quantiles": {}},
-        "processes": record("ProcessPoolExecutor", 60_000, 5e-5),
-        "ping-pong": record("limit", 0, 5e-5),
+        "processes": record("ProcessPoolExecutor", 120_000, 5e-5),
+        "xoscar": record("xoscar", 10_000, 2e-4),
+        "ping-pong-asyncio": record("limit", 0, 5e-5),
     }
     result = {"contenders": contenders}
     made = {
@@ -76,16 +80,32 @@ def run() -> dict[str, Any]:
 
 def test_each_target_says_what_was_measured_and_whether_it_was_met(run: dict[str, Any]) -> None:
     verdicts = {finding.claim: (finding.measured, finding.verdict) for finding in report.findings_of(run)}
-    assert verdicts["throughput against the blocking queue of actors"] == ("30x", MET)
-    assert verdicts["throughput against await actor.method.remote()"] == ("10x", NOT_MET)
+    assert verdicts["throughput against the blocking queue of actors"] == ("60x", MET)
+    assert verdicts["throughput against await actor.method.remote()"] == ("20x", NOT_MET)
     assert verdicts["throughput against a Serve handle"] == ("-", UNKNOWN)
-    assert verdicts["latency p50 against await actor.method.remote()"] == ("0.1x", MET)
+    assert verdicts["latency p50 against await actor.method.remote()"] == ("0.1x", NOT_MET)
 
 
 def test_a_peer_that_wins_is_shown_as_winning(run: dict[str, Any]) -> None:
     table = next(table for table in report.tables(run) if table.title.startswith("Tiny calls"))
     row = next(row for row in table.rows if row[0] == "ProcessPoolExecutor")
-    assert row[1:] == ["60,000", "0.5x", "0.05", "0.1", "0.5x"]
+    assert row[1:] == ["120,000", "0.5x", "0.05", "0.1", "0.5x"]
+
+
+def test_what_a_call_uses_is_shown_of_those_who_were_asked(run: dict[str, Any]) -> None:
+    table = next(table for table in report.tables(run) if table.title.startswith("What one call"))
+    assert [row[1:] for row in table.rows] == [["1.00", "50", "1.00", "30"]] * 6
+
+
+def test_what_a_process_uses_grows_with_its_sleeps_and_its_work() -> None:
+    before = own_usage()
+    for _ in range(5):
+        time.sleep(0.001)
+    sum(range(1_000_000))
+    used = own_usage().since(before)
+    if before.seconds:  # else the system does not tell
+        assert used.sleeps >= 5
+        assert used.seconds > 0
 
 
 def test_a_contender_that_is_missing_is_named(run: dict[str, Any]) -> None:
