@@ -14,18 +14,16 @@ Calls are counted by an observer; everything else is read when somebody scrapes,
 
 from __future__ import annotations
 
-import contextlib
-import os
-import sys
 from bisect import bisect_left
 from collections import Counter
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 from weakref import WeakKeyDictionary, ref
 
 from prometheus_client import REGISTRY
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
+from poise._watch.processes import is_here, this_node, usage_of
 from poise.errors import ConfigError, LoopBlocked, PoolClosed
 from poise.events import Observer
 
@@ -36,7 +34,7 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
     from poise.events import CallEnded, CallRefused, PoolEnded, WorkerDied
-    from poise.stats import Stats, WorkerStats
+    from poise.stats import Stats
 
 BUCKETS: Final = (
     0.0001,
@@ -287,23 +285,10 @@ def _processes(now: list[tuple[str, Stats]]) -> Iterator[Metric]:
     labels = ["pool", "worker"]
     memory = GaugeMetricFamily("poise_worker_resident_memory_bytes", "Resident set of a worker.", labels=labels)
     cpu = CounterMetricFamily("poise_worker_cpu_seconds", "Processor time that a worker has taken.", labels=labels)
-    here = _this_node()
+    node = this_node()
     for name, stats in now:
         for worker in stats.workers:
-            if worker.pid is not None and worker.node == here and worker.lane != "local":
-                _look_at(worker, name, memory, cpu)
+            if worker.pid is not None and is_here(worker, node) and (usage := usage_of(worker.pid)) is not None:
+                cpu.add_metric([name, str(worker.id)], usage.cpu)
+                memory.add_metric([name, str(worker.id)], usage.resident)
     yield from (memory, cpu)
-
-
-def _look_at(worker: WorkerStats, pool: str, memory: GaugeMetricFamily, cpu: CounterMetricFamily) -> None:
-    with contextlib.suppress(OSError, ValueError, IndexError):  # it has just ended, or there is no /proc
-        with open(f"/proc/{worker.pid}/stat", encoding="ascii", errors="replace") as file:
-            fields = file.read().rpartition(")")[2].split()  # its name, in parentheses, may hold anything
-        ticks, pages = int(fields[11]) + int(fields[12]), int(fields[21])  # utime, stime and rss of proc(5)
-        cpu.add_metric([pool, str(worker.id)], ticks / os.sysconf("SC_CLK_TCK"))
-        memory.add_metric([pool, str(worker.id)], pages * os.sysconf("SC_PAGE_SIZE"))
-
-
-def _this_node() -> str | None:
-    ray: Any = sys.modules.get("ray")  # which a pool has imported if it has workers of Ray's
-    return ray.get_runtime_context().get_node_id() if ray is not None and ray.is_initialized() else None

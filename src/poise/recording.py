@@ -11,11 +11,13 @@ import json
 import logging
 from typing import IO, TYPE_CHECKING, Any, Final
 
+from poise._watch.rows import Rows
 from poise.events import Observer
 
 if TYPE_CHECKING:
     import os
 
+    from poise._watch.rows import Held
     from poise.events import (
         CallBegun,
         CallEnded,
@@ -40,17 +42,6 @@ _POOL: Final = 0
 """Where the pool itself is drawn; a worker is drawn at its number and one more, since Perfetto has a use for 0 only."""
 
 
-class _Row:
-    """One slot of a worker."""
-
-    __slots__ = ("call", "since")
-
-    def __init__(self) -> None:
-        self.call: int | None = None
-        self.since = 0.0
-        """When its call began, or its last one ended."""
-
-
 class Recording(Observer):
     """Writes down what happens in one pool."""
 
@@ -63,26 +54,24 @@ class Recording(Observer):
         self._began = 0.0
         self._starts: dict[int, float] = {}
         """Workers that are starting, and since when."""
-        self._rows: dict[int, list[_Row]] = {}
-        """The slots of each worker, as far as they were ever used."""
+        self._rows: dict[int, Rows] = {}
+        """Those of each worker."""
         self._ends: dict[int, CallEnded] = {}
         """Calls that have ended for their caller alone."""
 
     # ---------------------------------------------------------------- calls
 
     def call_begun(self, event: CallBegun, /) -> None:
-        """It takes the first row that is free."""
-        row = self._free_row(event.worker)
-        row.call, row.since = event.call, event.at
+        """It takes a row."""
+        self._rows_of(event.worker).begin(event.call, event.at, event.function)
 
     def call_put_back(self, event: CallPutBack, /) -> None:
         """Its bar ends, if it has run; what was only taken back had none, and may get one elsewhere."""
-        if (found := self._row_of(event.worker, event.call)) is None:
-            return
-        if event.is_retry:
-            self._draw_call(event, found, event.at - found[1].since, {"outcome": "to be tried again"})
-        else:
-            found[1].call = None
+        rows = self._rows_of(event.worker)
+        if not event.is_retry:
+            rows.drop(event.call)
+        elif (held := rows.end(event.call, event.at)) is not None:
+            self._draw_call(event, held, {"outcome": "to be tried again"})
 
     def call_ended(self, event: CallEnded, /) -> None:
         """Its bar ends, unless its worker goes on with it."""
@@ -91,46 +80,29 @@ class Recording(Observer):
             return
         if event.worker is None:
             return
-        found = self._row_of(event.worker, event.call)
-        if found is None and event.outcome in ("returned", "raised"):
+        rows = self._rows_of(event.worker)
+        held = rows.end(event.call, event.at)
+        if held is None and event.outcome in ("returned", "raised"):
             # It was over before the pool knew that it had begun. Any other that has no bar waited for another attempt.
-            row = self._free_row(event.worker)
-            found = self._rows[event.worker].index(row), row
-            row.since = max(row.since, event.at - event.running)
-        if found is not None:
-            self._draw_call(event, found, event.at - found[1].since, _described(event))
+            held = rows.passed(event.at, event.running, event.function)
+        if held is not None:
+            self._draw_call(event, held, _described(event))
 
     def call_released(self, event: CallReleased, /) -> None:
         """Its worker is done with it at last."""
         end = self._ends.pop(event.call, None)
-        if (found := self._row_of(event.worker, event.call)) is not None:
+        if (held := self._rows_of(event.worker).end(event.call, event.at)) is not None:
             details = {} if end is None else {**_described(end), "overran_ms": _ms(event.at - end.at)}
-            self._draw_call(event, found, event.at - found[1].since, details)
+            self._draw_call(event, held, details)
 
-    def _draw_call(
-        self,
-        event: CallEnded | CallPutBack | CallReleased,
-        found: tuple[int, _Row],
-        seconds: float,
-        details: dict[str, Any],
-    ) -> None:
+    def _draw_call(self, event: CallEnded | CallPutBack | CallReleased, held: Held, details: dict[str, Any]) -> None:
         assert event.worker is not None
-        number, row = found
-        start, row.call, row.since = event.at - seconds, None, event.at
         details = {"call": event.call, "attempt": event.attempt, **details}
-        self._draw(start, "X", event.function, event.worker + 1, number, dur=_us(seconds), args=details)
+        seconds = event.at - held.since
+        self._draw(held.since, "X", event.function, event.worker + 1, held.row, dur=_us(seconds), args=details)
 
-    def _row_of(self, worker: int, call: int) -> tuple[int, _Row] | None:
-        rows = self._rows.get(worker, ())
-        return next(((number, row) for number, row in enumerate(rows) if row.call == call), None)
-
-    def _free_row(self, worker: int) -> _Row:
-        rows = self._rows.setdefault(worker, [])
-        for row in rows:
-            if row.call is None:
-                return row
-        rows.append(row := _Row())
-        return row
+    def _rows_of(self, worker: int) -> Rows:
+        return self._rows.get(worker) or self._rows.setdefault(worker, Rows())
 
     # ---------------------------------------------------------------- workers
 
