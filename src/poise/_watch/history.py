@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict, deque
+from collections import defaultdict, deque
 from math import log2
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
     from poise._watch.picture import Quantiles, SecondPicture
 
@@ -33,10 +33,11 @@ def add_time(times: Times, seconds: float) -> None:
 
 def quantiles(several: Iterable[Times]) -> Quantiles | None:
     """Two quantiles of all these times, None if there are none."""
-    counts: Counter[int] = Counter()
+    counts: dict[int, int] = {}
     for times in several:
-        counts.update(times)
-    total = counts.total()
+        for number, count in times.items():
+            counts[number] = counts.get(number, 0) + count
+    total = sum(counts.values())
     if not total:
         return None
     ordered = sorted(counts.items())
@@ -56,7 +57,20 @@ def _quantile(ordered: list[tuple[int, int]], rank: float) -> float:
 class Second:
     """One second of a pool."""
 
-    __slots__ = ("at", "backlog", "bars", "busy", "deaths", "ended", "mark", "refused", "runs", "slots", "waits")
+    __slots__ = (
+        "at",
+        "backlog",
+        "bars",
+        "busy",
+        "deaths",
+        "drawn",
+        "ended",
+        "mark",
+        "refused",
+        "runs",
+        "slots",
+        "waits",
+    )
 
     def __init__(self, at: int, slots: int, backlog: int) -> None:
         self.at = at
@@ -73,6 +87,26 @@ class Second:
         """How many were drawn in it."""
         self.mark = 0
         """When it was over, as the model counts."""
+        self.drawn: SecondPicture | None = None
+        """What it was like, once it is over."""
+
+    def draw(self) -> SecondPicture:
+        """What it was like, or is so far."""
+        return self.drawn or {
+            "at": self.at,
+            "ended": dict(self.ended),
+            "refused": self.refused,
+            "waits": quantiles([self.waits]),
+            "runs": quantiles([self.runs]),
+            "busy": None,
+            "backlog": self.backlog,
+            "deaths": self.deaths,
+        }
+
+    def end(self, mark: int, busy: float) -> None:
+        """It is over. It is drawn now: nine hundred of them at once would hold the loop up."""
+        self.mark, self.busy = mark, busy
+        self.drawn = {**self.draw(), "busy": _share(busy, self.slots)}
 
 
 class History:
@@ -87,27 +121,16 @@ class History:
     def next(self) -> Second:
         """The next second begins as this one ends."""
         before = self.present
+        if len(self.seconds) > LATELY:
+            past = self.seconds[-LATELY - 1]
+            past.waits, past.runs = Times(int), Times(int)  # nobody asks for them again
         self.present = Second(before.at + 1, before.slots, before.backlog)
         self.seconds.append(self.present)
         return self.present
 
-    def since(self, mark: int) -> Iterator[SecondPicture]:
+    def since(self, mark: int) -> list[SecondPicture]:
         """What each second was like that ended after this, and the present one."""
-        for second in self.seconds:
-            if second is self.present or second.mark > mark:
-                yield self._drawn(second)
-
-    def _drawn(self, second: Second) -> SecondPicture:
-        return {
-            "at": second.at,
-            "ended": dict(second.ended),
-            "refused": second.refused,
-            "waits": quantiles([second.waits]),
-            "runs": quantiles([second.runs]),
-            "busy": None if second is self.present else _share(second.busy, second.slots),
-            "backlog": second.backlog,
-            "deaths": second.deaths,
-        }
+        return [second.draw() for second in self.seconds if second is self.present or second.mark > mark]
 
     def lately(self) -> list[Second]:
         """The last full seconds, from which present rates are taken."""

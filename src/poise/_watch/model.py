@@ -280,8 +280,8 @@ class Model(Observer):
                 self._left += desk.busy
                 desk.busy = 0.0
             self._mark += 1
-            self._second.mark = self._mark
-            self._second.busy, self._left = self._left, 0.0
+            self._second.end(self._mark, self._left)
+            self._left = 0.0
             self._second = history.next()
         self._turns_at = self._second.at + 1.0
         return self._second
@@ -333,7 +333,7 @@ class Model(Observer):
             "busy": share_of(lately),
             "workers": self._workers(stats),
             "deaths": list(self._deaths),
-            "seconds": list(history.since(since)),
+            "seconds": history.since(since),
             "bars": [_drawn(bar) for bar in self._bars if bar.mark > since] if bars else [],
             "hidden": self._hidden,
         }
