@@ -85,6 +85,7 @@ class WorkerArguments(TypedDict, total=False):
     traces: bool
     context: Iterable[ContextVar[Any]]
     logs: LogsName
+    watch: bool
     ray_options: dict[str, Any] | None
     ray_init: dict[str, Any] | None
 
@@ -213,6 +214,7 @@ class PoolOptions:
     traces: bool = False
     context: Iterable[ContextVar[Any]] = ()
     logs: LogsName = "ray"
+    watch: bool = False
     ray_options: dict[str, Any] = field(default_factory=dict[str, Any])
     ray_init: dict[str, Any] = field(default_factory=dict[str, Any])
 
@@ -253,6 +255,7 @@ class PoolOptions:
         check_flag("traces", self.traces)
         object.__setattr__(self, "context", _variables(self.context))
         check_one_of("logs", self.logs, get_args(LogsName))
+        check_flag("watch", self.watch)
         object.__setattr__(self, "ray_options", _dict("ray_options", self.ray_options, "Ray gives to an actor"))
         object.__setattr__(self, "ray_init", _dict("ray_init", self.ray_init, "ray.init() takes"))
 

@@ -17,7 +17,7 @@ from poise._protocol.pickling import is_object_ref
 from poise._protocol.traces import add_note
 from poise._protocol.words import callable_name, is_text
 from poise.batching import ASYNC_ONE, ONE, batching_of, check_arguments
-from poise.errors import DeadlineExceeded
+from poise.errors import ConfigError, DeadlineExceeded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -193,6 +193,12 @@ def name_of(function: Callable[..., Any] | str) -> str:
     if type(function) is FunctionType:
         return function.__qualname__
     return function if is_text(function) else callable_name(function)
+
+
+def no_function(value: object) -> ConfigError:
+    """What is raised for something that cannot be called."""
+    allowed = "a function, a method of the workers' class, or a method's name, and after it the arguments: "
+    return ConfigError("fn", value, f"{allowed}pool.run(f, x), and not pool.run(f(x))")
 
 
 def new_record(scheduler: Scheduler, options: CallOptions) -> Callable[..., CallRecord]:

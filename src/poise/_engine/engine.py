@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from poise._core.scheduler import Scheduler
 from poise._core.states import CallState
 from poise._engine import renewing
-from poise._engine.call import new_record, pace_key, time_limit
+from poise._engine.call import new_record, no_function, pace_key, time_limit
 from poise._engine.carrying import call_maker
 from poise._engine.checks import Checks
 from poise._engine.dispatcher import Dispatcher
-from poise._engine.looking import LOOKS_FOR, look, stats_of
+from poise._engine.looking import LOOKS_FOR, look, stacks_of, stats_of
 from poise._engine.loops import running_loop
 from poise._engine.observers import Observers
+from poise._engine.watching import show
 from poise.checks import check_whole
 from poise.errors import ConfigError, PoolBroken, PoolClosed
 
@@ -37,11 +38,6 @@ if TYPE_CHECKING:
     from poise.stats import Stats
 
 logger = logging.getLogger("poise")
-
-_NO_FUNCTION = (
-    "a function, a method of the workers' class, or a method's name, and after it the arguments: "
-    "pool.run(f, x), and not pool.run(f(x))"
-)
 
 STALLED_AFTER = 5.0
 """Seconds of draining after which a stream that nobody reads is worth a warning."""
@@ -116,7 +112,7 @@ class Engine:
         dispatcher = self._opened
         dispatcher.check_loop()
         if not (callable(function) or isinstance(function, str)):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ConfigError("fn", function, _NO_FUNCTION)
+            raise no_function(function)
         if options.kill_on_cancel:
             dispatcher.check_may_kill("kill_on_cancel", value=True)
         timeout, deadline = time_limit(options, dispatcher.clock.time())
@@ -176,6 +172,7 @@ class Engine:
         settings = self._settings
         self._dispatcher = dispatcher = self._make_dispatcher()
         self._is_opening = True
+        show(self, is_wanted=settings.watch)
         try:
             began = dispatcher.clock.time()
             size = await self._get_ready(dispatcher)
@@ -294,6 +291,10 @@ class Engine:
         """
         dispatcher = self._opened
         return look(dispatcher.loop, dispatcher.thread, lambda: stats_of(dispatcher), within)
+
+    async def stacks(self, worker_id: int) -> str:
+        """What the threads and tasks of a worker are doing; raises what `stacks_of` says."""
+        return await stacks_of(self._opened, worker_id)
 
     def __repr__(self) -> str:
         """Give what the workers hold."""

@@ -8,7 +8,7 @@ import threading
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from poise.errors import LoopBlocked
+from poise.errors import ConfigError, LoopBlocked, PoiseError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
+TELLS_IN: Final = 5.0
+"""Seconds that a worker has to say what it does."""
 LOOKS_FOR: Final = 5.0
 """Seconds for which another thread waits for the loop to take a snapshot."""
 
@@ -62,6 +64,28 @@ def stats_of(dispatcher: Dispatcher) -> Stats:
         for worker in stats.workers
     )
     return dataclasses.replace(stats, workers=workers)
+
+
+async def stacks_of(dispatcher: Dispatcher, worker_id: int) -> str:
+    """What the threads and tasks of a worker are doing.
+
+    Raises:
+        ConfigError: no worker of that number has started.
+        PoiseError: it has ended meanwhile, does not answer, or cannot be asked.
+    """
+    lane = dispatcher.lanes.get(worker_id)
+    if lane is None:
+        started = ", ".join(map(str, dispatcher.lanes)) or "none"
+        raise ConfigError("worker_id", worker_id, f"the number of a worker that has started: {started}")
+    try:
+        async with asyncio.timeout(TELLS_IN):
+            return await lane.stacks()
+    except TimeoutError:
+        pid, node = lane.origin.pid, lane.origin.node
+        raise PoiseError(
+            f"worker {worker_id} has not answered within {TELLS_IN:g} s: its process is stopped, or C code keeps its "
+            f"interpreter; where it runs, `py-spy dump --native --pid {pid}` looks at it from outside (node {node})"
+        ) from None
 
 
 def _is_here(loop: asyncio.AbstractEventLoop, thread: int) -> bool:

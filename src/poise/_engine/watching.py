@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 from typing import TYPE_CHECKING, Final
 from weakref import WeakKeyDictionary, ref
 
+from poise._engine.desk import Desk
 from poise._watch.model import Model
-from poise.errors import PoolClosed
+from poise._watch.server import Server
+from poise._watch.sockets import new_path
+from poise.errors import PoiseError, PoolClosed
 from poise.events import Observer
 
 if TYPE_CHECKING:
@@ -15,28 +20,46 @@ if TYPE_CHECKING:
     from poise.events import PoolEnded
     from poise.stats import Stats
 
+_log = logging.getLogger("poise")
+
+VARIABLE: Final = "POISE_WATCH"
+"""With 1 in it every pool of a program is shown."""
 EVERY: Final = 1.0
 """Seconds between two looks."""
 
 
 def watched(engine: Engine) -> Model:
     """The model of a pool, which is kept from the first time on that it is asked for. On the pool's loop alone."""
+    return _watch(engine).model
+
+
+def show(engine: Engine, *, is_wanted: bool) -> None:
+    """Let this user's `poise top` look at a pool, if that is asked for here or by the variable; or log why it cannot.
+
+    The pool lives on either way.
+    """
+    if is_wanted or os.environ.get(VARIABLE) == "1":
+        _watch(engine).listen(engine)
+
+
+def _watch(engine: Engine) -> _Watch:
     watch = _WATCHES.get(engine)
     if watch is None:
         watch = _WATCHES[engine] = _Watch(engine)
         engine.observers.add(watch.model)
         engine.observers.add(watch)
         watch.look()
-    return watch.model
+    return watch
 
 
 class _Watch(Observer):
     """Looks at one pool for as long as that is there."""
 
     def __init__(self, engine: Engine) -> None:
-        self._engine = ref(engine)  # a pool that is forgotten is closed, watched or not
+        self._engine = ref(engine, self._forgotten)  # a pool that is forgotten is closed, watched or not
         self.model = Model(repr(engine), self)
         self._timer: asyncio.TimerHandle | None = None
+        self._server: Server | None = None
 
     def look(self) -> None:
         """Do it, now and then every second."""
@@ -44,10 +67,22 @@ class _Watch(Observer):
             self.model.tick()
             self._timer = asyncio.get_running_loop().call_later(EVERY, self.look)
 
+    def listen(self, engine: Engine) -> None:
+        """Let others look too."""
+        try:
+            self._server = Server(new_path(), Desk(engine, self.model).answer)
+        except (OSError, PoiseError, AttributeError) as error:  # Windows has no such sockets
+            _log.warning("pool of %r: `poise top` cannot look at it: %s", engine, error)
+
     def pool_ended(self, _event: PoolEnded, /) -> None:
         """Look no more."""
         if self._timer is not None:
             self._timer.cancel()
+        self._forgotten()
+
+    def _forgotten(self, _: object = None) -> None:  # runs on any thread, where the collector comes by
+        if self._server is not None:
+            self._server.close()
 
     def time(self) -> float:
         """See `Source`."""

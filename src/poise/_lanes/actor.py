@@ -21,6 +21,7 @@ from poise._protocol.words import describe
 from poise._ray.blocking import in_thread_within, outcome_of
 from poise._ray.errors import CONNECTION_ENDED, last_words
 from poise._ray.quiet import tell_of
+from poise.errors import PoiseError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -158,6 +159,20 @@ class Actor:
         if self.may_call():
             with contextlib.suppress(Exception):
                 self.call(method, *args)
+
+    async def stacks(self) -> str:
+        """What the worker is doing.
+
+        Raises:
+            PoiseError: it is dead.
+        """
+        if not self.may_call():
+            raise PoiseError("the worker has ended")
+        try:
+            text: str = await outcome_of(self.call("stacks"))
+        except RayError as error:
+            raise PoiseError(f"the worker has ended: {last_words(error)}") from None
+        return text
 
     # -----------------------------------------------------------------------------------------------------------------
     # Death

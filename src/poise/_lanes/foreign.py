@@ -27,7 +27,7 @@ from poise._ray.blocking import outcome_of
 from poise._ray.errors import last_words, own_error, remote_text
 from poise._ray.init import refuse_client
 from poise._ray.session import LETTING_GO, RaySession
-from poise.errors import ConfigError, PayloadError, RemoteError
+from poise.errors import ConfigError, PayloadError, PoiseError, RemoteError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -167,6 +167,10 @@ class ForeignLane:
         stream = self._streams.get(call_id)
         if stream is not None:
             stream.credit.add(items)
+
+    async def stacks(self) -> str:
+        """Not to be had: the actor has none of poise's code."""
+        raise PoiseError("actors that existed before the pool cannot be asked what they do; py-spy can look at one")
 
     async def close(self, timeout: float) -> None:  # noqa: ARG002 - what the actor holds is not ours to close
         """Let go of the actor, which lives on."""

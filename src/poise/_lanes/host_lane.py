@@ -156,6 +156,10 @@ class HostLane:
         """Answer for a call that could not be sent."""
         self._refusals.put(Answer(call_id, RAISED, error))
 
+    async def stacks(self) -> str:
+        """What its threads and tasks are doing, asked by Ray: whatever it runs, a thread of its own answers."""
+        return await self.actor.stacks()
+
     # -----------------------------------------------------------------------------------------------------------------
     # Death
 

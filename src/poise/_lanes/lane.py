@@ -104,6 +104,14 @@ class Lane(Protocol):
     def credit(self, call_id: int, items: int) -> None:
         """Let the stream send this many more items."""
 
+    async def stacks(self) -> str:
+        """What the threads and tasks of the worker are doing. It may never answer.
+
+        Raises:
+            PoiseError: the worker is gone, or no such question can be put to it.
+        """
+        ...
+
     async def close(self, timeout: float) -> None:
         """Let an idle worker close what it holds, for so many seconds at most, then end it as `kill` does."""
 

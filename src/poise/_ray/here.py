@@ -12,14 +12,13 @@ import json
 import os
 import pickle
 import socket
-import stat
 import subprocess
 import sys
-import tempfile
 import threading
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
 
+from poise._places import own_directory
 from poise._protocol.peer import peer_uid
 from poise._ray.forks import forks
 from poise._ray.init import options_to_start
@@ -93,7 +92,7 @@ def share_ray(options: Mapping[str, Any]) -> RayHold:
     Raises:
         PoiseError: it could not be started, or its directory is not this user's alone.
     """
-    path = os.path.join(_directory(), f"ray-{version('ray')}-py{sys.version_info.major}.{sys.version_info.minor}")
+    path = os.path.join(own_directory(), f"ray-{version('ray')}-py{sys.version_info.major}.{sys.version_info.minor}")
     with locked(path):
         connection = _connect(path)
         if connection is None:
@@ -143,31 +142,6 @@ def _start_keeper(end: socket.socket, path: str | None, options: Mapping[str, An
     with contextlib.suppress(BrokenPipeError), keeper.stdin as orders:  # it has ended, as the connection will tell
         orders.write(pickle.dumps((sys.path, Order(end.fileno(), path, packed))))
     return keeper
-
-
-def _directory() -> str:
-    """The user's own directory.
-
-    Raises:
-        PoiseError: it is not, so that whoever has made it could lead this user's programs to a Ray of theirs.
-    """
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
-    if runtime and os.path.isdir(runtime):
-        directory = os.path.join(runtime, "poise")
-    else:
-        directory = os.path.join(tempfile.gettempdir(), f"poise-{os.geteuid()}")
-    try:
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(directory, 0o700)
-        found = os.lstat(directory)
-    except OSError as error:
-        raise PoiseError(f"cannot make {directory}, where the shared Ray is found: {error}; set TMPDIR") from error
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
-        raise PoiseError(
-            f"{directory} must be a directory of mode 700 of user {os.geteuid()}, and is of user {found.st_uid}, "
-            f"{stat.filemode(found.st_mode)}; remove it, or set XDG_RUNTIME_DIR"
-        )
-    return directory
 
 
 class _Here:

@@ -38,6 +38,7 @@ from poise._worker.link import Link
 from poise._worker.outgoing import Outgoing
 from poise._worker.runner import Runner, calls_loop
 from poise._worker.shelf import FunctionShelf
+from poise._worker.stacks import stacks
 from poise.errors import PayloadError
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from poise._protocol.records import Levels, LogBatch
     from poise._worker.connections import Connection
     from poise._worker.logs import Forwarder
+    from poise._worker.loop_thread import CallsLoop
 
 _ray: Any = ray  # its own types leave out some of what it takes and gives
 
@@ -92,6 +94,7 @@ class Host:
         self._streams: dict[int, Outgoing] = {}
         self._fetching: set[int] = set()
         self._keeper: Keeper | None = None
+        self._loop: CallsLoop | None = None
         self._is_closing = False
         self._closed: SimpleQueue[list[str]] = SimpleQueue()
         """What went wrong with closing, once that is over."""
@@ -123,7 +126,7 @@ class Host:
         add_paths(paths)
         try:
             self._is_alone = concurrency == 1
-            loop = calls_loop(self._inbox, concurrency)
+            self._loop = loop = calls_loop(self._inbox, concurrency)
             self._keeper = Keeper(loop)
             instance = self._keeper.make(None if factory is None else _unpack_factory(factory, writable=writable))
             self._classes = type_names(instance)
@@ -206,6 +209,11 @@ class Host:
         """Log at the levels that the caller has now."""
         if self._logs is not None:
             self._logs.set_levels(levels)
+
+    @_in_group("control")
+    def stacks(self) -> str:
+        """What the worker is doing."""
+        return stacks(loop=None if self._loop is None else self._loop.turning)
 
     @_in_group("control")
     def end(self) -> None:

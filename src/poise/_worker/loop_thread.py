@@ -21,6 +21,11 @@ T = TypeVar("T")
 class CallsLoop(Protocol):
     """Where coroutines run."""
 
+    @property
+    def turning(self) -> asyncio.AbstractEventLoop | None:
+        """The loop itself, once there is one."""
+        ...
+
     def start(self, function: Callable[[asyncio.AbstractEventLoop], object]) -> bool:
         """Let a runner's thread begin a call: the function runs on the loop. False if the loop is closed."""
         ...
@@ -49,6 +54,11 @@ class LoopThread:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
+
+    @property
+    def turning(self) -> asyncio.AbstractEventLoop | None:
+        """See `CallsLoop`."""
+        return self._loop
 
     def start(self, function: Callable[[asyncio.AbstractEventLoop], object]) -> bool:
         """See `CallsLoop`."""

@@ -44,6 +44,11 @@ class OwnLoop:
         self.wait: Callable[[], None] | None = None
         """What the thread does before it takes a call, once there is a loop: lets that turn until one has come."""
 
+    @property
+    def turning(self) -> asyncio.AbstractEventLoop | None:
+        """See `CallsLoop`."""
+        return self._loop
+
     def start(self, function: Callable[[asyncio.AbstractEventLoop], object]) -> bool:
         """See `CallsLoop`; `finish` must follow."""
         if self._is_closed:

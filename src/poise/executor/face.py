@@ -123,7 +123,7 @@ class Executor(futures.Executor, Generic[T]):
             writable (True): see `poise.Pool`. True, as in the original; with False large arrays are read-only, and
                 those that come through Ray need not be copied.
             observers (()): see `poise.Pool`. They are called on the executor's own thread.
-            record (None), logs ("ray"): see `poise.Pool`.
+            record (None), logs ("ray"), watch (False): see `poise.Pool`.
             recycle (None): see `poise.Pool`; `max_tasks_per_child` is another name for a part of it.
             health (None): see `poise.Pool`.
             ray_options (None): options of Ray's for each actor, passed on unchanged: `num_gpus`, `resources`,

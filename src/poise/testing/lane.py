@@ -28,11 +28,13 @@ from poise._worker.inbox import Arrival, Inbox
 from poise._worker.keeper import Keeper
 from poise._worker.runner import Runner, calls_loop
 from poise._worker.shelf import FunctionShelf
+from poise._worker.stacks import stacks
 from poise.errors import PayloadError
 from poise.testing.faults import Fault
 
 if TYPE_CHECKING:
     from poise._lanes.redefined import KnownClasses
+    from poise._worker.loop_thread import CallsLoop
     from poise.testing.faults import Faults
 
 _log = logging.getLogger("poise")
@@ -79,6 +81,7 @@ class LocalLane:
         self._failures: dict[int, PayloadError] = {}  # stream items that could not be unpickled
         self._faults = faults
         self._keeper: Keeper | None = None
+        self._calls_loop: CallsLoop | None = None
         self._closed: asyncio.Future[list[str]] | None = None
         """Once closing was asked for: what went wrong with it."""
         self._is_started = False
@@ -157,6 +160,10 @@ class LocalLane:
     def credit(self, call_id: int, items: int) -> None:
         """Let the stream send this many more items."""
         self._inbox.credit(call_id, items)
+
+    async def stacks(self) -> str:
+        """What its threads and tasks are doing."""
+        return stacks(self._name, None if self._calls_loop is None else self._calls_loop.turning)
 
     async def close(self, timeout: float) -> None:
         """Let the worker close what it holds, for so many seconds of real time at most, then end it."""
@@ -238,7 +245,7 @@ class LocalLane:
             return not self._is_dead
 
     def _construct(self, factory: Callable[[], Any] | None, concurrency: int) -> Packed | None:
-        loop = calls_loop(self._inbox, concurrency, self._name)
+        self._calls_loop = loop = calls_loop(self._inbox, concurrency, self._name)
         try:
             self._keeper = Keeper(loop)
             instance = self._keeper.make(factory)
