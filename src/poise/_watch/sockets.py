@@ -19,8 +19,8 @@ from poise._protocol.peer import peer_uid
 if TYPE_CHECKING:
     from typing import Self
 
-ANSWERS_IN: Final = 5.0
-"""Seconds that a pool has to answer a look, which it gives up itself before that."""
+ANSWERS_IN: Final = 2.5
+"""Seconds that a pool has to answer a look, which it gives up itself a little sooner."""
 _PREFIX: Final = "watch-"
 _numbers = itertools.count(1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -16,6 +17,7 @@ def poise() -> None:
     """Balance for Ray actors: a pool you can await.
 
     \b
+    poise top                                          which worker runs what, what waits, who has died
     poise doctor                                       does it work on this machine, and what to do if not?
     poise bench                                        how fast is it here, beside Ray and ProcessPoolExecutor?
     poise run mymodule:Model.predict in.jsonl -o out.jsonl
@@ -64,6 +66,43 @@ def bench(workers: int, seconds: float) -> None:
     from poise.cli.bench import compare
 
     compare(workers, seconds)
+
+
+@poise.command()
+@click.argument("name", required=False)
+@click.option("--once", is_flag=True, help="Print one frame, of every pool unless NAME says which, and end.")
+@click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each look.")
+@click.option(
+    "--interval",
+    type=click.FloatRange(0.05, 60),
+    default=0.25,
+    show_default=True,
+    help="Seconds between two looks.",
+)
+def top(*, name: str | None, once: bool, as_json: bool, interval: float) -> None:
+    """Look at the pools of yours on this machine that were opened with watch=True, or under POISE_WATCH=1.
+
+    NAME is what the workers hold, or a number in the list of pools, or that of a process. Keys replace a worker (r),
+    show its stack (k), change the number of workers (s), drain the pool (d): what changes anything asks first.
+    """
+    if importlib.util.find_spec("rich") is None:
+        sys.exit("poise top needs rich: pip install 'poise[cli]'")
+    from poise._watch.sockets import find
+    from poise.cli import top
+
+    if not (once or as_json or (sys.stdin.isatty() and sys.stdout.isatty())):
+        raise click.UsageError("this is no terminal: use --once or --json")
+    try:
+        found = top.choose(find(), name)
+        if once:
+            top.show_once(found, as_json=as_json)
+        elif as_json:
+            top.stream(found[0], interval)
+        else:
+            click.echo(top.Top(found, interval).run(), nl=False)
+    except top.Failure as failure:
+        click.echo(f"poise top: {failure}", err=True)
+        sys.exit(1)
 
 
 @poise.command()

@@ -53,6 +53,7 @@ def examine(*, with_ray: bool) -> Iterator[Finding]:
         _shared_memory,
         _processors,
         _descriptors,
+        _watched,
     ]
     has_failed = False
     for check in checks:
@@ -202,6 +203,15 @@ def _descriptors() -> Finding:
         remedy = f"ulimit -n {min(hard, 65536) if hard > 0 else 65536}"
         return Finding("open files", "warn", f"at most {soft}: Ray and large pools want {DESCRIPTORS_WANTED}", remedy)
     return Finding("open files", "ok", f"at most {soft:,}")
+
+
+def _watched() -> Finding:
+    from poise._watch.sockets import find
+
+    pools = [f"{each.name} (pid {each.program}, {each.state})" for each in find()]
+    if not pools:
+        return Finding("poise top", "ok", "no pool of yours is watched: watch=True, or POISE_WATCH=1, shows one there")
+    return Finding("poise top", "ok", f"shows {len(pools)}: {', '.join(pools)}")
 
 
 def _pool() -> Finding:
