@@ -369,6 +369,7 @@ class Model(Observer):
             ],
             "resident": None if usage is None else usage.resident,
             "cpu": None if usage is None else usage.cpu,
+            "read": None if usage is None else usage.at,
         }
 
 

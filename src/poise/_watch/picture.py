@@ -80,6 +80,8 @@ class WorkerPicture(TypedDict):
     """Bytes of memory, as of a second ago at most; None where it cannot be told."""
     cpu: float | None
     """Seconds of processor time that it has taken, likewise."""
+    read: float | None
+    """When both were read, as `wall` is: the share of a processor is the difference of two `cpu` by that of these."""
 
 
 class DeathPicture(TypedDict):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ class Usage(NamedTuple):
     """Bytes of memory."""
     cpu: float
     """Seconds of processor time."""
+    at: float
+    """When it was read, in seconds since 1970."""
 
 
 def usage_of(pid: int) -> Usage | None:
@@ -32,7 +35,7 @@ def usage_of(pid: int) -> Usage | None:
         ticks, pages = int(fields[11]) + int(fields[12]), int(fields[21])  # utime, stime and rss of proc(5)
     except (OSError, ValueError, IndexError):
         return None
-    return Usage(pages * os.sysconf("SC_PAGE_SIZE"), ticks / os.sysconf("SC_CLK_TCK"))
+    return Usage(pages * os.sysconf("SC_PAGE_SIZE"), ticks / os.sysconf("SC_CLK_TCK"), time.time())
 
 
 def this_node() -> str | None:

@@ -130,8 +130,8 @@ def spark(values: Sequence[float], most: float) -> str:
 
 def _workers(scene: Scene) -> Table:
     workers = scene.picture["workers"]
-    table = Table(box=None, padding=(0, 1), header_style="bold", pad_edge=False)
-    table.add_column("")
+    table = Table(box=None, padding=(0, 1), header_style="bold", pad_edge=False, expand=True)
+    table.add_column("", width=1)
     for name in ("worker", "state", "pid", "node"):
         table.add_column(name, no_wrap=True)
     for name in ("gen", "done", "ahead"):
@@ -184,7 +184,7 @@ def _runs(worker: WorkerPicture) -> str:
 
 
 def _deaths(deaths: list[DeathPicture], now: float) -> Table:
-    table = Table(box=None, padding=(0, 1), header_style="bold", pad_edge=False)
+    table = Table(box=None, padding=(0, 1), header_style="bold", pad_edge=False, expand=True)
     for name in ("last deaths", "worker", "cause"):
         table.add_column(name, no_wrap=True)
     table.add_column("why", overflow="ellipsis", no_wrap=True, ratio=1)

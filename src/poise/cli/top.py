@@ -78,6 +78,8 @@ class Watch:
         self.picture: Picture | None = None
         self.seconds: deque[SecondPicture] = deque(maxlen=SECONDS)
         self.cpu: dict[int, float] = {}
+        self._read: dict[int, tuple[float, float]] = {}
+        """How much processor time each worker had taken, and when that was."""
         self.notice = ""
         """Why the picture is an old one, if it is."""
         self._line: Line | None = None
@@ -101,22 +103,20 @@ class Watch:
         while self.seconds and self.seconds[-1]["at"] >= first:
             self.seconds.pop()
         self.seconds.extend(picture["seconds"])
-        if before is not None:
-            self._compare(before, picture)
+        self._compare(picture)
         self.picture = picture
         return picture
 
-    def _compare(self, before: Picture, now: Picture) -> None:
-        """How much processor time each worker has taken meanwhile, as far as that is news."""
-        had = {worker["id"]: worker["cpu"] for worker in before["workers"]}
-        passed = now["wall"] - before["wall"]
-        for worker in now["workers"]:
-            cpu, cpu_before = worker["cpu"], had.get(worker["id"])
-            if cpu is not None and cpu_before is not None and cpu != cpu_before and passed > 0:
-                share = (cpu - cpu_before) / max(1.0, passed)  # it is read once a second
-                self.cpu[worker["id"]] = share
-            elif cpu is not None:
-                self.cpu[worker["id"]] = self.cpu.get(worker["id"], 0.0) * 0.7
+    def _compare(self, picture: Picture) -> None:
+        """How much processor time each worker has taken since it was read before."""
+        for worker in picture["workers"]:
+            cpu, at, number = worker["cpu"], worker["read"], worker["id"]
+            if cpu is None or at is None:
+                continue
+            cpu_before, before = self._read.get(number, (cpu, at))
+            if at > before:
+                self.cpu[number] = (cpu - cpu_before) / (at - before)
+            self._read[number] = cpu, at
 
     def scene(self) -> Scene | None:
         """What there is to draw."""
