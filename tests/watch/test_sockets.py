@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import logging
 import os
@@ -256,6 +257,51 @@ def test_what_a_killed_program_has_left_is_removed_by_the_next_look(place: str) 
         second.send_signal(signal.SIGKILL)
     assert find() == []
     assert files(place) == []
+
+
+FORKING = """
+import asyncio, os, time
+from poise.testing import LocalPool
+
+async def main():
+    async with LocalPool(size=1):
+        child = os.fork()
+        if child == 0:
+            time.sleep(60)
+            os._exit(0)
+        print(child, flush=True)
+        await asyncio.sleep(60)
+
+asyncio.run(main())
+"""
+
+
+def test_a_forked_child_does_not_keep_its_parents_socket(place: str) -> None:
+    environment = {**os.environ, "POISE_WATCH": "1"}
+    command = [sys.executable, "-W", "ignore", "-c", FORKING]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as program:
+        assert program.stdout is not None
+        child = int(program.stdout.readline())
+        try:
+            assert [found.program for found in find()] == [program.pid]
+            program.send_signal(signal.SIGKILL)
+            program.wait()
+            assert find() == []
+            assert files(place) == []
+        finally:
+            os.kill(child, signal.SIGKILL)
+
+
+async def test_a_pool_that_is_forgotten_is_seen_no_more(place: str) -> None:
+    pool = await LocalPool(size=1, watch=True).open()
+    assert await pool.run(abs, -1) == 1
+    assert len(await aside(find)) == 1
+    with pytest.warns(ResourceWarning, match="was not closed"):
+        del pool
+        gc.collect()
+    async with asyncio.timeout(10):
+        while files(place):
+            await asyncio.sleep(0.01)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")

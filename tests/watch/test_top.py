@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from rich.console import Console
 import poise
 from poise._watch.sockets import Found
 from poise.cli.frame import Scene, draw, duration, size_of, spark
-from poise.cli.top import Failure, choose
+from poise.cli.top import Failure, choose, spied
 from poise.testing import Faults, LocalPool
 from tests.gate import Gate, wait_at
 from tests.watch.terminal import Terminal
@@ -184,6 +185,18 @@ async def test_it_ends_with_the_pool_and_leaves_the_terminal_as_it_was(place: st
             terminal.program.send_signal(signal.SIGINT)
             assert await terminal.ended() == 1
             assert terminal.now == terminal.before
+
+
+@pytest.mark.parametrize(("script", "seen"), [("echo spied on $3", "spied on 4711\n"), ("exit 1", None)])
+def test_py_spy_is_asked_first_if_it_is_there_and_may_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, seen: str | None
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert spied(4711) is None or shutil.which("py-spy") is not None
+    spy = tmp_path / "py-spy"
+    spy.write_text(f"#!/bin/sh\n{script}\n")
+    spy.chmod(0o755)
+    assert spied(4711) == seen
 
 
 @pytest.fixture

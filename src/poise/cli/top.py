@@ -305,7 +305,7 @@ class Top:
         picture, path = self._watch.picture, self._watch.found.path
         assert picture is not None, "a worker of it was chosen"
         pid = next((each["pid"] for each in picture["workers"] if each["id"] == worker and each["is_here"]), None)
-        text = None if pid is None else _spied(pid)
+        text = None if pid is None else spied(pid)
         if text is None:
             with Line(path, ACTS_IN) as line:
                 text = line.ask(do="stack", worker=worker)
@@ -324,7 +324,7 @@ class Top:
         threading.Thread(target=work, name="poise-top", daemon=True).start()
 
 
-def _spied(pid: int) -> str | None:
+def spied(pid: int) -> str | None:
     """What py-spy sees of a process, without its help; None if it is not installed, or may not look."""
     spy = shutil.which("py-spy")
     if spy is None:
