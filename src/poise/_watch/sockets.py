@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 ANSWERS_IN: Final = 2.5
 """Seconds that a pool has to answer a look, which it gives up itself a little sooner."""
+SILENT: Final = "the program does not answer: it is stopped, or C code keeps its interpreter"
 _PREFIX: Final = "watch-"
 _numbers = itertools.count(1)
 
@@ -49,6 +50,7 @@ class Line:
             within: seconds that each answer may take.
 
         Raises:
+            Refused: somebody is there and does not answer.
             OSError: nobody is there, or it is not of this user.
         """
         self.path = path
@@ -57,6 +59,9 @@ class Line:
             connection.settimeout(within)
             connection.connect(path)
             self._file = connection.makefile("rb")
+        except (TimeoutError, BlockingIOError):  # as many wait already as may
+            connection.close()
+            raise Refused(SILENT) from None
         except BaseException:
             connection.close()
             raise
@@ -74,13 +79,13 @@ class Line:
             self._socket.sendall(json.dumps(request).encode() + b"\n")
             answer: dict[str, Any] = json.loads(self._file.readline() or b"{}")
         except TimeoutError:
-            raise Refused("the program does not answer: it is stopped, or C code keeps its interpreter") from None
+            raise Refused(SILENT) from None
         except (OSError, ValueError) as error:
             raise Refused(f"the connection to it has ended: {error}") from None
         if "error" in answer:
             raise Refused(str(answer["error"]))
         if "done" not in answer:
-            raise Refused("the pool is closed, or its program has ended")
+            raise Refused("it has ended the connection: the pool is closed, or too many look at it")
         return answer["done"]
 
     def close(self) -> None:

@@ -71,7 +71,9 @@ def bench(workers: int, seconds: float) -> None:
 @poise.command()
 @click.argument("name", required=False)
 @click.option("--once", is_flag=True, help="Print one frame, of every pool unless NAME says which, and end.")
-@click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each look.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print a line of JSON for each look: first all, then what has changed."
+)
 @click.option(
     "--interval",
     type=click.FloatRange(0.05, 60),

@@ -90,7 +90,7 @@ class Watch:
         try:
             if self._line is None:
                 self._line = Line(self.found.path)
-            since = 0 if before is None or bars else before["mark"]
+            since = 0 if before is None else before["mark"]
             picture: Picture | None = self._line.ask(do="look", since=since, bars=bars)
         except (OSError, Refused) as error:
             self.close()  # a late answer would be taken for another one's
@@ -156,7 +156,7 @@ def show_once(found: list[Found], *, as_json: bool) -> None:
 
 
 def stream(found: Found, interval: float) -> None:
-    """Print a line of JSON for each look, until the pool has ended."""
+    """Print a line of JSON for each look, until the pool has ended: first all, then what has changed."""
     watch = Watch(found)
     while (picture := watch.look(bars=True)) is not None:
         click.echo(json.dumps(picture))
