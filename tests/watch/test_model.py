@@ -13,9 +13,9 @@ import pytest
 import poise
 from poise import events
 from poise._engine.watching import watched
-from poise._watch import model as module
+from poise._watch.bars import MERGED, MOST_A_SECOND
 from poise._watch.history import SECONDS, Times, add_time, quantiles
-from poise._watch.model import MOST_BARS_A_SECOND, Model
+from poise._watch.model import Model
 from poise.stats import Stats, WorkerStats
 from poise.testing import Faults, LocalPool, ManualClock
 from poise.view import engine_of
@@ -208,7 +208,7 @@ def test_short_calls_that_follow_each_other_are_one_bar_that_grows(source: Sourc
     assert bar["end"] == pytest.approx(100.1)
     seen = picture["mark"]
     source.end(100.21, 100, running=0.001, function="other")
-    source.end(100.2 + module.MERGED, 101, running=0.001)
+    source.end(100.2 + MERGED, 101, running=0.001)
     assert [bar["function"] for bar in source.changes(seen)["bars"]] == ["other", "predict"]
     assert source.changes(source.changes(seen)["mark"])["bars"] == []
 
@@ -250,12 +250,12 @@ def test_what_has_changed_makes_up_the_whole_picture(source: Source) -> None:
 
 
 def test_it_is_bounded(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
-    for number in range(2 * MOST_BARS_A_SECOND):
+    for number in range(2 * MOST_A_SECOND):
         source.end(100.5, number, running=0.0, function=f"f{number}")
     for number in range(50):
         source.die(100.6, number)
     picture = source.at(100.7)
-    assert (len(picture["bars"]), picture["hidden"]) == (MOST_BARS_A_SECOND, MOST_BARS_A_SECOND)
+    assert (len(picture["bars"]), picture["hidden"]) == (MOST_A_SECOND, MOST_A_SECOND)
     assert [death["worker"] for death in picture["deaths"]] == list(range(30, 50))
     picture = source.at(100.7 + 2 * SECONDS)  # nobody looked for long
     assert len(picture["seconds"]) == 1

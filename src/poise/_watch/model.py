@@ -11,13 +11,15 @@ from collections import deque
 from math import log2
 from typing import TYPE_CHECKING, Final, Protocol
 
+from poise._watch.bars import Bars
 from poise._watch.history import OFFSET, SECONDS, STEPS, TINY, History, Second, quantiles, share_of
 from poise._watch.processes import Usages, is_here, this_node
 from poise._watch.rows import Rows
 from poise.events import Observer
 
 if TYPE_CHECKING:
-    from poise._watch.picture import BarPicture, DeathPicture, Picture, WorkerPicture
+    from poise._watch.bars import Bar
+    from poise._watch.picture import DeathPicture, Picture, WorkerPicture
     from poise._watch.processes import Usage
     from poise._watch.rows import Held
     from poise.events import (
@@ -32,14 +34,6 @@ if TYPE_CHECKING:
     )
     from poise.stats import Stats, WorkerStats
 
-MOST_BARS: Final = 10_000
-"""Bars that are kept."""
-MOST_BARS_A_SECOND: Final = 500
-"""Bars that are drawn in one second; what follows is counted."""
-MERGED: Final = 0.25
-"""Seconds that a bar of several calls may have."""
-GAP: Final = 0.01
-"""Seconds between two calls that may become one bar."""
 MOST_DEATHS: Final = 20
 """Deaths that are told of in detail."""
 _TOTALS: Final = (
@@ -62,21 +56,6 @@ class Source(Protocol):
     def stats(self) -> Stats | None:
         """A snapshot; None if it is not open yet, or gone."""
         ...
-
-
-class Bar:
-    """What one slot of a worker ran: see `BarPicture`."""
-
-    __slots__ = ("begin", "calls", "end", "function", "id", "mark", "outcome", "row", "worker")
-
-    def __init__(self, mark: int, worker: int, held: Held, end: float, outcome: str) -> None:
-        self.id = self.mark = mark
-        """When it was new, and when it changed last, as the model counts."""
-        self.worker = worker
-        self.row, self.begin, self.function = held
-        self.end = end
-        self.outcome = outcome
-        self.calls = 1
 
 
 class _Desk:
@@ -118,8 +97,7 @@ class Model(Observer):
         """The busy seconds of workers that have gone in the present second."""
         self._abandoned: dict[int, str] = {}
         """How calls have ended that their workers still hold."""
-        self._bars: deque[Bar] = deque(maxlen=MOST_BARS)
-        self._hidden = 0
+        self._bars = Bars()
         self._deaths: deque[DeathPicture] = deque(maxlen=MOST_DEATHS)
         self._usages = Usages()
 
@@ -138,18 +116,18 @@ class Model(Observer):
         if event.is_abandoned:
             self._abandoned[event.call] = outcome
             return
-        desk = self._desks.get(worker) or self._seat(worker, at)
-        rows = desk.rows
-        if event.call in rows.taken:
+        desk = self._desks.get(worker)
+        if desk is not None and event.call in desk.rows.taken:
             self._count(desk, at)
-            held = rows.end(event.call, at)
+            held = desk.rows.end(event.call, at)
             assert held is not None
         elif outcome in {"returned", "raised"}:
+            desk = desk or self._seat(worker, at)
             before, count = desk.counted, self._count(desk, at)
             if count < self._slots:
                 desk.busy += max(0.0, min(running, at - before))
-            held = rows.passed(at, running, event.function)
-        else:  # it waited for another attempt
+            held = desk.rows.passed(at, running, event.function)
+        else:  # it waited for another attempt, or its worker is gone
             return
         self._draw(worker, desk, held, at, outcome)
 
@@ -187,23 +165,7 @@ class Model(Observer):
 
     def _draw(self, worker: int, desk: _Desk, held: Held, end: float, outcome: str) -> None:
         self._mark += 1
-        last = desk.last.get(held.row)
-        if (
-            last is not None
-            and end - last.begin < MERGED
-            and held.since - last.end < GAP
-            and last.function == held.function
-            and last.outcome == outcome
-        ):
-            last.mark = self._mark
-            last.end = end
-            last.calls += 1
-        elif self._second.bars < MOST_BARS_A_SECOND:
-            self._second.bars += 1
-            desk.last[held.row] = bar = Bar(self._mark, worker, held, end, outcome)
-            self._bars.append(bar)
-        else:
-            self._hidden += 1
+        self._bars.draw(self._mark, self._second, desk.last, worker, held, end, outcome)
 
     # ---------------------------------------------------------------- workers
 
@@ -334,8 +296,8 @@ class Model(Observer):
             "workers": self._workers(stats),
             "deaths": list(self._deaths),
             "seconds": history.since(since),
-            "bars": [_drawn(bar) for bar in self._bars if bar.mark > since] if bars else [],
-            "hidden": self._hidden,
+            "bars": self._bars.since(since) if bars else [],
+            "hidden": self._bars.hidden,
         }
 
     def _workers(self, stats: Stats) -> list[WorkerPicture]:
@@ -375,16 +337,3 @@ class Model(Observer):
 
 def _slots(stats: Stats) -> int:
     return sum(worker.slots for worker in stats.workers if worker.state == "ready")
-
-
-def _drawn(bar: Bar) -> BarPicture:
-    return {
-        "id": bar.id,
-        "worker": bar.worker,
-        "row": bar.row,
-        "function": bar.function,
-        "begin": bar.begin,
-        "end": bar.end,
-        "outcome": bar.outcome,
-        "calls": bar.calls,
-    }
