@@ -6,6 +6,8 @@ import asyncio
 import json
 import os
 import random
+import sys
+import types
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -270,6 +272,11 @@ def test_the_backlog_is_what_waited_at_the_end_of_each_second(source: Source) ->
         source.now, source.waiting = now, waiting
         source.model.tick()
     assert [each["backlog"] for each in source.at(103.5)["seconds"]] == [7, 2, 2, 2]
+
+
+def test_a_ray_that_another_thread_is_importing_is_none(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", types.ModuleType("ray"))
+    assert source.at(101.0)["workers"][0]["is_here"]
 
 
 def test_of_a_pool_that_is_not_open_there_is_nothing_to_see(source: Source) -> None:

@@ -64,7 +64,7 @@ async def test_one_frame_without_a_terminal(place: str, gate: Gate) -> None:
         call = pool.submit(Model.wait, gate.path)
         await gate.reached()
         status, out, errors = await run("--once")
-        assert (status, errors) == (0, "")
+        assert (status, errors) == (0, ""), errors
         assert f"Model ({Path(sys.argv[0]).name}, pid {os.getpid()})   open   2 of 2 workers ready" in out
         assert "Model.wait" in out
         assert "crashed by the test while Model.predict ran" in out
@@ -156,7 +156,7 @@ async def test_keys_in_a_real_terminal(place: str, gate: Gate) -> None:
             terminal.press("\x1b[A\x1b[A\x1b[A\x1b[A")
             await terminal.until("▶ 0")
             terminal.press("k")
-            assert "wait_at" in await terminal.until("any key goes back")
+            assert "wait_at" in await terminal.until("any other key goes back")
             terminal.press(" ")
             await terminal.until("workers ready")
             terminal.press("\t")
@@ -189,7 +189,16 @@ async def test_it_ends_with_the_pool_and_leaves_the_terminal_as_it_was(place: st
             assert terminal.now == terminal.before
 
 
-@pytest.mark.parametrize(("script", "seen"), [("echo spied on $3", "spied on 4711\n"), ("exit 1", None)])
+SPIED = r"printf 'process %s\nThread 1\n  x\nThread 2\n  Runner.run (poise/_worker/runner.py:1)\nThread 3' $3"
+
+
+@pytest.mark.parametrize(
+    ("script", "seen"),
+    [
+        (SPIED, "process 4711\nThread 2\n  Runner.run (poise/_worker/runner.py:1)\nThread 1\n  x\nThread 3"),
+        ("exit 1", None),
+    ],
+)
 def test_py_spy_is_asked_first_if_it_is_there_and_may_look(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, seen: str | None
 ) -> None:

@@ -41,7 +41,9 @@ def usage_of(pid: int) -> Usage | None:
 def this_node() -> str | None:
     """Ray's id of the node that this process is on, None if it has no Ray."""
     ray: Any = sys.modules.get("ray")  # which a pool has imported if it has workers of Ray's
-    return ray.get_runtime_context().get_node_id() if ray is not None and ray.is_initialized() else None
+    if not hasattr(ray, "is_initialized") or not hasattr(ray, "get_runtime_context"):  # another thread is importing it
+        return None
+    return ray.get_runtime_context().get_node_id() if ray.is_initialized() else None
 
 
 def is_here(worker: WorkerStats, node: str | None) -> bool:

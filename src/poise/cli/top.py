@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -182,6 +183,8 @@ class Top:
         """What is done if the question is answered with yes."""
         self._text = ""
         """What is to be read instead of the pool."""
+        self._first = 0
+        """Its first line that is shown."""
         self._ended = threading.Event()
 
     def run(self) -> str:
@@ -205,9 +208,10 @@ class Top:
 
     def _drawn(self, height: int) -> RenderableType:
         if self._text:
-            lines = self._text.splitlines()
-            cut = [*lines[: max(1, height - 2)], "", "any key goes back"]
-            return Text("\n".join(cut), no_wrap=True, overflow="ellipsis")
+            lines, room = self._text.splitlines(), max(1, height - 2)
+            self._first = max(0, min(self._first, len(lines) - room))
+            shown = [*lines[self._first : self._first + room], "", "↑↓ scroll   any other key goes back"]
+            return Text("\n".join(shown), no_wrap=True, overflow="ellipsis")
         scene = self._watch.scene()
         if scene is None:
             return Text(self._watch.notice or f"{title(self._watch.found)} is not open yet")
@@ -230,7 +234,7 @@ class Top:
 
     def _press(self, key: str) -> None:
         if self._text:
-            self._text = ""
+            self._scroll(key)
         elif self._agreed is not None:
             self._answer(key, self._agreed)
         elif key == "q":
@@ -268,6 +272,12 @@ class Top:
         is_agreed = key == "y" if typed is None else bool(typed) and key == "enter"
         if is_agreed:
             agreed(typed or "")
+
+    def _scroll(self, key: str) -> None:
+        if key in ("up", "down"):
+            self._first += 5 if key == "down" else -5
+        else:
+            self._text = ""
 
     def _choose(self, step: int) -> None:
         picture = self._watch.picture
@@ -309,7 +319,7 @@ class Top:
         if text is None:
             with Line(path, ACTS_IN) as line:
                 text = line.ask(do="stack", worker=worker)
-        self._footer, self._text = "", f"worker {worker}\n\n{text}"
+        self._footer, self._first, self._text = "", 0, f"worker {worker}\n\n{text}"
 
     def _aside(self, meanwhile: str, act: Callable[[], None]) -> None:
         """Do what may take long on another thread: the view goes on."""
@@ -335,4 +345,8 @@ def spied(pid: int) -> str | None:
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout if done.returncode == 0 else None
+    if done.returncode != 0:
+        return None
+    process, *threads = re.split(r"\n(?=Thread )", done.stdout)
+    threads.sort(key=lambda thread: "poise/_worker/runner.py" not in thread)  # those that run calls come first
+    return "\n".join([process, *threads])
