@@ -127,8 +127,8 @@ def test_what_is_not_there_is_not_chosen(pools: list[Found], why: str) -> None:
 
 async def test_keys_in_a_real_terminal(place: str, gate: Gate) -> None:
     async with LocalPool(Model, size=2, min_ready=2, watch=True) as pool, LocalPool(size=1, watch=True), opened(gate):
-        call = pool.submit(Model.wait, gate.path)
-        await gate.reached()
+        calls = [pool.submit(Model.wait, gate.path) for _ in range(2)]  # one on each
+        await gate.reached(2)
         with Terminal("top", "--interval", "0.1") as terminal:
             drawn = await terminal.until("pool 1 of 2")
             assert "2 of 2 workers ready" in drawn
@@ -170,7 +170,7 @@ async def test_keys_in_a_real_terminal(place: str, gate: Gate) -> None:
             assert await terminal.ended() == 0
             assert terminal.now == terminal.before
         gate.open()
-        await call
+        await asyncio.gather(*calls)
 
 
 async def test_it_ends_with_the_pool_and_leaves_the_terminal_as_it_was(place: str) -> None:
