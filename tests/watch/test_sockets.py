@@ -8,6 +8,7 @@ import gc
 import json
 import logging
 import os
+import select
 import signal
 import socket
 import stat
@@ -20,10 +21,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import poise
+from poise._engine.watching import watched
 from poise._places import own_directories, own_directory
 from poise._watch import server
 from poise._watch.sockets import SILENT, Line, Refused, find
 from poise.testing import LocalPool
+from poise.view import engine_of
 from tests.gate import Gate, wait_at
 
 if TYPE_CHECKING:
@@ -173,14 +176,10 @@ async def test_what_is_no_request_is_answered_with_what_is_wrong(place: str, req
 
 
 def is_cut(peer: socket.socket) -> bool:
-    """Whether the other end closes it, within ten seconds."""
-    peer.settimeout(10)
-    try:
-        while peer.recv(1 << 16):
-            pass
-    except ConnectionError:
-        pass
-    return True
+    """Whether the other end closes it, within twenty seconds, though nothing is read."""
+    poll = select.poll()
+    poll.register(peer, select.POLLHUP)
+    return bool(poll.poll(20_000))
 
 
 async def test_who_does_not_read_or_does_not_end_is_cut_and_the_pool_goes_on(
@@ -233,6 +232,22 @@ async def test_a_blocked_loop_is_told_of(place: str, monkeypatch: pytest.MonkeyP
         looking.start()
         looking.join(10)  # which blocks the loop
     assert "loop" in seen[0]
+
+
+async def test_whoever_looks_without_end_leaves_the_loop_to_the_pool(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rests: list[float] = []
+    monkeypatch.setattr("poise._engine.desk.sleep", rests.append)
+    async with LocalPool(size=1, watch=True) as pool, line_to(place) as line:
+        model = watched(engine_of(pool))
+        monkeypatch.setattr(type(model), "changes", lambda *_, **__: time.sleep(0.02))  # a picture that takes long
+        for _ in range(4):
+            assert await aside(line.ask, do="look") is None
+        monkeypatch.undo()
+    assert rests[0] == 0
+    assert min(rests[1:]) > 0.1
+    assert rests[3] > 2 * rests[1] * 0.9  # what was not rested is added
 
 
 def start() -> subprocess.Popen[str]:

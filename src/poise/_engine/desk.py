@@ -6,6 +6,7 @@ import asyncio
 import os
 import sys
 import threading
+from time import monotonic, perf_counter, sleep
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from weakref import ref
 
@@ -24,6 +25,8 @@ R = TypeVar("R")
 
 LOOKS_FOR: Final = 2.0
 """Seconds that a look waits for a loop that is busy."""
+RESTS: Final = 10.0
+"""How many times as long as a look takes nobody looks after it: however many do, the loop is the pool's."""
 ACTS_FOR: Final = 300.0
 """Seconds for which the end of what was begun is waited for."""
 BEGINS_IN: Final = 0.2
@@ -39,6 +42,9 @@ class Desk:
         self._model = model
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
+        self._resting = threading.Lock()
+        self._rests_until = 0.0
+        """When the next look may be taken."""
         self._answers: dict[str, Callable[[Engine, dict[str, Any]], object]] = {
             "hello": self._hello,
             "look": self._look,
@@ -69,7 +75,16 @@ class Desk:
     def _look(self, _: Engine, request: dict[str, Any]) -> Picture | None:
         since, bars = request.get("since", 0), request.get("bars", True)
         check_whole("since", since, 0)
-        return look(self._loop, self._thread, lambda: self._model.changes(since, bars=bool(bars)), LOOKS_FOR)
+        sleep(max(0.0, self._rests_until - monotonic()))
+
+        def see() -> tuple[Picture | None, float]:  # runs on the loop
+            began = perf_counter()
+            return self._model.changes(since, bars=bool(bars)), perf_counter() - began
+
+        picture, took = look(self._loop, self._thread, see, LOOKS_FOR)
+        with self._resting:
+            self._rests_until = max(self._rests_until, monotonic()) + RESTS * took
+        return picture
 
     def _replace(self, engine: Engine, request: dict[str, Any]) -> str:
         worker = _worker(request)
