@@ -195,7 +195,8 @@ async def test_who_does_not_read_or_does_not_end_is_cut_and_the_pool_goes_on(
         def connect(first: bytes) -> socket.socket:
             peer = socket.socket(socket.AF_UNIX)
             peer.connect(path)
-            peer.sendall(first)
+            if first:
+                peer.sendall(first)
             return peer
 
         deaf = await aside(connect, b'{"do": "look"}\n' * 100)

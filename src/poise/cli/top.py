@@ -81,7 +81,7 @@ class Watch:
         self.cpu: dict[int, float] = {}
         self._read: dict[int, tuple[float, float]] = {}
         """How much processor time each worker had taken, and when that was."""
-        self.notice = ""
+        self.notice: str = ""
         """Why the picture is an old one, if it is."""
         self._line: Line | None = None
 
