@@ -7,13 +7,11 @@ import os
 import signal
 import socket
 from collections import Counter
-from contextlib import asynccontextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -23,29 +21,12 @@ import poise
 from poise import asgi
 from poise.testing import Faults, LocalPool, ManualClock, local_pools
 from tests.faces.conftest import ROOT, Start
-from tests.faces.web_service import ERRORS, Desk, make_app
+from tests.faces.web_service import ERRORS, Desk, make_app, serving
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from tests.gate import Gate
-
-
-@asynccontextmanager
-async def serving(app: Any) -> AsyncIterator[httpx.AsyncClient]:
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="critical", ws="none"))
-    task = asyncio.ensure_future(server.serve())
-    try:
-        while not server.started:
-            assert not task.done(), "the server has not started"
-            await asyncio.sleep(0.001)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        limits = httpx.Limits(max_connections=None)
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", limits=limits, timeout=60) as client:
-            yield client
-    finally:
-        server.should_exit = True
-        await task
 
 
 def local(**options: Any) -> Callable[[], LocalPool[Desk]]:

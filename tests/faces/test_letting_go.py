@@ -13,7 +13,7 @@ import pytest
 import ray
 
 import poise
-from poise import asgi
+from poise._web.requests import Watched
 from poise.testing import LocalPool
 from tests.gate import wait_at
 
@@ -293,11 +293,9 @@ async def reads(scope: Any, receive: Any, send: Any) -> None:
 
 @pytest.mark.parametrize(("app", "receive"), [(fails, never), (reads, broken)])
 async def test_an_error_of_an_application_dies_with_its_last_name(app: Any, receive: Any) -> None:
-    watched = asgi._Watched  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
-
     async def request(scope: Any, receive: Any, send: Any) -> None:
         current: Any = None  # asked only when the client has gone
-        await watched(app, current, scope, receive, send).run()
+        await Watched(app, current, scope, receive, send).run()
 
     gone = await suffer_awaiting(lambda: served(request, receive))
     await asyncio.sleep(0)  # the task that has watched the connection ends

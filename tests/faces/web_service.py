@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator  # noqa
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
+import httpx
+import uvicorn
 from fastapi import BackgroundTasks, Depends, FastAPI, Request, WebSocket
 from fastapi.responses import StreamingResponse
 
@@ -139,6 +141,24 @@ ERRORS: dict[str, Callable[[], Exception]] = {
 }
 
 
+@asynccontextmanager
+async def serving(app: Any, port: int = 0) -> AsyncIterator[httpx.AsyncClient]:
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="critical", ws="none"))
+    task = asyncio.ensure_future(server.serve())
+    try:
+        while not server.started:
+            assert not task.done(), "the server has not started"
+            await asyncio.sleep(0.001)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        limits = httpx.Limits(max_connections=None)
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", limits=limits, timeout=60) as client:
+            yield client
+    finally:
+        server.should_exit = True
+        await task
+
+
 def program() -> FastAPI:
     """For `uvicorn --factory`."""
-    return make_app(lambda: poise.Pool(Desk, size=2, backlog=int(os.environ.get("BACKLOG", "100"))))
+    backlog = int(os.environ.get("BACKLOG", "100"))
+    return make_app(lambda: poise.Pool(Desk, size=2, backlog=backlog), page="/poise")
