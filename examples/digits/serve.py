@@ -75,6 +75,7 @@ Is it recognised? Paste this into another terminal:
 
   curl {url}/classify -H 'Content-Type: application/json' -d '{body}'
 
-what the pool is doing: curl {url}/stats
-all of the API:         {url}/docs
+what the workers are doing: {url}/poise in a browser, or curl {url}/stats
+metrics for Prometheus:     {url}/metrics
+all of the API:             {url}/docs
 """

@@ -1,13 +1,10 @@
 """A web service that classifies handwritten digits on a pool of workers.
 
-All that it needs to say about the pool is here: opened and closed with the application, one line for a call, and an
-HTTP status for each way in which a call can fail to be answered.
+All that it needs to say about the pool is here: opened and closed with the application, one line for a call, and a
+page, metrics and an HTTP status for each way in which a call can fail to be answered.
 """
 
 import dataclasses
-import math
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from typing import Annotated, Any, cast
 
 from fastapi import Depends, FastAPI, Request, Response
@@ -16,6 +13,7 @@ from pydantic import BaseModel, Field
 
 import poise
 from examples.digits.classifier import SIDE, Answer, Classifier
+from poise import asgi
 
 Ink = Annotated[int, Field(ge=0, le=16)]
 Row = Annotated[list[Ink], Field(min_length=SIDE, max_length=SIDE)]
@@ -36,30 +34,26 @@ def create_app(*, workers: int = 2, most: int | None = None, timeout: float = 5.
         timeout: seconds within which a call is answered, or refused with 504.
         backlog: the most calls that may wait for a worker; one more is refused with 503.
     """
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        policies: dict[str, Any] = {
-            # What leaks ends with its process: none answers for ever, or outgrows its machine.
-            "recycle": poise.Recycle(calls=100_000, memory="2GiB"),
-            # One that hangs, or answers nonsense, is found without anybody's complaint.
-            "health": poise.Health(Classifier.check, every=10.0, timeout=5.0),
-            # More of them while calls would wait for longer than a start takes.
-            "size": poise.Elastic(workers, max(workers, most or 0), idle=30.0),
-        }
-        async with poise.Pool(Classifier, backlog=backlog, **policies) as pool:
-            app.state.pool = pool
-            # To classify twice does no harm, so a call whose worker dies is run again on another.
-            app.state.view = pool.options(timeout=timeout, retries=2)
-            yield
-
-    app = FastAPI(title="Handwritten digits", lifespan=lifespan)
+    policies: dict[str, Any] = {
+        # What leaks ends with its process: none answers for ever, or outgrows its machine.
+        "recycle": poise.Recycle(calls=100_000, memory="2GiB"),
+        # One that hangs, or answers nonsense, is found without anybody's complaint.
+        "health": poise.Health(Classifier.check, every=10.0, timeout=5.0),
+        # More of them while calls would wait for longer than a start takes.
+        "size": poise.Elastic(workers, max(workers, most or 0), idle=30.0),
+    }
+    pool = poise.Pool(Classifier, backlog=backlog, **policies)
+    app = FastAPI(title="Handwritten digits")
+    app.state.pool = pool
+    # To classify twice does no harm, so a call whose worker dies is run again on another.
+    app.state.view = pool.options(timeout=timeout, retries=2)
+    # Opens and closes it with the application, and answers /healthz and /readyz.
+    asgi.install(app, pool, page="/poise", metrics="/metrics")
     app.post("/classify")(classify)
     app.get("/stats")(stats)
-    app.get("/healthz")(healthz)
     app.post("/reload")(reload)
-    for kind, status in STATUS.items():
-        app.add_exception_handler(kind, _refusal(status))
+    for kind in STATUS:
+        app.add_exception_handler(kind, refuse)
     return app
 
 
@@ -82,32 +76,19 @@ async def stats(pool: Annotated[poise.Pool[Classifier], Depends(_pool)]) -> dict
     return dataclasses.asdict(pool.stats())
 
 
-async def healthz(pool: Annotated[poise.Pool[Classifier], Depends(_pool)], response: Response) -> dict[str, int]:
-    """Say whether any worker is ready (200) or none (503)."""
-    ready = pool.stats().ready
-    response.status_code = 200 if ready else 503
-    return {"ready": ready}
-
-
 async def reload(pool: Annotated[poise.Pool[Classifier], Depends(_pool)]) -> dict[str, int]:
     """Replace every classifier by one that is trained anew, while the service goes on; to be kept from strangers."""
     await pool.reload()
     return {"generation": pool.stats().generation}
 
 
-STATUS = {
-    poise.Overloaded: 503,  # never sent, so come back: with Retry-After
-    poise.DeadlineExceeded: 504,
+STATUS = {  # beside those of asgi.STATUS
     poise.WorkerLost: 502,  # on a worker at its death three times over
-    poise.PoolBroken: 500,
-    poise.PoolClosed: 500,
     poise.ReplaceFailed: 500,  # the classifiers are the old ones still
 }
 
 
-def _refusal(status: int) -> Callable[[Request, Exception], Awaitable[Response]]:
-    async def refuse(request: Request, error: Exception) -> Response:  # noqa: ARG001 (as Starlette calls it)
-        headers = {"Retry-After": str(math.ceil(error.retry_after))} if isinstance(error, poise.Overloaded) else None
-        return JSONResponse({"error": type(error).__name__, "detail": str(error)}, status, headers)
-
-    return refuse
+async def refuse(request: Request, error: Exception) -> Response:  # noqa: ARG001 (as Starlette calls it)
+    """Say which error it is."""
+    status = next(status for kind, status in STATUS.items() if isinstance(error, kind))
+    return JSONResponse({"error": type(error).__name__, "detail": str(error)}, status)

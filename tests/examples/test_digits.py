@@ -180,15 +180,18 @@ async def test_the_service_answers_each_of_many_requests_with_its_own_answer(
             assert await visitor.reload() is None
             new = await visitor.stats()
         async with httpx.AsyncClient(base_url="http://digits", transport=httpx.ASGITransport(app)) as http:
-            health, bad = await http.get("/healthz"), await http.post("/classify", json={"pixels": [[0]]})
+            health, bad = await http.get("/readyz"), await http.post("/classify", json={"pixels": [[0]]})
+            page, metrics = await http.get("/poise"), await http.get("/metrics")
     assert visitor.tally.outcomes == {Outcome.ANSWERED: 40}
     assert seen is not None
     assert (seen.size, seen.completed, seen.generation) == (1, 40, 0)
     assert seen.batched > seen.batches > 0, "some were looked at together"
     assert new is not None
     assert (new.generation, [worker.generation for worker in new.workers if worker.state == "ready"]) == (1, [1])
-    assert (health.status_code, health.json()) == (200, {"ready": 1})
+    assert (health.status_code, health.json()) == (200, {"state": "open", "ready": 1, "size": 1})
     assert bad.status_code == 422
+    assert "<title>poise</title>" in page.text
+    assert 'poise_workers{pool="Classifier",state="ready"} 1.0' in metrics.text
 
 
 class Refusing:
@@ -208,7 +211,7 @@ class Refusing:
         (poise.DeadlineExceeded(5.0, started=False), 504, {}),
         (poise.WorkerLost(1, "gone"), 502, {}),
         (poise.PoisonCall(1, "gone", 3, "classify"), 502, {}),
-        (poise.PoolClosed("closed"), 500, {}),
+        (poise.PoolClosed("closed"), 503, {}),
     ],
 )
 async def test_each_failure_has_its_status(error: Exception, status: int, headers: dict[str, str]) -> None:
