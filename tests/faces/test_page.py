@@ -134,7 +134,7 @@ async def test_a_viewer_that_comes_back_is_told_what_it_has_missed() -> None:
             await news(events)
         async with told(client, **{"Last-Event-ID": last}) as events:
             assert not (await news(events))["whole"]
-        for unknown in ("0-0", "nonsense", f"{last.partition('-')[0]}-7", f"{last}9"):
+        for unknown in ("0-0", "nonsense", f"{last.partition('-')[0]}-7", f"{last}9", last + 9000 * "9"):
             async with told(client, **{"Last-Event-ID": unknown}) as events:
                 assert (await news(events))["whole"]
 

@@ -97,7 +97,7 @@ class Page:
 
     def _tick_of(self, message: str) -> int | None:
         life, _, tick = message.partition("-")
-        return int(tick) if life == self._life and tick.isdecimal() else None
+        return int(tick) if life == self._life and tick.isdecimal() and len(tick) < 20 else None
 
     def _message(self, tick: int, seen: int | None) -> bytes:
         if tick not in self._marks:
