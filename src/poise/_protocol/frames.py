@@ -181,7 +181,7 @@ class FrameReader:
         else:
             self._end += count
         frames: list[Frame] = []
-        while True:
+        while self._start < self._end or self._lengths is not None:
             if (small := self._take_small()) is not None:
                 frames.append((_unpack_body(small), []))
             elif self._take_parts():
@@ -190,7 +190,8 @@ class FrameReader:
                 self._lengths = None
                 frames.append((_unpack_body(body), buffers))
             else:
-                return frames
+                break
+        return frames
 
     @property
     def is_between_frames(self) -> bool:
