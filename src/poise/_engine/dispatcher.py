@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from poise._answers import NOT_BEGUN, RAISED, RETURNED, Answer
 from poise._core.batches import Batching
 from poise._core.calls import CallRecord
-from poise._core.effects import Check, Kill, Lease, News, Recall, Reject, Resolve, Send, SendBatch, Start, Withdraw
+from poise._core.effects import Check, Kill, Lease, News, Recall, Reject, Resolve, SendBatch, Sending, Start, Withdraw
 from poise._core.observed import note_company
 from poise._engine.batches import Batches
 from poise._engine.call import is_plain, judged
@@ -293,7 +293,7 @@ class Dispatcher:
             self.watchers.look()
 
     def _perform_one(self, effect: Effect) -> None:
-        if isinstance(effect, Send | SendBatch):
+        if isinstance(effect, Sending):
             self._send(effect)
         elif isinstance(effect, Reject):
             self._reject(effect.call.tag, effect.error)
@@ -323,7 +323,7 @@ class Dispatcher:
         elif (call_id := self.batches.given_up(effect.call_id)) is not None:
             lane.cancel(call_id)
 
-    def _send(self, effect: Send | SendBatch) -> None:
+    def _send(self, effect: Sending) -> None:
         lane = self.lanes.get(effect.worker_id)
         if lane is None:
             return  # lost while this was pending: the scheduler has settled these calls
