@@ -47,6 +47,8 @@ class Recalls:
 
     def ask_for_idle(self, now: float) -> None:
         """Nothing waits: a worker with a free slot takes the older half of what another was sent ahead (G4)."""
+        if not self._alarms.lines:  # nothing was sent ahead
+            return
         overdue, patient, asked = self._alarms.overdue, self._alarms.patient, self._alarms.asked
         while self._placement.free_workers > len(asked.watched):
             worker = overdue.first() or patient.first()
