@@ -125,7 +125,7 @@ class Pool(View[T]):
                 pickled values may have 64 KiB in all.
             logs ("ray"): where what workers log goes: "ray" leaves it to them, and Ray brings what they print;
                 "forward" has it logged here, by the loggers of the same names and at their levels, with the `worker`
-                and the `function` as fields of the record.
+                and the `function` as fields of the record, and with `traces` the `trace_id` and `span_id`.
             watch (False): whether `poise top` shows the pool, and can change it, to this user on this machine; so does
                 the variable `POISE_WATCH=1`, for every pool of a program.
             ray_options (None): options of Ray's for each actor, passed on unchanged: `num_gpus`, `resources`,

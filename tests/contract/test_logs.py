@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
+from opentelemetry import trace
+from opentelemetry.trace import format_span_id, format_trace_id
 
 import poise
 from tests.contract.desk import Desk
 from tests.gate import leave_mark, wait_at
+from tests.spans import Seen, exporter, seen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -89,6 +93,49 @@ class Clerk(Desk):
 
     def close(self) -> None:
         log.warning("closed")
+
+
+class Traced:
+    """Logs in the trace of its caller, and in spans of its own below that."""
+
+    def __init__(self) -> None:
+        exporter()
+
+    def say(self, text: str) -> None:
+        log.info(text)
+        with trace.get_tracer("tests").start_as_current_span("own"):
+            log.info("%s, in a span of its own", text)
+        log.info("%s, in its own words", text, extra={"trace_id": "mine"})
+
+    async def say_async(self, text: str) -> None:
+        await asyncio.sleep(0)
+        await asyncio.create_task(self._say_in_task(text))
+
+    async def _say_in_task(self, text: str) -> None:
+        log.info(text)
+
+    @poise.batched(max=2, wait=30.0)
+    def say_together(self, texts: list[str]) -> list[None]:
+        log.info(" and ".join(texts))
+        return [None for _ in texts]
+
+    def spans(self) -> list[Seen]:
+        return seen()
+
+
+class Untraced:
+    """Is in a process that has no package for traces."""
+
+    def __init__(self) -> None:
+        cast("dict[str, Any]", sys.modules)["poise._worker.spans"] = None
+
+    def say(self, text: str) -> None:
+        log.info(text)
+
+    @poise.batched(max=2, wait=30.0)
+    def say_together(self, texts: list[str]) -> list[None]:
+        log.info(" and ".join(texts))
+        return [None for _ in texts]
 
 
 def fails() -> Clerk:
@@ -175,6 +222,68 @@ async def test_coroutines_streams_and_calls_beside_each_other_log_under_their_ow
                 assert (await heard.one(f"call {n}")).function == "Clerk.say"
             assert (await heard.one("streamed")).function == "Clerk.say_in_stream"
             assert (await heard.one("by a lambda of Clerk")).function.endswith("<lambda>")
+
+
+OF_A_TRACE = {"trace_id", "trace_ids", "span_id", "otelTraceID", "otelSpanID", "otelTraceSampled"}
+
+
+async def test_what_a_call_logs_says_in_which_trace_and_span(open_pool: OpenPool, lane: str, heard: Heard) -> None:
+    if lane == "local":
+        pytest.skip("nothing is added there")
+    exporter()
+    async with open_pool(Traced, size=1, traces=True, logs="forward") as pool:
+        with trace.get_tracer("tests").start_as_current_span("request") as request:
+            await pool.run(Traced.say, "plain")
+            await pool.run(Traced.say_async, "in a task")
+            await asyncio.gather(*(pool.submit(Traced.say_together, f"value {value}") for value in range(2)))
+        number = request.get_span_context().trace_id
+        spans = {
+            (span.name, span.kind): format_span_id(span.id)
+            for span in await pool.run(Traced.spans)
+            if span.trace == number
+        }
+        plain, said = await heard.one("plain"), await heard.one("plain, in its own words")
+        for record, span in [
+            (plain, ("Traced.say", "SERVER")),
+            (await heard.one("plain, in a span of its own"), ("own", "INTERNAL")),
+            (await heard.one("in a task"), ("Traced.say_async", "SERVER")),
+            (batch := await heard.one("value 0 and value 1"), ("Traced.say_together (batch)", "INTERNAL")),
+        ]:
+            assert record.trace_id == record.otelTraceID == format_trace_id(number)
+            assert record.span_id == record.otelSpanID == spans[span]
+            assert record.otelTraceSampled is True
+        assert (said.trace_id, said.otelTraceID) == ("mine", format_trace_id(number)), "it says so itself"
+        assert batch.trace_ids == (format_trace_id(number),) * 2
+        assert plain.trace_ids == (format_trace_id(number),)
+
+
+async def test_what_is_logged_without_the_package_says_whose_call_it_was(
+    open_pool: OpenPool, lane: str, heard: Heard
+) -> None:
+    if lane == "local":
+        pytest.skip("nothing is added there")
+    exporter()
+    async with open_pool(Untraced, size=1, traces=True, logs="forward") as pool:
+        await pool.run(Untraced.say, "plain")
+        record = await heard.one("plain")
+        await asyncio.gather(*(pool.submit(Untraced.say_together, f"value {value}") for value in range(2)))
+        batch = await heard.one("value 0 and value 1")
+    (call,) = (
+        span for span in seen() if span.name == "Untraced.say" and format_trace_id(span.trace) == record.trace_id
+    )
+    assert (call.kind, format_span_id(call.id)) == ("CLIENT", record.span_id)
+    assert record.otelTraceSampled is True
+    assert len(set(batch.trace_ids)) == 2
+    assert batch.trace_ids[0] == batch.trace_id
+
+
+async def test_without_traces_nothing_of_them_is_added(open_pool: OpenPool, heard: Heard) -> None:
+    exporter()
+    async with open_pool(Traced, size=1, logs="forward") as pool:
+        with trace.get_tracer("tests").start_as_current_span("request"):
+            await pool.run(Traced.say_async, "in no trace")
+        record = await heard.one("in no trace")
+    assert not OF_A_TRACE & set(vars(record))
 
 
 async def test_a_clean_close_loses_nothing(open_pool: OpenPool, lane: str, heard: Heard) -> None:

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import json
 import pickle
-from typing import TYPE_CHECKING, Any, Final
+import re
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from poise._protocol.payloads import PROTOCOL
 from poise._protocol.pickling import pack_in_band
@@ -36,6 +37,10 @@ BATCH: Final = "poise.batch"
 
 MOST_CONTEXT: Final = 64 << 10
 """Bytes that the pickled values of one call's variables may have together."""
+
+TRACEPARENT: Final = "traceparent"
+_IDS: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-|$)")
+"""W3C, Trace Context, 3.2: any version begins so."""
 
 _PLAIN: Final = frozenset({str, int, float, bool, bytes, type(None)})
 
@@ -110,6 +115,22 @@ def trace_headers(function: str, attempt: int, fields: Mapping[str, str]) -> Hea
 def trace_fields(headers: Headers) -> dict[str, str]:
     """The trace's own fields."""
     return {name: value.decode() for name, value in headers.items() if not name.startswith("poise.")}
+
+
+class Ids(NamedTuple):
+    """A span and its trace, as W3C writes them."""
+
+    trace: str
+    """32 hexadecimal digits."""
+    span: str
+    """16 of them."""
+    is_sampled: bool
+
+
+def ids_in(fields: Mapping[str, str]) -> Ids | None:
+    """The span that these fields are about, if they say it as W3C does."""
+    found = _IDS.match(fields.get(TRACEPARENT, ""))
+    return None if found is None else Ids(found[1], found[2], bool(int(found[3], 16) & 1))
 
 
 def batch_fields(headers: Headers) -> list[dict[str, str]]:

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import logging
 import pickle
-from typing import Any, Final, TypeAlias
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from poise._protocol.codec import unpack
 from poise._protocol.payloads import PROTOCOL
 from poise._protocol.pickling import pack_in_band
 from poise._protocol.traces import format_trace
 from poise._protocol.words import describe, type_name
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 LogBatch: TypeAlias = tuple[list[bytes], int]
 """Packed records, in order, and how many were dropped since that was told last."""
@@ -30,14 +34,15 @@ MOST_FIELD: Final = 16_384
 _PLAIN: Final = frozenset({int, float, bool, type(None)})
 
 
-def pack_record(record: logging.LogRecord, function: str) -> bytes:
+def pack_record(record: logging.LogRecord, function: str, trace: Mapping[str, Any] = MappingProxyType({})) -> bytes:
     """Pack a record, as `logging.handlers.QueueHandler` prepares one: its message is text, and so is its exception.
 
     Args:
         record: anybody's.
         function: what the call runs that has logged it; "" if none has.
+        trace: what is to be said of the trace that it is in, unless the record says it.
     """
-    plain: dict[str, Any] = {"function": function}
+    plain: dict[str, Any] = {"function": function, **trace}
     packed: dict[str, bytes] = {}
     for name, value in record.__dict__.items():
         if name in ("msg", "message", "args", "exc_info", "exc_text"):

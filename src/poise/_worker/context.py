@@ -8,9 +8,9 @@ from __future__ import annotations
 import contextvars
 import logging
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from poise._protocol.headers import CONTEXT, FUNCTION, unpack_context
+from poise._protocol.headers import CONTEXT, FUNCTION, batch_fields, ids_in, trace_fields, unpack_context
 
 if TYPE_CHECKING:
     from poise._protocol.messages import Headers
@@ -50,6 +50,29 @@ def _enter(headers: Headers) -> None:
             _log.warning("a worker has no opentelemetry-api, so that what it runs is in no trace")
         except Exception:  # noqa: BLE001 - what exports them may raise anything, and the call is to run
             _log.exception("a call runs without a span: OpenTelemetry has failed")
+
+
+def trace_said(call: Arrival) -> dict[str, Any]:
+    """What a log record says of the trace in which the call runs that logs it: nothing if it is in none.
+
+    By the names that OpenTelemetry's specification has for logs, and by those of its instrumentation of `logging`, for
+    which the formatters of a program that has that are made.
+    """
+    headers = call.headers
+    if headers is None or FUNCTION not in headers:
+        return {}
+    spans = _spans.get()
+    ids = ids_in(trace_fields(headers)) if spans is None else spans.here
+    if ids is None:
+        return {}
+    together = _traces(headers) if spans is None else spans.traces
+    said: dict[str, Any] = {"trace_id": ids.trace, "trace_ids": together or (ids.trace,), "span_id": ids.span}
+    return said | {"otelTraceID": ids.trace, "otelSpanID": ids.span, "otelTraceSampled": ids.is_sampled}
+
+
+def _traces(headers: Headers) -> tuple[str, ...]:
+    """Of a batch: those of its calls."""
+    return tuple(ids.trace for fields in batch_fields(headers) if (ids := ids_in(fields)) is not None)
 
 
 def leave() -> None:

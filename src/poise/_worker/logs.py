@@ -15,6 +15,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from poise._protocol.records import pack_record
+from poise._worker.context import trace_said
 from poise._worker.current import current_call
 
 if TYPE_CHECKING:
@@ -88,7 +89,10 @@ class Forwarder(logging.Handler):
         self._packing.is_under_way = True
         try:
             call = current_call()
-            row = pack_record(record, "" if call is None else self.name_of(call.target))
+            if call is None:
+                row = pack_record(record, "")
+            else:
+                row = pack_record(record, self.name_of(call.target), trace_said(call))
         except Exception:  # noqa: BLE001 - no memory, say: as any handler of logging's
             self.handleError(record)
             return

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from opentelemetry import context, propagate, trace
 from opentelemetry.trace import Link, SpanKind, StatusCode
 
-from poise._protocol.headers import ATTEMPT, FUNCTION, batch_fields, trace_fields
+from poise._protocol.headers import ATTEMPT, FUNCTION, Ids, batch_fields, trace_fields
 from poise._protocol.words import describe, type_name
 
 if TYPE_CHECKING:
@@ -41,6 +41,21 @@ class Spans:
             each = [tracer.start_span(name, caller, SpanKind.SERVER, batched, own) for caller in callers]
             self._spans = [*each, span]
         context.attach(trace.set_span_in_context(span, above))  # never detached: this context ends with the call
+
+    @property
+    def here(self) -> Ids | None:
+        """The span that is current, which the code may have begun below the call's own; None if there is none."""
+        current = trace.get_current_span().get_span_context()
+        if not current.is_valid:  # nor is anything below a caller without one
+            return None
+        number, span = trace.format_trace_id(current.trace_id), trace.format_span_id(current.span_id)
+        return Ids(number, span, current.trace_flags.sampled)
+
+    @property
+    def traces(self) -> tuple[str, ...]:
+        """Of a batch: those of its calls."""
+        each = self._spans[:-1]
+        return tuple(trace.format_trace_id(span.get_span_context().trace_id) for span in each)
 
     def end(self) -> None:
         """The call has ended, by the exception that is being handled if there is one."""
