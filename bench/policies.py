@@ -23,7 +23,7 @@ from bench.report import Table
 from bench.session import own_ray
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from types import FrameType
 
     Plain = poise.View[None]
@@ -76,6 +76,8 @@ class Contender(NamedTuple):
     call_options: tuple[dict[str, Any], ...] = ({},)
     """Those of the calls, which take turns."""
     function: Any = echo
+    then: Callable[[poise.Pool[None]], object] = id
+    """What is done with the pool before it is opened."""
 
     def views(self, view: Plain) -> list[Plain]:
         """Ten, so that none of the contenders has fewer to choose from."""
@@ -170,27 +172,28 @@ async def waiting_bytes(view: Plain, contender: Contender) -> float:
     return taken / MEASURED
 
 
-async def measure(rounds: int, calls: int) -> Table:
-    """Let the contenders take turns."""
-    turns: dict[str, list[Turn]] = {name: [] for name in CONTENDERS}
+async def measure(contenders: Mapping[str, Contender], rounds: int, calls: int) -> Table:
+    """Let the contenders take turns; the first of them has everything off."""
+    off, *_ = names = list(contenders)
+    turns: dict[str, list[Turn]] = {name: [] for name in contenders}
     exact: dict[str, tuple[float, float]] = {}
     async with AsyncExitStack() as stack:
-        pools = {
-            name: await stack.enter_async_context(poise.Pool(**{**SAME, **contender.options}))
-            for name, contender in CONTENDERS.items()
-        }
-        for name, contender in CONTENDERS.items():
+        pools: dict[str, poise.Pool[None]] = {}
+        for name, contender in contenders.items():
+            pools[name] = poise.Pool(**{**SAME, **contender.options})
+            contender.then(pools[name])
+            await stack.enter_async_context(pools[name])
+        for name, contender in contenders.items():
             await turn(pools[name], contender, calls)
             exact[name] = await bytecodes(pools[name], contender), await waiting_bytes(pools[name], contender)
-        names = list(CONTENDERS)
         for number in range(rounds):
             start = number % len(names)
             for name in names[start:] + names[:start]:
-                turns[name].append(await turn(pools[name], CONTENDERS[name], calls))
+                turns[name].append(await turn(pools[name], contenders[name], calls))
     return Table(
-        "Two workers, an echo; as a part of what it is with all policies off in the same round",
-        ["policy", "calls a second", "", "caller's processor", "", "one call", "", "bytecodes of it", "a waiting call"],
-        [_row(name, turns[name], turns["off"], *exact[name]) for name in CONTENDERS],
+        f"Two workers, an echo; as a part of what {off!r} has in the same round",
+        ["pool", "calls a second", "", "caller's processor", "", "one call", "", "bytecodes of it", "a waiting call"],
+        [_row(name, turns[name], turns[off], *exact[name]) for name in contenders],
     )
 
 
@@ -217,10 +220,15 @@ def _ratio(figures: Sequence[float], others: Sequence[float]) -> float:
 
 def main(arguments: list[str]) -> int:
     """Measure as the arguments say."""
-    parser = argparse.ArgumentParser(prog="python -m bench policies", description=__doc__)
+    return compare(CONTENDERS, "policies", __doc__, arguments)
+
+
+def compare(contenders: Mapping[str, Contender], command: str, what: str | None, arguments: list[str]) -> int:
+    """Let these take turns, as the arguments say."""
+    parser = argparse.ArgumentParser(prog=f"python -m bench {command}", description=what)
     parser.add_argument("--rounds", type=int, default=41)
     parser.add_argument("--calls", type=int, default=2_000, help="awaited together, in each round")
     chosen = parser.parse_args(arguments)
     with own_ray(64):
-        print(asyncio.run(measure(chosen.rounds, chosen.calls)).plain())
+        print(asyncio.run(measure(contenders, chosen.rounds, chosen.calls)).plain())
     return 0

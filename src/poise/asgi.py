@@ -14,6 +14,7 @@ In a service prefer `submit`, which refuses a call at once when the backlog is f
 
 from __future__ import annotations
 
+import asyncio
 import math
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
@@ -141,10 +142,14 @@ async def pool(connection: HTTPConnection) -> View[Any]:
 
 def _metrics_route() -> Callable[[Request], Awaitable[Response]]:
     """What answers a scrape."""
-    from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+    from prometheus_client import CONTENT_TYPE_LATEST
+
+    from poise import _metrics_files, prometheus
 
     async def metrics(request: Request) -> Response:  # noqa: ARG001 (as Starlette calls it)
-        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+        # The files of many processes take a while to read.
+        text = await asyncio.to_thread(prometheus.scrape) if _metrics_files.are_wanted() else prometheus.scrape()
+        return Response(text, media_type=CONTENT_TYPE_LATEST)
 
     return metrics
 

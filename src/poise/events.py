@@ -6,6 +6,7 @@ Each event says when it was, `at`, in seconds by the clock of the pool's loop, a
 
 from __future__ import annotations
 
+import difflib
 import inspect
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -323,14 +324,45 @@ class Observer:
         """A pool was closed."""
 
 
+class Counting(Observer):
+    """One of poise's own that counts calls: it is told of each end in the very step, without an event.
+
+    So it may neither raise nor call the pool. An event for each call would take three times as long.
+    """
+
+    __slots__ = ()
+
+    def count(self, function: str, outcome: Outcome, attempts: int, waiting: float, running: float) -> None:
+        """A call has had its outcome; the figures are those of `CallEnded`."""
+
+
 def check_observer(option: str, value: Any) -> None:
     """Check something that is to hear of events.
 
     Raises:
-        ConfigError: it is no observer.
+        ConfigError: it is no observer, or has a method that is named as if an event had it, and none has.
     """
     if not isinstance(value, Observer):
         raise ConfigError(option, value, "an object of a class of yours that is derived from poise.Observer")
-    for name in vars(Observer):
-        if not name.startswith("_") and inspect.iscoroutinefunction(getattr(value, name)):
+    heard = [name for name in vars(Observer) if not name.startswith("_")]
+    for name in heard:
+        if inspect.iscoroutinefunction(getattr(value, name)):
             raise ConfigError(option, value, f"give it plain methods: nobody awaits {name}")
+    for kind in type(value).__mro__:
+        if issubclass(kind, Observer):
+            for name, method in vars(kind).items():
+                if inspect.isfunction(method) and name not in heard and _is_like_one_of(name, heard):
+                    raise ConfigError(option, value, _no_event(name, heard))
+
+
+def _is_like_one_of(name: str, heard: list[str]) -> bool:
+    """Whether who wrote it has most likely meant an event's: a helper may be called otherwise."""
+    if name.startswith(("call_", "worker_", "pool_")):
+        return True
+    return name.lower().removeprefix("on_").replace("_", "") in {each.replace("_", "") for each in heard}
+
+
+def _no_event(name: str, heard: list[str]) -> str:
+    near = difflib.get_close_matches(name.lower().removeprefix("on_"), heard, n=1)
+    meant = f"did you mean {near[0]}?" if near else f"there are {', '.join(heard)}."
+    return f"no event has a method {name}: {meant} A helper of your own is to be called otherwise, such as _{name}"

@@ -9,31 +9,34 @@ async with poise.Pool(Model, size=4) as pool:
     prometheus.watch(pool, "model")
 ```
 
-Calls are counted by an observer; everything else is read when somebody scrapes, from `stats()` and from /proc.
+Calls are counted by an observer; everything else is read when somebody scrapes, from `stats()` and from /proc. In the
+multiprocess mode of prometheus-client all of it is written to its files once a second.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
+import threading
+from bisect import bisect_right
 from collections import Counter
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, cast
 from weakref import WeakKeyDictionary, ref
 
-from prometheus_client import REGISTRY
+from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
+from poise import _metrics_files
 from poise._watch.processes import is_here, this_node, usage_of
 from poise.errors import ConfigError, LoopBlocked, PoolClosed
-from poise.events import Observer
+from poise.events import Counting
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from prometheus_client import CollectorRegistry
     from prometheus_client.metrics_core import Metric
 
-    from poise.events import CallEnded, CallRefused, PoolEnded, WorkerDied
+    from poise.events import CallRefused, Observer, Outcome, PoolEnded, WorkerDied
     from poise.stats import Stats
 
 BUCKETS: Final = (
@@ -58,6 +61,8 @@ BUCKETS: Final = (
 """Upper bounds of the histograms, in seconds."""
 MOST_FUNCTIONS: Final = 100
 """Functions of one pool that have metrics of their own: each is a series for Prometheus. Those beyond are one."""
+MOST_NEW: Final = 500
+"""Calls of one function whose times wait to be put into their buckets, together."""
 OTHERS: Final = "(others)"
 """What those are called."""
 _STATES: Final = ("pending", "starting", "ready", "retiring")
@@ -97,10 +102,28 @@ def watch(pool: Observed, name: str, *, registry: CollectorRegistry = REGISTRY) 
         raise ConfigError("name", name, "a name that no other pool has which is watched")
     tally = metrics.tallies[name] = _Tally(pool, name, metrics)
     pool.add_observer(tally)
+    if _metrics_files.are_wanted():
+        tally.files = _metrics_files.Files(tally.sources)
+
+
+def scrape(registry: CollectorRegistry = REGISTRY) -> bytes:
+    """What a scrape is to be answered, as text: what `registry` has, in multiprocess mode of all processes together.
+
+    From any thread. What other processes have counted in the last second may be missing.
+    """
+    if not _metrics_files.are_wanted():
+        return generate_latest(registry)
+    if (metrics := _METRICS.get(registry)) is not None:
+        for tally in list(metrics.tallies.values()):
+            if tally.files is not None:
+                tally.files.write()
+    whole, collect = CollectorRegistry(), cast("Any", MultiProcessCollector)
+    collect(whole)
+    return generate_latest(whole)
 
 
 class _Times:
-    """A histogram that is cheap to add to: twice for each call."""
+    """A histogram."""
 
     __slots__ = ("counts", "total")
 
@@ -108,9 +131,16 @@ class _Times:
         self.counts = [0] * (len(BUCKETS) + 1)
         self.total = 0.0
 
-    def add(self, seconds: float) -> None:
-        self.counts[bisect_left(BUCKETS, seconds)] += 1
-        self.total += seconds
+    def add(self, times: list[float]) -> None:
+        """Add these seconds."""
+        times.sort()  # so that the buckets can be cut out of it: a third of what it takes to find each one's
+        self.total += sum(times)
+        below = 0
+        for number, bound in enumerate(BUCKETS):
+            reached = bisect_right(times, bound, below)
+            self.counts[number] += reached - below
+            below = reached
+        self.counts[-1] += len(times) - below
 
     def buckets(self) -> list[tuple[str, float]]:
         """Upper bounds, and how many were not above each."""
@@ -121,16 +151,31 @@ class _Times:
         return found
 
 
-class _Tally(Observer):
+class _New(NamedTuple):
+    """What was counted and is in no metric yet: the calls of one function that have ended alike."""
+
+    waits: list[float]
+    """Seconds of each."""
+    runs: list[float]
+    """Of those that have run."""
+    label: str
+    outcome: Outcome
+
+
+class _Tally(Counting):
     """What has happened in one pool."""
 
     def __init__(self, pool: Observed, name: str, metrics: _Metrics) -> None:
-        self._pool = ref(pool, lambda _: self._leave())  # a pool that is forgotten is closed, watched or not
+        self._pool = ref(pool, lambda _: self._forgotten())  # a pool that is forgotten is closed, watched or not
         self.name = name
-        self.functions: dict[str, str] = {}
-        """The label of each function."""
+        self.files: _metrics_files.Files | None = None
+        """Where it is written, in multiprocess mode."""
         self.outcomes: Counter[tuple[str, str]] = Counter()
-        """Calls, by function and outcome."""
+        """Calls, by label and outcome."""
+        self._new: dict[tuple[str, str], _New] = {}
+        """The same since they were taken over last."""
+        self._lock = threading.Lock()
+        """Held while that is done."""
         self.waits: dict[str, _Times] = {}
         self.runs: dict[str, _Times] = {}
         self.refused: Counter[str] = Counter()
@@ -138,13 +183,30 @@ class _Tally(Observer):
         self.deaths: Counter[str] = Counter(dict.fromkeys(_CAUSES, 0))
         self._metrics = metrics
 
-    def call_ended(self, event: CallEnded, /) -> None:
-        """Count it, and note its times; one that never began to run has none for that."""
-        label = self.functions.get(event.function) or self._label(event.function)
-        self.outcomes[label, event.outcome] += 1
-        self.waits[label].add(event.waiting)
-        if event.attempt:
-            self.runs[label].add(event.running)
+    def count(self, function: str, outcome: Outcome, attempts: int, waiting: float, running: float) -> None:
+        """Count it, and note its times; one that never began to run has none for that.
+
+        As little as can be is done for each call here, at the cost of more for a thousand.
+        """
+        new = self._new.get((function, outcome))
+        if new is None:
+            new = self._first(function, outcome)
+        waits = new[0]
+        waits.append(waiting)
+        if attempts:
+            new[1].append(running)
+        if len(waits) >= MOST_NEW:
+            self.take_over()
+
+    def take_over(self) -> None:
+        """Put into the metrics what is new. From any thread, and while the pool's own counts more."""
+        with self._lock:
+            for waits, runs, label, outcome in list(self._new.values()):
+                taken, ran = waits[:], runs[:]
+                del waits[: len(taken)], runs[: len(ran)]
+                self.outcomes[label, outcome] += len(taken)
+                self.waits[label].add(taken)
+                self.runs[label].add(ran)
 
     def call_refused(self, event: CallRefused, /) -> None:
         """Count it."""
@@ -157,18 +219,24 @@ class _Tally(Observer):
     def pool_ended(self, _event: PoolEnded, /) -> None:
         """Leave nothing of a pool that is closed."""
         self._leave()
+        if self.files is not None:
+            self.files.end()
+
+    def _forgotten(self) -> None:
+        self._leave()
+        if self.files is not None:
+            self.files.end_soon()
 
     def _leave(self) -> None:
         if self._metrics.tallies.get(self.name) is self:
             del self._metrics.tallies[self.name]
 
-    def _label(self, function: str) -> str:
-        label = function if len(self.functions) < MOST_FUNCTIONS else OTHERS
+    def _first(self, function: str, outcome: Outcome) -> _New:
+        """Where the first call of a function, or any of one beyond the number, is to be counted that has ended so."""
+        label = function if function in self.waits or len(self.waits) < MOST_FUNCTIONS else OTHERS
         if label not in self.waits:
             self.waits[label], self.runs[label] = _Times(), _Times()
-        if label is not OTHERS:
-            self.functions[function] = label
-        return label
+        return self._new.setdefault((label, outcome), _New([], [], label, outcome))
 
     def stats(self) -> Stats | None:
         """A snapshot, if there is one."""
@@ -177,6 +245,12 @@ class _Tally(Observer):
             return None if pool is None else pool.stats()
         except (PoolClosed, LoopBlocked):
             return None
+
+    def sources(self) -> _metrics_files.Sources:
+        """What was counted, and what is so now."""
+        if (stats := self.stats()) is None:
+            return _calls([self]), None
+        return _calls([self]), _present([(self.name, stats)])
 
 
 class _Metrics(Collector):
@@ -193,10 +267,7 @@ class _Metrics(Collector):
         """Everything."""
         tallies = list(self.tallies.values())
         yield from _calls(tallies)
-        now = [(tally.name, stats) for tally in tallies if (stats := tally.stats()) is not None]
-        yield from _pools(now)
-        yield from _workers(now)
-        yield from _processes(now)
+        yield from _present([(tally.name, stats) for tally in tallies if (stats := tally.stats()) is not None])
 
 
 _METRICS: Final[WeakKeyDictionary[CollectorRegistry, _Metrics]] = WeakKeyDictionary()
@@ -216,6 +287,7 @@ def _calls(tallies: list[_Tally]) -> Iterator[Metric]:
         "poise_call_run_seconds", "Time for which a call ran, by its worker's clock.", labels=by_function
     )
     for tally in tallies:
+        tally.take_over()
         for (function, outcome), count in list(tally.outcomes.items()):
             calls.add_metric([tally.name, function, outcome], count)
         for error, count in list(tally.refused.items()):
@@ -226,6 +298,12 @@ def _calls(tallies: list[_Tally]) -> Iterator[Metric]:
             for function, each in list(times.items()):
                 family.add_metric([tally.name, function], each.buckets(), each.total)
     yield from (calls, refused, deaths, waits, runs)
+
+
+def _present(now: list[tuple[str, Stats]]) -> Iterator[Metric]:
+    yield from _pools(now)
+    yield from _workers(now)
+    yield from _processes(now)
 
 
 def _pools(now: list[tuple[str, Stats]]) -> Iterator[Metric]:

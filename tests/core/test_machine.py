@@ -8,6 +8,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
+from poise._core.observed import CALL_EVENTS, Telling, observe
+from poise.events import CallEnded, CallReleased
 from tests.core.world import STEPS, Dice, World, make_world, run, take_step
 
 EXAMPLES = int(os.environ.get("POISE_EXAMPLES", "20"))
@@ -53,6 +55,35 @@ TestPoolMachine = pytest.mark.timeout(1200)(PoolMachine.TestCase)  # it takes as
 def test_many_lives_of_a_pool() -> None:  # G1 to G7
     for seed in range(10 * EXAMPLES):
         run(seed)
+
+
+def ends(seed: int, kinds: frozenset[type[Any]]) -> list[Any]:
+    """The figures of all calls that end in one life, while these events are made beside."""
+    figures: list[Any] = []
+    events: list[Any] = []
+
+    def observe_it(world: World) -> None:
+        world.witness = None
+        telling = Telling("pool", lambda: world.now, events.append, events.remove)
+        telling.listen(kinds, lambda *these: figures.append(these))
+        observe(world.pool.shares, telling)
+
+    run(seed, observe_it=observe_it)
+    told = [event for event in events if isinstance(event, CallEnded)]
+    assert {type(event) for event in events} <= kinds
+    if CallEnded in kinds:
+        assert [(end.function, end.outcome, end.attempt, end.waiting, end.running) for end in told] == figures
+    return figures
+
+
+def test_the_figures_of_a_call_do_not_depend_on_what_else_is_told() -> None:
+    ended = 0
+    for seed in range(10 * EXAMPLES):
+        figures = ends(seed, CALL_EVENTS)
+        assert ends(seed, frozenset({CallEnded, CallReleased})) == figures
+        assert ends(seed, frozenset()) == figures
+        ended += len(figures)
+    assert ended > 10 * EXAMPLES
 
 
 def test_the_world_sees_everything_that_can_happen() -> None:

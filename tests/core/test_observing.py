@@ -9,7 +9,8 @@ import pytest
 from poise._answers import NOT_BEGUN, RAISED, Answer
 from poise._core.batches import Batching
 from poise._core.calls import CallRecord, TenantCallRecord
-from poise._core.observed import CALL_EVENTS, ObservedCall, Telling, note_company, observe
+from poise._core.observed import CALL_EVENTS, Observed, ObservedCall, Telling, note_company, observe
+from poise._core.states import CallEvent, CallState, IllegalTransitionError
 from poise.errors import Overloaded, WorkerLost
 from poise.events import CallAdmitted, CallBegun, CallEnded, CallGranted, CallPutBack, CallRefused, CallReleased
 from tests.core.scene import SHORT, Scene
@@ -21,11 +22,11 @@ if TYPE_CHECKING:
 class Told:
     """A scene in which calls are observed, and what they told."""
 
-    def __init__(self, wanted: frozenset[type[Any]] = CALL_EVENTS, **options: Any) -> None:
+    def __init__(self, wanted: frozenset[type[Any]] = CALL_EVENTS, count: Any = None, **options: Any) -> None:
         self.scene = Scene(**options)
         self.events: list[Any] = []
         telling = Telling("pool", lambda: self.scene.now, self.events.append, self._take_back)
-        telling.listen(wanted)
+        telling.listen(wanted, count)
         observe(self.scene.pool.shares, telling)
 
     def _take_back(self, event: Event) -> None:
@@ -161,6 +162,55 @@ def test_what_nobody_wants_is_not_told() -> None:
     assert told.events == []
 
 
+def test_who_wants_to_hear_of_refusals_alone_hears_of_no_end() -> None:
+    told = Told(wanted=frozenset({CallRefused}))
+    told.answer(told.submit())
+    assert told.events == []
+
+
+@pytest.mark.parametrize("kind", [CallAdmitted, CallGranted, CallBegun])
+def test_each_step_can_be_heard_of_by_itself(kind: type[Any]) -> None:
+    told = Told(wanted=frozenset({kind}))
+    told.answer(told.submit(1))
+    told.answer(told.submit(2))
+    assert told.kinds() == [kind, kind]
+
+
+def test_ends_are_counted_without_an_event() -> None:
+    figures: list[Any] = []
+    told = Told(wanted=frozenset(), count=lambda *these: figures.append(these))
+    first, second = told.submit(1), told.submit(2)
+    told.scene.now = 3.0
+    told.answer(first, seconds=2.5)
+    told.scene.act(told.scene.pool.cancel(second, 4.0))
+    told.scene.now = 5.0
+    third = told.submit(3)
+    told.answer(second, ending=NOT_BEGUN)
+    told.scene.now = 7.0
+    told.answer(third, 2.0, RAISED, LookupError())
+    assert figures == [
+        ("f", "returned", 1, 0.0, 2.5),
+        ("f", "cancelled", 1, 3.0, 0.0),
+        ("f", "raised", 1, 0.0, 2.0),
+    ]
+    assert told.events == []
+
+
+def test_an_observed_call_moves_as_any_other() -> None:
+    call = Told().submit()
+    with pytest.raises(IllegalTransitionError, match="call 1: RESUME while RUNNING"):
+        call.step(CallEvent.RESUME)
+    assert call.state is CallState.RUNNING
+
+
+def test_who_observes_again_has_calls_of_the_same_class() -> None:
+    told = Told(wanted=frozenset({CallEnded}))
+    telling: Any = type(told.submit(1)).telling  # type: ignore[attr-defined]
+    observe(told.scene.pool.shares, None)
+    observe(told.scene.pool.shares, telling)
+    assert type(told.submit(2)).telling is telling  # type: ignore[attr-defined]
+
+
 def test_each_call_of_a_batch_ran_as_long_as_the_batch() -> None:
     told = Told(wanted=frozenset({CallEnded}))
     together = Batching(4, 0.0)
@@ -180,7 +230,7 @@ def test_a_batch_that_is_observed_in_part() -> None:
     note_company([plain, observed])
     note_company([observed, plain])
     assert isinstance(observed, ObservedCall)
-    assert observed.together == 2
+    assert observed.recall().together == 2
 
 
 def test_calls_are_as_any_other_when_nobody_observes_any_more() -> None:
@@ -188,7 +238,7 @@ def test_calls_are_as_any_other_when_nobody_observes_any_more() -> None:
     shares = told.scene.pool.shares
     assert isinstance(shares.nobodys_call(1, "f"), ObservedCall)
     tenants = shares.new_record("somebody", 1.0)(2, "f")
-    assert isinstance(tenants, ObservedCall)
+    assert isinstance(tenants, Observed)
     assert tenants.tenant is not None
     observe(shares, None)
     assert type(shares.nobodys_call(3, "f")) is CallRecord

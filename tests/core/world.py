@@ -248,7 +248,7 @@ class World:
         self.witness = Witness() if is_observed else None
         if self.witness is not None:
             telling = Telling("pool", lambda: self.now, self.witness.tell, self.witness.take_back)
-            telling.listen(CALL_EVENTS)
+            telling.listen(CALL_EVENTS, None)
             observe(self.pool.shares, telling)
         self.recycle = recycle
         self.health = health
@@ -1170,11 +1170,13 @@ def take_step(world: World, step: str, dice: Dice) -> None:  # noqa: C901, PLR09
             pass
 
 
-def run(seed: int, steps: int = 150) -> Counter[str]:
-    """One whole life of a pool."""
+def run(seed: int, steps: int = 150, *, observe_it: Callable[[World], None] | None = None) -> Counter[str]:
+    """One whole life of a pool, which may be observed otherwise than chance has it."""
     rng = random.Random(seed)
     dice = Dice(rng.choice)
     world = make_world(dice)
+    if observe_it is not None:
+        observe_it(world)
     for _ in range(rng.randrange(steps)):
         take_step(world, rng.choice(STEPS), dice)
     world.end_of_world(drains=rng.random() < 0.7, refuses=rng.random() < 0.3)

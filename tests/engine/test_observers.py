@@ -310,6 +310,63 @@ def test_what_is_no_observer_is_refused(observers: Any) -> None:
         poise.Pool(observers=observers)
 
 
+class Misspelt(poise.Observer):
+    def call_end(self, event: events.CallEnded) -> None:
+        """Never called."""
+
+
+class Camel(poise.Observer):
+    def workerDied(self, event: events.WorkerDied) -> None:  # noqa: N802 (as its author writes elsewhere)
+        """Never called."""
+
+
+class Handler(poise.Observer):
+    def on_pool_whole(self, event: events.PoolWhole) -> None:
+        """Never called."""
+
+
+class Heir(Misspelt):
+    def pool_of_mine(self) -> None:
+        """No event's."""
+
+
+@pytest.mark.parametrize(
+    ("observer", "said"),
+    [
+        (Misspelt(), "no event has a method call_end: did you mean call_ended?"),
+        (Camel(), "no event has a method workerDied: did you mean worker_died?"),
+        (Handler(), "no event has a method on_pool_whole: did you mean pool_whole?"),
+        (Heir(), "no event has a method pool_of_mine: .* such as _pool_of_mine"),
+    ],
+)
+def test_a_method_that_no_event_has_is_refused_with_the_name_that_was_meant(
+    observer: poise.Observer, said: str
+) -> None:
+    with pytest.raises(poise.ConfigError, match=said):
+        poise.Pool(observers=[observer])
+    with pytest.raises(poise.ConfigError, match=said):
+        LocalPool(size=1).add_observer(observer)
+
+
+class Mixed:
+    def call_mother(self) -> None:
+        """A mixin knows nothing of observers."""
+
+
+class Helped(Mixed, Ends):
+    pool_name = "mine"
+
+    def _call_of(self) -> None:
+        """A helper."""
+
+    def report(self) -> None:
+        """Another."""
+
+
+def test_helpers_of_its_own_are_an_observers_own_business() -> None:
+    LocalPool(size=1, observers=[Helped()]).add_observer(Helped())
+
+
 def test_each_event_has_a_method_and_each_method_an_event() -> None:
     from poise._engine.observers import METHODS
 

@@ -7,13 +7,16 @@ import contextlib
 import gc
 import json
 import re
+import subprocess
+import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, cast
 from weakref import ref
 
 import httpx
 import pytest
 from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.applications import Starlette
 
@@ -25,6 +28,9 @@ from tests.gate import Gate, wait_at
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from tests.faces.conftest import Start
+
+FOLDER: Final = "PROMETHEUS_MULTIPROC_DIR"
 GRAFANA = Path(__file__).parents[2] / "docs" / "grafana"
 
 
@@ -177,6 +183,124 @@ async def test_an_application_answers_scrapes() -> None:
 def test_metrics_are_at_a_path(path: str) -> None:
     with pytest.raises(poise.ConfigError, match="metrics"):
         asgi.install(Starlette(), LocalPool(Model), metrics=path)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Several processes
+
+SERVER = """
+import asyncio, sys
+from poise import prometheus
+from poise.testing import Faults, LocalPool
+
+async def main():
+    faults = Faults()
+    async with LocalPool(size=2, min_ready=2, faults=faults) as pool:
+        prometheus.watch(pool, "functions")
+        for number in range(int(sys.argv[1])):
+            await pool.run(abs, -number)
+        faults.die(function=len)
+        await pool.options(retries=1, retry_delay=0).run(len, "")
+        await pool.until_ready()
+        while line := await asyncio.to_thread(sys.stdin.readline):
+            prometheus.scrape()
+            print("written", flush=True)
+
+asyncio.run(main())
+"""
+
+
+class Server:
+    """A process that has such a pool, and files of prometheus-client's."""
+
+    def __init__(self, start: Start, folder: Path, calls: int) -> None:
+        self.process = start("-c", SERVER, str(calls), env={FOLDER: str(folder)}, stdin=subprocess.PIPE)
+
+    def write(self) -> None:
+        """Have it write what has become of its pool."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        print(file=self.process.stdin, flush=True)
+        assert self.process.stdout.readline() == "written\n", self.process.communicate()[1]
+
+    def end(self) -> None:
+        """Let it close its pool and end."""
+        _, complaints = self.process.communicate(timeout=60)
+        assert self.process.returncode == 0, complaints
+        assert "Traceback" not in complaints
+
+
+def scrape_files(folder: Path) -> Scrape:
+    """What any of the processes would answer."""
+    registry, collect = CollectorRegistry(), cast("Any", MultiProcessCollector)
+    collect(registry, str(folder))
+    return Scrape(registry)
+
+
+def test_the_metrics_of_several_processes_are_added_up(start: Start, tmp_path: Path) -> None:
+    first, second = Server(start, tmp_path, 3), Server(start, tmp_path, 5)
+    for server in (first, second, first):
+        server.write()
+    found = scrape_files(tmp_path)
+    assert found("poise_calls_total", pool="functions", function="abs", outcome="returned") == 8
+    for histogram in ("poise_call_wait_seconds", "poise_call_run_seconds"):
+        assert found.families[histogram].type == "histogram"
+        assert found(f"{histogram}_count", function="abs") == 8
+        buckets = found.all(f"{histogram}_bucket", function="abs")
+        assert (buckets, buckets[-1]) == (sorted(buckets), 8)
+        assert found(f"{histogram}_sum", function="abs") >= 0
+    assert found("poise_retries_total") == found("poise_worker_deaths_total", cause="crash") == 2
+    assert found("poise_workers", state="ready") == found("poise_workers_wanted") == found("poise_slots") == 4
+    assert found("poise_worker_busy_seconds_total", worker="(all)") > 0
+
+    second.process.kill()
+    second.process.wait()
+    assert scrape_files(tmp_path)("poise_workers_wanted") == 4, "nobody has said that it is dead"
+    cast("Any", mark_process_dead)(second.process.pid, str(tmp_path))
+    found = scrape_files(tmp_path)
+    assert (found("poise_workers_wanted"), found("poise_calls_total", function="abs")) == (2, 8)
+
+    first.end()
+    found = scrape_files(tmp_path)
+    assert (found("poise_workers_wanted"), found("poise_calls_total", function="abs")) == (0, 8)
+
+
+FORGOTTEN = """
+import asyncio, gc, threading
+from poise import prometheus
+from poise.testing import LocalPool
+
+async def main():
+    pool = LocalPool(size=1)
+    prometheus.watch(pool, "functions")
+    (writer,) = (thread for thread in threading.enumerate() if thread.name == "poise-metrics")
+    del pool
+    gc.collect()
+    writer.join()
+    async with LocalPool(size=1) as pool:
+        prometheus.watch(pool, "functions")
+        await pool.run(abs, -1)
+    async with LocalPool(size=1) as pool:
+        prometheus.watch(pool, "functions")
+        await pool.run(abs, -1)
+        print(prometheus.scrape().decode())
+
+asyncio.run(main())
+"""
+
+
+def test_pools_that_follow_each_other_in_one_process_go_on_with_its_counts(start: Start, tmp_path: Path) -> None:
+    said, complaints = start("-c", FORGOTTEN, env={FOLDER: str(tmp_path)}).communicate(timeout=60)
+    assert complaints == ""
+    assert 'poise_calls_total{function="abs",outcome="returned",pool="functions"} 2.0' in said
+    assert 'poise_workers_wanted{pool="functions"} 1.0' in said
+
+
+async def test_one_process_writes_no_files(registry: CollectorRegistry) -> None:
+    async with LocalPool(size=1) as pool:
+        prometheus.watch(pool, "functions", registry=registry)
+        assert prometheus.scrape(registry) == generate_latest(registry)
+        assert "poise-metrics" not in {thread.name for thread in threading.enumerate()}
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -40,6 +40,7 @@ class Service:
             self._port: int = free.getsockname()[1]
         program, *rest = command.split()
         address = ["--port", str(self._port)] if program == "uvicorn" else ["--bind", f"127.0.0.1:{self._port}"]
+        self.answered = 0
         self._errors = directory / "errors"
         with self._errors.open("w") as errors:
             self.process = subprocess.Popen(
@@ -66,8 +67,20 @@ class Service:
                 time.sleep(0.1)
                 continue
             assert answer["result"] == 42
+            self.answered += 1
             found |= {answer["server"]} - but
         return frozenset(found)
+
+    def metrics(self) -> dict[str, float]:
+        """What a scrape finds: whichever process answers, all of them."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/metrics", timeout=10) as response:
+            text: str = response.read().decode()
+        return {
+            name: float(value)
+            for line in text.splitlines()
+            for name, _, value in [line.rpartition(" ")]
+            if line[0] != "#"
+        }
 
     def end(self) -> None:
         """End it politely."""
@@ -79,7 +92,14 @@ def environment(directory: Path) -> dict[str, str]:
     """The page's environment, where this directory is for the sockets of whoever shares a Ray."""
     name, _, value = shown(r"^(POISE_RAY=\S+) uvicorn").partition("=")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "XDG_", "POISE_"))}
-    return {**kept, name: value, "XDG_RUNTIME_DIR": str(directory), "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+    folder = shown(r"^(PROMETHEUS_\w+)=\S+ POISE_RAY")
+    (directory / "metrics").mkdir(exist_ok=True)
+    ours = {
+        "XDG_RUNTIME_DIR": str(directory),
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        folder: str(directory / "metrics"),
+    }
+    return {**kept, name: value, **ours}
 
 
 @contextmanager
@@ -114,6 +134,16 @@ def test_two_server_processes_have_one_ray_that_ends_with_them(tmp_path: Path, c
     with serving(tmp_path, line, *patience) as service:
         service.servers(2)
         assert len(keepers(tmp_path)) == 1
+        call = 'poise_calls_total{function="Model.predict",outcome="returned",pool="Model"}'
+        while (found := service.metrics())[call] < service.answered:  # the other one writes once a second
+            time.sleep(0.1)
+        assert (
+            found[call]
+            == found['poise_call_run_seconds_count{function="Model.predict",pool="Model"}']
+            == service.answered
+        )
+        assert found['poise_workers{pool="Model",state="ready"}'] == found['poise_workers_wanted{pool="Model"}'] == 2
+        assert found['poise_worker_resident_memory_bytes{pool="Model",worker="(all)"}'] > 20_000_000
     assert service.errors.count("Started server process") == 2, service.errors  # none was taken for hung and replaced
     while keepers(tmp_path):
         time.sleep(0.05)

@@ -39,6 +39,8 @@ class KeyedCallRecord(TenantCallRecord):
 
     __slots__ = ("home", "key", "patience", "until")
 
+    is_keyed = True
+
     def __init__(
         self, key: Key, patience: float, tenant: Tenant | None, call_id: CallId, function: Any, **fields: Any
     ) -> None:

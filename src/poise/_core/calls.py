@@ -50,6 +50,9 @@ class CallRecord:
         "waits_since",
     )
 
+    is_keyed: bool = False
+    """The class's: whether it has a key, for whose worker it may wait for some time."""
+
     def __init__(
         self,
         call_id: CallId,

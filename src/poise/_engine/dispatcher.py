@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 from poise._answers import NOT_BEGUN, RAISED, RETURNED, Answer
 from poise._core.batches import Batching
-from poise._core.calls import CallRecord
 from poise._core.effects import Check, Kill, Lease, News, Recall, Reject, Resolve, SendBatch, Sending, Start, Withdraw
 from poise._core.observed import note_company
 from poise._engine.batches import Batches
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Iterable, Sequence
 
+    from poise._core.calls import CallRecord
     from poise._core.effects import Cancel, Effect
     from poise._core.reloading import Reload
     from poise._core.renewal import Renewal
@@ -108,7 +108,7 @@ class Dispatcher:
             record.refused(error)
             self._forget(call)
             raise
-        is_timed = self.scheduler.is_timed or record.deadline < math.inf or type(record) is not CallRecord
+        is_timed = self.scheduler.is_timed or record.deadline < math.inf or record.is_keyed
         if effects or is_timed or type(record.function) is Batching:
             self._perform(effects)  # else it waits, and no time is to be kept for it
 

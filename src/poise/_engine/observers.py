@@ -12,19 +12,21 @@ from poise import events
 from poise._core.effects import Crowded, Grown, Lost, Replacing, Shrunk, Struck
 from poise._core.observed import CALL_EVENTS, Telling, observe
 from poise._engine.journal import Journal
-from poise.events import Observer, check_observer
+from poise.events import Counting, Observer, check_observer
 
 if TYPE_CHECKING:
     import asyncio
     import os
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from poise._core.effects import News
     from poise._core.shares import Shares
     from poise._engine.clock import Clock
+    from poise._engine.tracing import Tracing
     from poise._lanes.lane import Origin
     from poise.errors import PoolBroken
     from poise.events import Cause, Event
+    from poise.recording import Recording
 
 logger = logging.getLogger("poise")
 
@@ -63,10 +65,12 @@ class Observers:
         self._lock = threading.Lock()
         """Held while the observers change, which any thread may ask for."""
         self._observers: tuple[Observer, ...] = tuple(observers)
+        self._recording: Recording | None = None
         if record is not None:
             from poise.recording import Recording
 
-            self._observers = (*self._observers, Recording(record))
+            self._recording = Recording(record)
+            self._observers = (*self._observers, self._recording)
         self._listeners: dict[type[Event], tuple[tuple[Observer, Callable[[Any], object]], ...]] = {}
         """Whom to tell of each kind of event. Replaced as a whole."""
         # Below: once the pool is being opened, and on its loop alone.
@@ -95,6 +99,12 @@ class Observers:
                 self._observers = (*self._observers, observer)
                 self._arrange()
 
+    def add_tracing(self, tracing: Tracing) -> None:
+        """Tell this one too, after the recording, which asks it for the trace of a call that has just ended."""
+        if self._recording is not None:
+            self._recording.trace_of = tracing.said_of
+        self.add(tracing)
+
     def remove(self, observer: Observer) -> None:
         """Tell this one nothing more; nothing is to be done if it is not told anything."""
         with self._lock:
@@ -110,8 +120,10 @@ class Observers:
                 listeners[event] = tuple((each, getattr(each, name)) for each in wanting)
         self._listeners = listeners
         if self._shares is not None and self._telling is not None:
-            self._telling.listen(listeners)
-            observe(self._shares, None if CALL_EVENTS.isdisjoint(listeners) else self._telling)
+            count = _all_of([each.count for each in self._observers if isinstance(each, Counting)])
+            self._telling.listen(listeners, count)
+            is_wanted = count is not None or not CALL_EVENTS.isdisjoint(listeners)
+            observe(self._shares, self._telling if is_wanted else None)
 
     # ---------------------------------------------------------------- the pool
 
@@ -242,6 +254,17 @@ class Observers:
         finally:
             if untold:  # somebody is being interrupted
                 self._loop.call_soon(self._flush)
+
+
+def _all_of(counts: Sequence[Callable[..., object]]) -> Callable[..., object] | None:
+    if len(counts) < 2:
+        return counts[0] if counts else None
+
+    def count(*figures: Any) -> None:
+        for each in counts:
+            each(*figures)
+
+    return count
 
 
 def _overrides(observer: Observer, name: str) -> bool:
