@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import socket
 import sys
+from pathlib import Path
 
 from examples.digits.demo import DemoFailed, demo
 from examples.digits.serve import listen, serve
@@ -37,7 +38,8 @@ def _serve(options: argparse.Namespace) -> int:
     except OSError as error:
         print(f"cannot listen on {options.host}:{options.port}: {error.strerror}; try another --port", file=sys.stderr)
         return 1
-    return serve(taken, workers=options.workers)
+    watched = {"log_level": options.log_level, "record": options.record, "spans": options.spans}
+    return serve(taken, workers=options.workers, **watched)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -50,6 +52,9 @@ def _parser() -> argparse.ArgumentParser:
     serving = commands.add_parser("serve", help="run the service until interrupted")
     serving.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     serving.add_argument("--port", type=int, default=8000, help="port to listen on, 0 for a free one (%(default)s)")
+    serving.add_argument("--log-level", choices=["debug", "info", "warning"], default="warning")
+    serving.add_argument("--record", type=_new_file, help="write down which worker ran what, for ui.perfetto.dev")
+    serving.add_argument("--spans", type=_new_file, help="write the spans of traces here, a line each")
     serving.add_argument("--fd", type=int, help=argparse.SUPPRESS)  # a socket that the demo has made
     for command in (playing, serving):
         command.add_argument("--workers", type=_workers, default=2, help="workers of the pool (%(default)s)")
@@ -60,6 +65,12 @@ def _workers(text: str) -> int:
     if (number := int(text)) < 1:
         raise argparse.ArgumentTypeError(f"{number} is too few")
     return number
+
+
+def _new_file(text: str) -> Path:
+    if not (path := Path(text).absolute()).parent.is_dir():
+        raise argparse.ArgumentTypeError(f"{path.parent} is no folder")
+    return path
 
 
 def _seconds(text: str) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
     Image = Sequence[Sequence[int]]
     """8 rows of 8 pixels, each from 0 (paper) to 16 (ink)."""
+
+_log = logging.getLogger(__name__)
 
 SIDE = 8
 CENTRE = (SIDE - 1) / 2
@@ -55,7 +58,9 @@ class Classifier:
         """
         looks = np.concatenate([_LOOKS @ np.asarray(image, dtype=np.float64).reshape(-1) for image in images])
         seen: Floats = self._machine.decision_function(looks).reshape(len(images), len(_LOOKS), -1).mean(axis=1)
-        return [Answer(int(scores.argmax()), scores.tolist()) for scores in seen]
+        answers = [Answer(int(scores.argmax()), scores.tolist()) for scores in seen]
+        _log.info("%d looked at together: %s", len(answers), ", ".join(str(answer.digit) for answer in answers))
+        return answers
 
     def check(self) -> None:
         """Recognise an image that it was trained on; a process whose library has gone astray does not.

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import threading
+from typing import TYPE_CHECKING
 
 import uvicorn
 
 from examples.digits.classifier import unseen
 from examples.digits.service import create_app
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 INK = " ░▒▓█"
+
+LOG = "%(asctime)s %(levelname)s %(name)s: %(message)s (worker %(worker)s, traces %(trace_ids)s)"
+"""A line of the log: of the service and, by way of the pool, of its workers."""
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -32,10 +40,26 @@ def listen(host: str, port: int) -> socket.socket:
     return taken
 
 
-def serve(taken: socket.socket, *, workers: int, until_stdin_ends: bool = False) -> int:
+def serve(
+    taken: socket.socket,
+    *,
+    workers: int,
+    log_level: str = "warning",
+    record: Path | None = None,
+    spans: Path | None = None,
+    until_stdin_ends: bool = False,
+) -> int:
     """Serve on this socket until interrupted, or until standard input ends; returns the exit status."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter(LOG, defaults={"worker": "-", "trace_ids": ()}))
+    logging.basicConfig(level=log_level.upper(), handlers=[handler])
+    if spans is not None:
+        from examples.digits.traces import write_spans
+
+        write_spans(spans)
     print(f"starting Ray and {workers} workers, each of which trains its classifier ...", flush=True)
-    config = uvicorn.Config(create_app(workers=workers, most=2 * workers), log_level="warning")
+    app = create_app(workers=workers, most=2 * workers, record=record, spans=spans)
+    config = uvicorn.Config(app, log_level="warning")
     server = _Server(config)
     if until_stdin_ends:
         threading.Thread(target=_stop_when_stdin_ends, args=[server], daemon=True).start()

@@ -5,6 +5,9 @@ page, metrics and an HTTP status for each way in which a call can fail to be ans
 """
 
 import dataclasses
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Annotated, Any, cast
 
 from fastapi import Depends, FastAPI, Request, Response
@@ -25,7 +28,15 @@ class Scan(BaseModel):
     pixels: Annotated[list[Row], Field(min_length=SIDE, max_length=SIDE)]
 
 
-def create_app(*, workers: int = 2, most: int | None = None, timeout: float = 5.0, backlog: int = 500) -> FastAPI:
+def create_app(
+    *,
+    workers: int = 2,
+    most: int | None = None,
+    timeout: float = 5.0,
+    backlog: int = 500,
+    record: Path | None = None,
+    spans: Path | None = None,
+) -> FastAPI:
     """Make the service.
 
     Args:
@@ -33,6 +44,8 @@ def create_app(*, workers: int = 2, most: int | None = None, timeout: float = 5.
         most: how many there may be while there is much to do; no more than `workers` if None.
         timeout: seconds within which a call is answered, or refused with 504.
         backlog: the most calls that may wait for a worker; one more is refused with 503.
+        record: where to write down which worker ran what, and when.
+        spans: where the workers write their spans, for OpenTelemetry.
     """
     policies: dict[str, Any] = {
         # What leaks ends with its process: none answers for ever, or outgrows its machine.
@@ -42,7 +55,18 @@ def create_app(*, workers: int = 2, most: int | None = None, timeout: float = 5.
         # More of them while calls would wait for longer than a start takes.
         "size": poise.Elastic(workers, max(workers, most or 0), idle=30.0),
     }
-    pool = poise.Pool(Classifier, backlog=backlog, **policies)
+    watching: dict[str, Any] = {
+        # What slow requests have done is found by their traces: their spans, in the log, and in the recording.
+        "traces": find_spec("opentelemetry") is not None,
+        "logs": "forward",
+        "record": record,
+    }
+    factory: Any = Classifier
+    if spans is not None:
+        from examples.digits.traces import traced_classifier
+
+        factory = partial(traced_classifier, spans)
+    pool: poise.Pool[Classifier] = poise.Pool(factory, backlog=backlog, **policies, **watching)
     app = FastAPI(title="Handwritten digits")
     app.state.pool = pool
     # To classify twice does no harm, so a call whose worker dies is run again on another.

@@ -16,6 +16,7 @@ from poise.events import Observer
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Callable
 
     from poise._watch.rows import Held
     from poise.events import (
@@ -56,8 +57,10 @@ class Recording(Observer):
         """Workers that are starting, and since when."""
         self._rows: dict[int, Rows] = {}
         """Those of each worker."""
-        self._ends: dict[int, CallEnded] = {}
-        """Calls that have ended for their caller alone."""
+        self._ends: dict[int, tuple[float, dict[str, Any]]] = {}
+        """Calls that have ended for their caller alone: when, and how."""
+        self.trace_of: Callable[[int], dict[str, str]] = lambda _: {}
+        """What is to be said of the trace of a call, until it has ended."""
 
     # ---------------------------------------------------------------- calls
 
@@ -71,12 +74,12 @@ class Recording(Observer):
         if not event.is_retry:
             rows.drop(event.call)
         elif (held := rows.end(event.call, event.at)) is not None:
-            self._draw_call(event, held, {"outcome": "to be tried again"})
+            self._draw_call(event, held, {"outcome": "to be tried again", **self.trace_of(event.call)})
 
     def call_ended(self, event: CallEnded, /) -> None:
         """Its bar ends, unless its worker goes on with it."""
         if event.is_abandoned:
-            self._ends[event.call] = event
+            self._ends[event.call] = event.at, self._described(event)
             return
         if event.worker is None:
             return
@@ -86,13 +89,13 @@ class Recording(Observer):
             # It was over before the pool knew that it had begun. Any other that has no bar waited for another attempt.
             held = rows.passed(event.at, event.running, event.function)
         if held is not None:
-            self._draw_call(event, held, _described(event))
+            self._draw_call(event, held, self._described(event))
 
     def call_released(self, event: CallReleased, /) -> None:
         """Its worker is done with it at last."""
         end = self._ends.pop(event.call, None)
         if (held := self._rows_of(event.worker).end(event.call, event.at)) is not None:
-            details = {} if end is None else {**_described(end), "overran_ms": _ms(event.at - end.at)}
+            details = {} if end is None else {**end[1], "overran_ms": _ms(event.at - end[0])}
             self._draw_call(event, held, details)
 
     def _draw_call(self, event: CallEnded | CallPutBack | CallReleased, held: Held, details: dict[str, Any]) -> None:
@@ -100,6 +103,13 @@ class Recording(Observer):
         details = {"call": event.call, "attempt": event.attempt, **details}
         seconds = event.at - held.since
         self._draw(held.since, "X", event.function, event.worker + 1, held.row, dur=_us(seconds), args=details)
+
+    def _described(self, event: CallEnded) -> dict[str, Any]:
+        described: dict[str, Any] = {"outcome": event.outcome, "waiting_ms": _ms(event.waiting)}
+        described |= {"travelling_ms": _ms(event.travelling), "running_ms": _ms(event.running)}
+        if event.error is not None:
+            described["error"] = event.error.__name__
+        return described | self.trace_of(event.call)
 
     def _rows_of(self, worker: int) -> Rows:
         return self._rows.get(worker) or self._rows.setdefault(worker, Rows())
@@ -201,12 +211,6 @@ class Recording(Observer):
     def __del__(self) -> None:
         """Leave no file open, if the pool was never closed."""
         self._close()
-
-
-def _described(event: CallEnded) -> dict[str, Any]:
-    described: dict[str, Any] = {"outcome": event.outcome, "waiting_ms": _ms(event.waiting)}
-    described |= {"travelling_ms": _ms(event.travelling), "running_ms": _ms(event.running)}
-    return described if event.error is None else {**described, "error": event.error.__name__}
 
 
 def _us(seconds: float) -> float:

@@ -11,12 +11,15 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from opentelemetry import trace
+from opentelemetry.trace import format_span_id, format_trace_id
 
 import poise
 from poise import events as told
 from poise.recording import Recording
 from poise.testing import Faults, LocalPool
 from tests.gate import Gate, wait_at
+from tests.spans import exporter, seen
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -107,6 +110,33 @@ async def test_deaths_retries_and_what_overruns(path: Path, gate: Gate) -> None:
     assert any(mark.startswith("to be replaced by worker 2") for mark in marks(events))
     assert [bar["args"].get("outcome") for bar in bars(events, "start")].count("failed") == 1
     check_rows(events)
+
+
+async def test_bars_of_calls_that_are_traced_say_their_trace_and_their_attempts_span(path: Path, gate: Gate) -> None:
+    exporter()
+    faults = Faults()
+    async with LocalPool(size=1, faults=faults, record=path, traces=True) as pool:
+        with trace.get_tracer("tests").start_as_current_span("request") as request:
+            faults.die(function=abs)
+            assert await pool.options(retries=1, retry_delay=0).run(abs, -1) == 1
+            with pytest.raises(poise.DeadlineExceeded):
+                await pool.options(timeout=0.02).run(wait_at, gate.path)
+        gate.open()
+        await pool.until(lambda stats: not stats.abandoned)
+    number = request.get_span_context().trace_id
+    spans = {span.name: format_span_id(span.id) for span in seen() if (span.trace, span.kind) == (number, "CLIENT")}
+    events = read(path)
+    drawn = [*bars(events, "abs"), *bars(events, "wait_at")]
+    assert [bar["args"]["span_id"] for bar in drawn] == [spans[name] for name in ("abs", "abs (attempt 2)", "wait_at")]
+    assert {bar["args"]["trace_id"] for bar in drawn} == {format_trace_id(number)}
+
+
+async def test_a_call_in_no_trace_has_a_bar_without_one(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("opentelemetry.trace.get_tracer", lambda _: trace.NoOpTracer())  # nobody has set one up
+    async with LocalPool(size=1, record=path, traces=True) as pool:
+        assert await pool.run(abs, -1) == 1
+    (bar,) = bars(read(path), "abs")
+    assert "trace_id" not in bar["args"]
 
 
 def test_what_was_only_taken_back_is_no_bar(path: Path) -> None:

@@ -192,6 +192,7 @@ async def test_the_service_answers_each_of_many_requests_with_its_own_answer(
     assert bad.status_code == 422
     assert "<title>poise</title>" in page.text
     assert 'poise_workers{pool="Classifier",state="ready"} 1.0' in metrics.text
+    assert 'poise_calls_total{function="Classifier.classify",outcome="returned",pool="Classifier"} 40.0' in metrics.text
 
 
 class Refusing:

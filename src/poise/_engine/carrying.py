@@ -42,7 +42,7 @@ def call_maker(settings: PoolOptions, pool: str, observers: Observers) -> Callab
     tracing: Tracing | None = None
     if settings.traces:
         tracing = _tracing(pool)
-        observers.add(tracing)
+        observers.add_tracing(tracing)
     if variables or tracing is not None:
         carrying: type[CarryingCall[Any]] = CarryingCall
         return partial(carrying, variables, tracing)

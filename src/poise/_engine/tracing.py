@@ -71,6 +71,12 @@ class Tracing(Observer):
         if call is not None and call.trail is not None and call.record is not None:
             self._trails[call.record.id] = call.trail
 
+    def said_of(self, call_id: int) -> dict[str, str]:
+        """What a recording says of the trace of a call that has not been told to have ended, if it is in one."""
+        self._learn_number()
+        trail = self._trails.get(call_id)
+        return {} if trail is None else trail.said
+
     def _mark(self, at: float, call_id: int, what: str, **attributes: int | bool) -> None:
         self._learn_number()
         if (trail := self._trails.get(call_id)) is not None:
@@ -119,6 +125,14 @@ class Trail:
         self._attempt: Span = self._span
         """The span of the present attempt: for the first one that of the call."""
         self._number = 1
+
+    @property
+    def said(self) -> dict[str, str]:
+        """Its trace and the span of the present attempt, as W3C writes them, if it is in a trace."""
+        here = self._attempt.get_span_context()
+        if not here.is_valid:
+            return {}
+        return {"trace_id": trace.format_trace_id(here.trace_id), "span_id": trace.format_span_id(here.span_id)}
 
     def headers(self, attempt: int) -> Headers:
         """What tells a worker of the trace."""
