@@ -154,9 +154,11 @@ class CallOptions:
 
         Raises:
             UnknownOption: there is no such option.
-            ConfigError: it is outside its range.
+            ConfigError: it is outside its range, or there is patience and nothing to be patient for.
         """
         _check_names(changes, self.__slots__, "a call")
+        if self.key is None and "key" not in changes and (given := changes.get("patience")):
+            raise ConfigError("patience", given, "give it with a key: pool.options(key=session, patience=0.5)")
         return replace(self, **changes)
 
 

@@ -217,7 +217,8 @@ class View(Maps[T]):
             key (None): what the calls are about, as text, a number or bytes: a session, a user, a model. They prefer
                 the worker that served this key last, for what it has kept of that.
             patience (0.0): seconds that a call with a key may wait, in all, for that worker when its turn has come and
-                another is free. 0 takes another at once; `math.inf` waits for as long as that worker works.
+                another is free. 0 takes another at once; `math.inf` waits for as long as that worker works. It is given
+                with the key or after it; one that is None at times may be given with it.
             retries (0): how many more times a call may run after its worker died, or after an exception in `retry_on`.
                 Only for what may safely run twice. It does not go back to a worker where it has failed while another
                 works that could take it, for up to 30 s.

@@ -64,6 +64,7 @@ async def test_options_make_a_view_and_change_nothing_else(share_pool: SharePool
         {"key": type("Text", (str,), {"__hash__": None})("a")},
         {"patience": -1},
         {"patience": None},
+        {"patience": 0.5},
         {"patience": float("nan")},
         {"weight": float("inf")},
         {"retries": True},

@@ -212,3 +212,13 @@ async def test_a_method_of_a_class_that_was_defined_anew_is_warned_of_once(
             await pool.run(module.Cell.other)
         (told,) = own(caplog)
         assert told.startswith("Cell.number is of a class Cell that was defined anew after the pool had been opened")
+
+
+def test_patience_is_for_a_key_which_may_be_none_at_times() -> None:
+    pool = LocalPool(size=1)
+    with pytest.raises(poise.ConfigError, match=r"patience=0\.5 .*pool\.options\(key=session, patience=0\.5\)"):
+        pool.options(patience=0.5)
+    pool.options(patience=0)
+    pool.options(key=None, patience=0.5).options(timeout=1.0)
+    keyed = pool.options(key="session").options(patience=0.5)
+    keyed.options(key=None)
