@@ -174,6 +174,8 @@ def test_each_step_can_be_heard_of_by_itself(kind: type[Any]) -> None:
     told.answer(told.submit(1))
     told.answer(told.submit(2))
     assert told.kinds() == [kind, kind]
+    told.scene.pool.shares.nobodys_call(3, "f").refused(Overloaded(0, 0, 1.0))
+    assert told.kinds() == [kind, kind], "what was admitted is taken back"
 
 
 def test_ends_are_counted_without_an_event() -> None:

@@ -282,8 +282,7 @@ class Observed(CallRecord):
         if running > total:
             running = total
         waiting = total - slot_time if slot_time > running else total - running
-        if waiting < 0.0:
-            waiting = 0.0
+        waiting = waiting if waiting > 0.0 else 0.0
         if telling.count is not None:
             telling.count(self.name, outcome, attempts, waiting, running)
         if telling.ended:
