@@ -85,7 +85,8 @@ class HostLane:
             StartFailed: it will not be.
         """
         self._book = FunctionBook(await self.actor.start(node, placed), self._known)
-        self.origin = Origin(self.actor.pid, self.actor.node, "freight")
+        is_far = self.actor.node != node
+        self.origin = Origin(self.actor.pid, self.actor.node, "freight", is_far=is_far)
 
     def new_express(self) -> Express:
         """What speaks to the worker over a socket, once that is connected: see `use`."""
