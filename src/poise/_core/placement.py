@@ -21,8 +21,8 @@ class Placement:
 
     Open workers stand in queues by load, so that the least loaded is taken and equals take turns, but those whose last
     answer was an exception come after their equals: a sick worker fails at once, is free at once, and would take most.
-    Of those that are still equal, the ones on another node than the caller come last: a call has a longer way to them. It
-    is no reason to load a worker more than another, because the way is short beside a call that is worth a worker.
+    Of those that are still equal, the ones on another node than the caller come last: a call has a longer way to them.
+    That is no reason to load one worker more than another: the way is short beside a call that is worth a worker.
     Where calls are to be packed the most loaded one that has a free slot is taken, so that others are idle.
 
     All of it follows from the records of the workers, which are not changed here.
@@ -52,7 +52,7 @@ class Placement:
         self._ranks = list(range(self._full + 2))
         """Which rank those of each load have: they are as many slots as are used, twice: well, then failed."""
         self._far_ranks = self._ranks
-        """The same for those on other nodes: other ranks, each after that of its equals, once there is such a worker."""
+        """The same for those on other nodes: once there are some, ranks of their own, each after that of its equals."""
         self._by_rank: list[OrderedDict[WorkerId, WorkerRecord]] = [OrderedDict() for _ in self._ranks]
         """Open workers in the order in which they are taken, from `_full` on those without a free slot."""
         self._rank: dict[WorkerId, int] = {}

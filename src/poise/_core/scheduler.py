@@ -223,7 +223,9 @@ class Scheduler:
         worker.end_recall()
         return self._changed(worker, now)
 
-    def worker_ready(self, worker_id: WorkerId, now: float, *, most_ahead: int = 0, is_far: bool = False) -> list[Effect]:
+    def worker_ready(
+        self, worker_id: WorkerId, now: float, *, most_ahead: int = 0, is_far: bool = False
+    ) -> list[Effect]:
         """A worker has started, to which so many calls may be sent beyond its slots; perhaps on another node."""
         worker = self._workers.get(worker_id)
         if worker is None or worker.state is not STARTING:

@@ -73,6 +73,8 @@ class HostLane:
         self._express: Express | None = None
         self._last_words: str | None = None
         self._killing: asyncio.Task[None] | None = None
+        self.on_unreachable: Callable[[str], object] = str
+        """Called with the node of the worker when that can be reached no more, though its process has not ended."""
 
     async def start(self, node: str, placed: Callable[[], None]) -> None:
         """Wait until the instance is constructed.
@@ -207,6 +209,8 @@ class HostLane:
     def on_unlinked(self, error: Exception | None, *, is_read_out: bool) -> None:
         """The socket's connection has ended, and everything that came over it has been heard."""
         self._express = None
+        if error is not None and self.origin.is_far and self.origin.node is not None and not is_read_out:
+            self.on_unreachable(self.origin.node)
         why = self.actor.how_it_ended() if is_read_out else f"the connection to it was lost: {error!r}"
         self._lose(self._last_words or why, all_in_doubt=not is_read_out)
 
