@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import json
+import logging
 import os
 import signal
 import sys
@@ -70,7 +71,8 @@ class Scene:
         self.pool = pool
         self.gate = gate
         here = ray.get_runtime_context().get_node_id()
-        (self.other,) = [node["NodeID"] for node in ray.nodes() if node["NodeID"] != here]
+        known: Any = ray.nodes
+        (self.other,) = [node["NodeID"] for node in known() if node["NodeID"] != here]
         plain: Any = ray.remote(Model)
         place = NodeAffinitySchedulingStrategy(self.other, soft=True)
         options = {"num_cpus": 1, "max_restarts": -1, "max_concurrency": 2, "scheduling_strategy": place}
@@ -85,7 +87,7 @@ class Scene:
         return round(time.monotonic() - self.began, 1)
 
     async def meet(self, fault: Fault) -> None:
-        """Have calls on both workers and the actor, let it happen, and watch what becomes of those on the other node."""
+        """Have calls on both workers and the actor, let it happen, and watch what becomes of those over there."""
         await asyncio.wrap_future(self.actor.pid.remote().future())
         retrying = self.pool.options(retries=2)
         what = (Model.hold_the_gil, BUSY) if fault is busy_peer else (Model.wait, str(self.gate))
@@ -224,13 +226,15 @@ FAULTS: Final[dict[str, Fault]] = {
 async def main(prefix: str, name: str) -> None:
     """Meet one fault."""
     nodes = TwoNodes(prefix)
-    ray.init(log_to_driver=False, logging_level="ERROR")
+    ray.init(log_to_driver=False, logging_level=logging.ERROR)
     with tempfile.TemporaryDirectory(prefix="poise-gate-") as folder:
         spread = {"num_cpus": 1, "scheduling_strategy": "SPREAD"}
         async with poise.Pool(Model, size=2, concurrency=2, min_ready=2, ray_options=spread, close_timeout=5) as pool:
             scene = Scene(nodes, pool, Path(folder) / "gate")
             await scene.meet(FAULTS[name])
-            print(json.dumps({"poise": asdict(scene.poise), "plain": asdict(scene.plain)}), flush=True)
+            seen = {"poise": asdict(scene.poise), "plain": asdict(scene.plain)}
+            sys.stdout.write(json.dumps(seen) + "\n")
+            sys.stdout.flush()
             nodes.mend()
             if FAULTS[name] is gcs_dead:
                 os._exit(0)  # nobody is there to ask for an end in good order

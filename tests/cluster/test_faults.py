@@ -1,4 +1,4 @@
-"""Faults of a cluster: two nodes that only a link joins. `make test-cluster` runs these, and prints the table of docs."""
+"""Faults of a cluster of two nodes that a link joins. `make test-cluster` runs these, and prints the table of docs."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def table() -> Iterator[dict[str, Any]]:
 def meet(fault: str, table: dict[str, Any]) -> dict[str, Any]:
     with namespaces() as nodes, nodes.ray():
         printed = nodes.run(nodes.head, (sys.executable, "-m", "tests.cluster.faults", nodes.prefix, fault))
-    row: dict[str, Any] = json.loads(printed.splitlines()[-1])
+    row: dict[str, Any] = json.loads(next(line for line in printed.splitlines() if line.startswith("{")))
     table[fault] = row
     return row["poise"]  # type: ignore[no-any-return]
 

@@ -194,9 +194,8 @@ class HostLauncher:
 
     def _reach(self, worker_id: int, host: Any, serving: Any) -> HostLane:
         assert self._listener is not None
-        lane = HostLane(worker_id, self._listener, host, serving, self._known, writable=self._writable, logs=self._logs)
-        lane.on_unreachable = self._unreachables.note
-        return lane
+        settings: dict[str, Any] = {"writable": self._writable, "logs": self._logs, "unreachables": self._unreachables}
+        return HostLane(worker_id, self._listener, host, serving, self._known, **settings)
 
     async def shortage(self) -> str | None:
         """Say which resource the launches under way wait for a place with, or None if none waits for one."""
