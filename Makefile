@@ -79,8 +79,8 @@ test-uvloop: $(DEV) ## run the contract of the express lane on uvloop
 	$(SHARED) tests/contract -k express --uvloop
 
 .PHONY: test-cluster
-test-cluster: $(DEV) ## meet the faults of a cluster: two nodes in network namespaces (10 minutes; Linux, root, iproute2)
-	POISE_TEST_CLUSTER=1 $(PYTEST) tests/cluster -rs
+test-cluster: $(DEV) ## meet the faults of a cluster: two nodes in network namespaces (8 minutes; Linux, root, iproute2)
+	POISE_TEST_CLUSTER=1 $(PYTEST) tests/cluster -rs --capture=no
 
 .PHONY: check
 check: $(DEV) ## lint, formatting, layers, types

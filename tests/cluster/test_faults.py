@@ -79,10 +79,12 @@ def test_calls_go_on_while_the_control_service_is_dead(table: dict[str, Any]) ->
 
 def as_table(rows: dict[str, Any]) -> str:
     """The table of docs/how-to/cluster.md."""
-    lines = ["| fault | with | callers see | noticed | healed |", "|---|---|---|---|---|"]
-    for fault, row in rows.items():
-        for who, sight in row.items():
-            again = f"; with `retries` {sight['retried']}" if sight["retried"] not in ("", sight["seen"]) else ""
-            times = [f"{sight[name]:g} s" if sight[name] is not None else "-" for name in ("detected", "healed")]
-            lines.append(" | ".join([f"| {fault.replace('_', ' ')}", who, sight["seen"] + again, *times]) + " |")
-    return "\n".join(lines)
+    heads = ("fault", "with poise, callers see", "noticed", "healed", "with plain Ray", "noticed", "healed")
+    cells = [(fault.replace("_", " "), *as_cells(row["poise"]), *as_cells(row["plain"])) for fault, row in rows.items()]
+    return "\n".join(f"| {' | '.join(each)} |" for each in (heads, ["---"] * len(heads), *cells))
+
+
+def as_cells(sight: dict[str, Any]) -> list[str]:
+    again = f"; with `retries` {sight['retried']}" if sight["retried"] not in ("", sight["seen"]) else ""
+    times = [f"{sight[name]:g} s" if sight[name] is not None else "-" for name in ("detected", "healed")]
+    return [sight["seen"] + again, *times]
