@@ -78,6 +78,10 @@ test-wheel: $(WHEEL) ## build the wheel and run the tests of what users meet aga
 test-uvloop: $(DEV) ## run the contract of the express lane on uvloop
 	$(SHARED) tests/contract -k express --uvloop
 
+.PHONY: test-cluster
+test-cluster: $(DEV) ## meet the faults of a cluster: two nodes in network namespaces (8 minutes; Linux, root, iproute2)
+	POISE_TEST_CLUSTER=1 $(PYTEST) tests/cluster -rs --capture=no
+
 .PHONY: check
 check: $(DEV) ## lint, formatting, layers, types
 	$(BIN)/ruff check

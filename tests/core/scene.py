@@ -202,8 +202,9 @@ class Scene:
 
     # ---------------------------------------------------------------- workers
 
-    def ready(self, worker_id: int) -> None:
-        self.act(self.pool.worker_ready(worker_id, self.now, most_ahead=AHEAD_CALLS if self.sends_ahead else 0))
+    def ready(self, worker_id: int, *, is_far: bool = False) -> None:
+        most_ahead = AHEAD_CALLS if self.sends_ahead else 0
+        self.act(self.pool.worker_ready(worker_id, self.now, most_ahead=most_ahead, is_far=is_far))
 
     def lose(self, worker_id: int, reason: str = "it died", cause: BaseException | None = None) -> None:
         self.act(self.pool.worker_lost(worker_id, reason, self.now, cause=cause))

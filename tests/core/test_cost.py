@@ -44,14 +44,16 @@ def count_calls(step: Callable[[], Any]) -> int:
     return count
 
 
+@pytest.mark.parametrize("nodes", [1, 2])
 @pytest.mark.parametrize("sends_ahead", [False, True])
-def test_a_decision_costs_the_same_however_many_wait_and_work(*, sends_ahead: bool) -> None:  # P5
+def test_a_decision_costs_the_same_however_many_wait_and_work(*, sends_ahead: bool, nodes: int) -> None:  # P5
     costs: set[int] = set()
     for workers, waiting in ((4, 10), (4, 50_000), (500, 10)):
         pool = Scheduler(size=workers)
         pool.open(0.0)
         for worker_id in range(workers):
-            pool.worker_ready(worker_id, 0.0, most_ahead=AHEAD_CALLS if sends_ahead else 0)
+            most_ahead = AHEAD_CALLS if sends_ahead else 0
+            pool.worker_ready(worker_id, 0.0, most_ahead=most_ahead, is_far=worker_id % nodes > 0)
         for call_id in range(workers + waiting):
             pool.submit(CallRecord(call_id, "f"), 0.0)
         costs.add(

@@ -98,4 +98,5 @@ def test_the_world_sees_everything_that_can_happen() -> None:
     assert {"at home", "away", "homing"} <= seen.keys()
     assert {"Check", "Struck", "hangs"} <= seen.keys()
     assert {"Grown", "Shrunk"} <= seen.keys()
+    assert seen["to another node"]
     assert {"DeadlineExceeded", "WorkerLost", "PoolBroken", "PoolClosed", "submit: Overloaded"} <= seen.keys()

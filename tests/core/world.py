@@ -277,6 +277,8 @@ class World:
         self.spares: dict[int, int] = {}
         """Workers that start while the one of this number works, which is to do so until they are ready."""
         self.seen: Counter[str] = Counter()
+        self.has_nodes = False
+        """Whether every other worker is on another node than the caller."""
         self.functions: Sequence[Hashable] = tuple(SERVICE_TIMES)
         """What its callers call."""
         self._next_id = 0
@@ -357,6 +359,8 @@ class World:
                     self._killed(worker_id)
         self._check_order(sent)
         self._check_homes(keyed)
+        if len(sent) == 1:  # what was free before several were is not seen from outside
+            self._check_nearness(sent[0])
         self._accepted = {f.call.id for f in self.live.values() if f.call.state is CallState.WAITING}
         self.check()
         for effect in withdrawn:
@@ -388,6 +392,20 @@ class World:
             has_waited = self.fates[call.id].homes_since is not None  # for who had the key then
             may_stray = home == worker_id or not is_choice or has_waited or bool(call.avoids)
             assert may_stray or home not in free, f"{call} is not at its home {home}, which is free"
+
+    def _check_nearness(self, call: CallRecord) -> None:
+        """A call that any worker may take goes to another node only if none here is as free and as well."""
+        worker = call.worker
+        if worker is None or not worker.is_far or call.state is not CallState.RUNNING:
+            return
+        if not _is_ordinary(call) or getattr(call, "key", None) is not None:
+            return
+        self.seen["to another node"] += 1
+        load = len(worker.running) - 1
+        for other in self.pool.members():
+            is_equal = len(other.running) == load and other.has_failed == worker.has_failed
+            if other.is_open and is_equal and not other.is_far and other.id not in call.avoids:
+                raise AssertionError(f"{call} went to {worker} though {other} is near")
 
     def _open(self) -> set[int]:
         """Workers that take calls from the backlog."""
@@ -687,7 +705,8 @@ class World:
             self.perform(self.pool.worker_lost(worker_id, "it could not start", self.now))
         else:
             self.actors[worker_id] = Actor(worker_id, self.slots, self.sends_ahead, idle_since=self.now)
-            self.perform(self.pool.worker_ready(worker_id, self.now, most_ahead=AHEAD_CALLS if self.sends_ahead else 0))
+            most_ahead, is_far = AHEAD_CALLS if self.sends_ahead else 0, self.has_nodes and worker_id % 2 == 1
+            self.perform(self.pool.worker_ready(worker_id, self.now, most_ahead=most_ahead, is_far=is_far))
 
     def end_one(self) -> None:
         """The pool hears that a worker has ended as it was to."""
@@ -1076,6 +1095,7 @@ def make_world(dice: Dice) -> World:
     )
     everything = tuple(SERVICE_TIMES)
     world.functions = pick((everything, everything, everything[:3], everything[:3], (TRIPLES, PATIENT), (PATIENT,)))
+    world.has_nodes = pick((False, True))
     if pick((True, True, False)):
         while world.starting:
             world.start_one(0, fails=False)

@@ -24,8 +24,9 @@ import pytest
 
 import poise
 from poise._lanes.host_lane import HostLane
-from poise._protocol.certificates import Authority, tls_context
+from poise._protocol.certificates import Authority
 from poise._protocol.peer import CALLER, LOOKS, PROBES, LinkWatch, Standing, keep_alive
+from poise._protocol.tls import tls_context
 from poise._worker.connections import TlsConnection
 from poise.view import engine_of
 from tests.contract.conftest import tls_pool

@@ -16,8 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from poise._protocol.certificates import Authority, tls_context
+from poise._protocol.certificates import Authority
 from poise._protocol.peer import CALLER, peer_uid
+from poise._protocol.tls import tls_context
 from poise._worker import entrance
 from poise._worker.connections import Connection
 from poise._worker.entrance import open_tls, open_unix

@@ -21,19 +21,38 @@ class Placement:
 
     Open workers stand in queues by load, so that the least loaded is taken and equals take turns, but those whose last
     answer was an exception come after their equals: a sick worker fails at once, is free at once, and would take most.
+    Of those that are still equal, the ones on another node than the caller come last: a call has a longer way to them.
+    That is no reason to load one worker more than another: the way is short beside a call that is worth a worker.
     Where calls are to be packed the most loaded one that has a free slot is taken, so that others are idle.
 
     All of it follows from the records of the workers, which are not changed here.
     """
 
-    __slots__ = ("_alarms", "_by_rank", "_full", "_least", "_rank", "_ranks", "_roomy", "awaited", "changed")
+    __slots__ = (
+        "_alarms",
+        "_by_rank",
+        "_far_ranks",
+        "_full",
+        "_least",
+        "_packs",
+        "_rank",
+        "_ranks",
+        "_roomy",
+        "_slots",
+        "awaited",
+        "changed",
+    )
 
     def __init__(self, slots: int, alarms: Alarms) -> None:
         self._alarms = alarms
+        self._slots = slots
+        self._packs = False
         self._full = 2 * slots
-        """The load from which on a worker has no free slot."""
+        """The rank from which on a worker has no free slot."""
         self._ranks = list(range(self._full + 2))
-        """Which place those of each load have: they are as many slots as are used, twice: well, then failed."""
+        """Which rank those of each load have: they are as many slots as are used, twice: well, then failed."""
+        self._far_ranks = self._ranks
+        """The same for those on other nodes: once there are some, ranks of their own, each after that of its equals."""
         self._by_rank: list[OrderedDict[WorkerId, WorkerRecord]] = [OrderedDict() for _ in self._ranks]
         """Open workers in the order in which they are taken, from `_full` on those without a free slot."""
         self._rank: dict[WorkerId, int] = {}
@@ -51,7 +70,8 @@ class Placement:
     def update(self, worker: WorkerRecord) -> None:
         """Have the worker stand where it belongs: to be called after every change of its record."""
         worker_id = worker.id
-        rank = self._ranks[2 * len(worker.running) + worker.has_failed] if worker.is_open else None
+        ranks = self._far_ranks if worker.is_far else self._ranks
+        rank = ranks[2 * len(worker.running) + worker.has_failed] if worker.is_open else None
         known = self._rank.get(worker_id)
         if known != rank:
             if known is not None:
@@ -73,14 +93,29 @@ class Placement:
 
     def arrange(self, *, packs: bool) -> None:
         """Have calls packed on few workers from now on, or spread over all."""
-        free = range(self._full)
-        ranks = [self._full - 2 - load + 2 * (load % 2) if packs else load for load in free] + self._ranks[self._full :]
-        if ranks == self._ranks:
-            return
+        if packs != self._packs:
+            self._packs = packs
+            self._arrange()
+
+    def tell_far(self) -> None:
+        """Tell workers on other nodes from those on the caller's from now on: there are some."""
+        if self._far_ranks is self._ranks:
+            self._full *= 2
+            self._far_ranks = []
+            self._arrange()
+
+    def _arrange(self) -> None:
+        loads = list(range(2 * self._slots))
+        if self._packs:
+            loads = [loads[-2] - load + 2 * (load % 2) for load in loads]
+        loads += [2 * self._slots, 2 * self._slots + 1]
         workers = [worker for queue in self._by_rank for worker in queue.values()]
-        for queue in self._by_rank:
-            queue.clear()
-        self._ranks, self._least = ranks, 0
+        if self._far_ranks is self._ranks:
+            self._ranks = self._far_ranks = loads
+        else:
+            self._ranks, self._far_ranks = [2 * load for load in loads], [2 * load + 1 for load in loads]
+        self._by_rank = [OrderedDict() for _ in {*self._ranks, *self._far_ranks}]
+        self._least = 0
         self._rank.clear()
         for worker in workers:
             self.update(worker)
@@ -100,7 +135,7 @@ class Placement:
 
     def least_loaded(self) -> WorkerRecord | None:
         """The open worker that uses the fewest slots."""
-        return next((worker for rank in self._ranks for worker in self._by_rank[rank].values()), None)
+        return self._first_of(self._of_loads(0, len(self._ranks)))
 
     def free_worker(self) -> WorkerRecord | None:
         """The open worker that is taken next, if it has a free slot."""
@@ -109,12 +144,22 @@ class Placement:
 
     def empty_worker(self) -> WorkerRecord | None:
         """An open worker that holds nothing, or None."""
-        return next((worker for rank in self._ranks[:2] for worker in self._by_rank[rank].values()), None)
+        return self._first_of(self._of_loads(0, 2))
+
+    def _of_loads(self, first: int, end: int) -> list[int]:
+        """The ranks of these loads, in the order in which they are taken where calls are spread."""
+        if self._far_ranks is self._ranks:
+            return self._ranks[first:end]
+        return [rank for load in range(first, end) for rank in (self._ranks[load], self._far_ranks[load])]
+
+    def _first_of(self, ranks: Iterable[int]) -> WorkerRecord | None:
+        return next((worker for rank in ranks for worker in self._by_rank[rank].values()), None)
 
     def least_loaded_ones(self) -> Iterator[WorkerRecord]:
         """The open workers that use no more slots than the least loaded, which has a free one, and a quarter of all."""
-        least = next((load for load in range(self._full) if self._by_rank[self._ranks[load]]), self._full)
-        for rank in self._ranks[least : min(self._full, least + self._full // 8 * 2 + 1)]:
+        loads = range(2 * self._slots)
+        least = next((load for load in loads if any(self._by_rank[rank] for rank in self._of_loads(load, load + 1))), 0)
+        for rank in self._of_loads(least, min(len(loads), least + self._slots // 4 * 2 + 1)):
             yield from self._by_rank[rank].values()
 
     def other_worker(self, call: CallRecord) -> WorkerRecord | None:
@@ -125,7 +170,7 @@ class Placement:
         avoided: frozenset[WorkerId] = call.avoids
         if sum(worker_id in self._rank for worker_id in avoided) == len(self._rank):
             avoided = frozenset()
-        for rank in self._ranks[:2] if call.needs_whole_worker else range(self._least, self._full):
+        for rank in self._of_loads(0, 2) if call.needs_whole_worker else range(self._least, self._full):
             for worker in self._by_rank[rank].values():
                 if worker.id not in avoided:
                     return worker
@@ -175,15 +220,22 @@ class Placement:
     @property
     def free_workers(self) -> int:
         """How many of them have a free slot."""
-        return len(self._rank) - len(self._by_rank[-2]) - len(self._by_rank[-1])
+        queues = self._by_rank
+        full = len(queues[-2]) + len(queues[-1])
+        if self._far_ranks is not self._ranks:
+            full += len(queues[-4]) + len(queues[-3])
+        return len(self._rank) - full
 
     def check_invariants(self, workers: Iterable[WorkerRecord]) -> None:
         """Check that this is what the workers say; for tests."""
-        assert self._rank == {w.id: self._ranks[2 * len(w.running) + w.has_failed] for w in workers if w.is_open}
+        workers = list(workers)
+        assert self._far_ranks is not self._ranks or not any(w.is_far for w in workers)
+        ranks = {False: self._ranks, True: self._far_ranks}
+        assert self._rank == {w.id: ranks[w.is_far][2 * len(w.running) + w.has_failed] for w in workers if w.is_open}
         for rank, queue in enumerate(self._by_rank):
             assert list(queue) == [worker_id for worker_id in queue if self._rank[worker_id] == rank]
         assert all(rank >= self._least for rank in self._rank.values())
-        assert sorted(self._ranks) == list(range(self._full + 2))
+        assert sorted({*self._ranks, *self._far_ranks}) == list(range(len(self._by_rank)))
         for worker in self._roomy.values():
             assert worker.is_open, worker
             assert worker.most_ahead, worker

@@ -223,8 +223,10 @@ class Scheduler:
         worker.end_recall()
         return self._changed(worker, now)
 
-    def worker_ready(self, worker_id: WorkerId, now: float, *, most_ahead: int = 0) -> list[Effect]:
-        """A worker has started, to which so many calls may be sent beyond its slots."""
+    def worker_ready(
+        self, worker_id: WorkerId, now: float, *, most_ahead: int = 0, is_far: bool = False
+    ) -> list[Effect]:
+        """A worker has started, to which so many calls may be sent beyond its slots; perhaps on another node."""
         worker = self._workers.get(worker_id)
         if worker is None or worker.state is not STARTING:
             return []  # retired while it started: its Kill is on the way
@@ -232,6 +234,9 @@ class Scheduler:
             self._elastic.started(worker, now)
         self.fleet.step(worker, WorkerEvent.READY, now)
         worker.most_ahead = most_ahead
+        if is_far:
+            worker.is_far = True
+            self._placement.tell_far()
         if self._watch is not None:
             self._watch.enrol(worker, now)
         self.renewals.is_ready(worker, now)

@@ -48,6 +48,7 @@ class WorkerRecord:
         "has_failed",
         "has_grace",
         "id",
+        "is_far",
         "is_killed",
         "is_quarantined",
         "is_silent",
@@ -83,6 +84,8 @@ class WorkerRecord:
         """When it came into its state."""
         self.most_ahead: int = 0
         """The most calls that its lane takes beyond its slots."""
+        self.is_far: bool = False
+        """Whether it is on another node than the caller. Does not change once it is ready."""
         self.running: dict[CallId, CallRecord] = {}
         """Holds a slot each, and may have begun. Invariant: never more than `slots` (G3)."""
         self.ahead: dict[CallId, CallRecord] = {}

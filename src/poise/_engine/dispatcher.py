@@ -196,7 +196,7 @@ class Dispatcher:
             return False
         self.lanes[worker_id] = lane
         now, place, fleet = self.clock.time(), self.observers.place, self.scheduler.fleet
-        effects = self.scheduler.worker_ready(worker_id, now, most_ahead=lane.most_ahead)
+        effects = self.scheduler.worker_ready(worker_id, now, most_ahead=lane.most_ahead, is_far=lane.origin.is_far)
         self.observers.ready(worker_id, lane.origin, len(fleet.ready), fleet.size, now, place)
         self._perform(effects)
         return True

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from poise._lanes.logs import Logs
     from poise._lanes.redefined import KnownClasses
+    from poise._lanes.unreachable import Unreachables
     from poise._protocol.records import LogBatch
 
 LAST_WORDS: Final = 2.0
@@ -43,6 +44,7 @@ class HostLane:
         *,
         writable: bool = False,
         logs: Logs | None = None,
+        unreachables: Unreachables | None = None,
     ) -> None:
         """Reach a host by Ray.
 
@@ -54,6 +56,7 @@ class HostLane:
             known: the classes of the pool's workers.
             writable: whether large arrays arrive writable, as small ones do.
             logs: takes what the worker logs, if it was told to tell.
+            unreachables: hears of its node if it is lost on another.
         """
         self.origin = Origin(lane="freight")
         self.most_ahead = 0
@@ -66,6 +69,9 @@ class HostLane:
         self._refusals: Door[Answer] = Door(self._loop, partial(listener.on_answers, worker_id), self._fail)
         self.actor = Actor(worker_id, handle, lose=self._lose, on_exit=self._on_exit, on_news=self._on_news, logs=logs)
         self._logs = logs
+        self._unreachables = unreachables
+        self._is_silent = False
+        """Whether it was lost by the silence of its host, and not by its end."""
         self._freight = Freight(
             self.actor, listener, refuse=self._refuse, lose=self._lose, fail=self._fail, writable=writable
         )
@@ -85,7 +91,8 @@ class HostLane:
             StartFailed: it will not be.
         """
         self._book = FunctionBook(await self.actor.start(node, placed), self._known)
-        self.origin = Origin(self.actor.pid, self.actor.node, "freight")
+        is_far = self.actor.node != node
+        self.origin = Origin(self.actor.pid, self.actor.node, "freight", is_far=is_far)
 
     def new_express(self) -> Express:
         """What speaks to the worker over a socket, once that is connected: see `use`."""
@@ -206,6 +213,7 @@ class HostLane:
     def on_unlinked(self, error: Exception | None, *, is_read_out: bool) -> None:
         """The socket's connection has ended, and everything that came over it has been heard."""
         self._express = None
+        self._is_silent = error is not None and not is_read_out
         why = self.actor.how_it_ended() if is_read_out else f"the connection to it was lost: {error!r}"
         self._lose(self._last_words or why, all_in_doubt=not is_read_out)
 
@@ -216,6 +224,8 @@ class HostLane:
                 self._last_words = reason
                 self._loop.call_later(LAST_WORDS, self._express.cut)
         elif self.actor.lost() and self._killing is None:
+            if self._unreachables is not None and self.origin.is_far and self.origin.node is not None:
+                self._unreachables.note(self.origin.node, is_silent=self._is_silent)
             self._listener.on_lost(self.worker_id, reason, all_in_doubt=all_in_doubt)
 
     def _fail(self, error: Exception) -> None:

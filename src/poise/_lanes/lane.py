@@ -76,6 +76,8 @@ class Origin:
     node: str | None = None
     lane: str = ""
     """The lane's name: "freight", "express" or "local"."""
+    is_far: bool = False
+    """Whether it is known to be on another node than the caller."""
 
 
 class Lane(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,6 +15,7 @@ from poise._lanes.host_lane import HostLane
 from poise._lanes.lane import Lane, Launcher, Listener, StartFailed, undo_start
 from poise._lanes.logs import Logs, levels_here
 from poise._lanes.redefined import KnownClasses
+from poise._lanes.unreachable import Unreachables
 from poise._protocol.paths import own_paths
 from poise._protocol.payloads import nbytes
 from poise._protocol.words import describe
@@ -87,6 +89,7 @@ class HostLauncher:
         self._writable = writable
         self._most_bytes = most_bytes
         self._logs = Logs() if forwards_logs else None
+        self._unreachables = Unreachables()
         self._take(factory)
         self._session = RaySession(ray_init)
         self._listener: Listener | None = None
@@ -113,10 +116,14 @@ class HostLauncher:
         signals = 1 if self._logs is None else 2
         groups = {"control": 2, "signals": signals, "freight": threads, "pull": threads, "collect": SPARE_THREADS}
         try:
-            actor_class: Any = _ray.remote(concurrency_groups=groups)(Host)
-            self._actor_class = actor_class.options(**self._options, max_restarts=0, max_task_retries=0)
+            self._host_class: Any = _ray.remote(concurrency_groups=groups)(Host)
+            self._actor_class = self._with_options()
         except (ValueError, TypeError) as error:
             raise ConfigError("ray_options", self._ray_options, str(error)) from error
+
+    def _with_options(self, **others: Any) -> Any:
+        """The class of the actors, with the user's options and these."""
+        return self._host_class.options(**self._options, **others, max_restarts=0, max_task_retries=0)
 
     def __repr__(self) -> str:
         return self._label if self._factory is not None else "functions"
@@ -187,7 +194,8 @@ class HostLauncher:
 
     def _reach(self, worker_id: int, host: Any, serving: Any) -> HostLane:
         assert self._listener is not None
-        return HostLane(worker_id, self._listener, host, serving, self._known, writable=self._writable, logs=self._logs)
+        settings: dict[str, Any] = {"writable": self._writable, "logs": self._logs, "unreachables": self._unreachables}
+        return HostLane(worker_id, self._listener, host, serving, self._known, **settings)
 
     async def shortage(self) -> str | None:
         """Say which resource the launches under way wait for a place with, or None if none waits for one."""
@@ -240,5 +248,9 @@ class HostLauncher:
     def _create(self) -> tuple[Any, Any]:
         refuse_another_ray()
         levels = None if self._logs is None else levels_here()
-        host = self._actor_class.remote(self._label, self._most_bytes, levels)
+        actor_class = self._actor_class
+        if steer := self._unreachables.steer(self._options):
+            with contextlib.suppress(ValueError):  # a Ray that does not know these options
+                actor_class = self._with_options(**steer)
+        host = actor_class.remote(self._label, self._most_bytes, levels)
         return host, host.serve.remote(self._packed, self._concurrency, own_paths(), self._writable)

@@ -32,6 +32,8 @@ _log = logging.getLogger("poise")
 CONNECT_TIMEOUT: Final = 10.0
 """Seconds that the connection to a started worker may take before freight serves it."""
 
+NO_TLS: Final = "TLS to other nodes needs cryptography where this program runs: pip install 'poise[tls]'"
+
 
 class Unreachable(Exception):
     """The express lane cannot reach this worker; the text says why."""
@@ -85,7 +87,7 @@ class Sockets:
             try:
                 from poise._protocol.certificates import Authority
             except ImportError:
-                raise Unreachable("TLS between nodes needs cryptography: pip install 'poise[tls]'") from None
+                raise Unreachable(NO_TLS) from None
             self._authority = Authority()
         return self._authority
 
@@ -117,7 +119,7 @@ async def connect_tls(host: Any, express: Express, name: str, authority: Authori
         OSError: nobody is reached, or the peer is not of this pool.
         StartFailed: the connection was made, and has failed.
     """
-    from poise._protocol.certificates import tls_context
+    from poise._protocol.tls import tls_context
 
     address, port = await outcome_of(host.listen_tls.remote(tuple(authority.issue(name)), link_timeout))
     context = tls_context(authority.issue(CALLER), is_server=False)

@@ -229,7 +229,7 @@ class Host:
     @_in_group("control")
     def listen_tls(self, identity: tuple[bytes, bytes, bytes], timeout: float) -> tuple[str, int]:
         """Let the caller connect from another node, and return the address and the port."""
-        from poise._protocol.certificates import Identity, tls_context
+        from poise._protocol.tls import Identity, tls_context
 
         host = _ray.util.get_node_ip_address()
         return host, open_tls(host, tls_context(Identity(*identity), is_server=True), timeout, self._welcome)
