@@ -19,7 +19,7 @@ from bench.scale import page, study
 def main(arguments: list[str]) -> int:
     """Simulate, or take an earlier run; print the tables, or write them into a page."""
     parser = argparse.ArgumentParser(prog="python -m bench scale", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a twentieth of it, within a minute")
+    parser.add_argument("--quick", action="store_true", help="a small part of it, within a minute")
     parser.add_argument("--json", type=Path, help="write everything here")
     parser.add_argument("--from-json", type=Path, help="simulate nothing: report what an earlier run has written")
     parser.add_argument("--charts", type=Path, help="draw the charts into this folder")
