@@ -25,6 +25,25 @@ def draw(run: dict[str, Any], folder: Path) -> list[str]:
     Raises:
         ImportError: matplotlib is not installed.
     """
+    plot = begin()
+    folder.mkdir(parents=True, exist_ok=True)
+    results, names = run["results"], []
+    for name, part, chart in _CHARTS:
+        if part in results:
+            figure = chart(plot, results[part])
+            figure.text(0.01, 0.005, _short(headline(run)), fontsize=6, color="#667")
+            figure.savefig(folder / name, bbox_inches="tight", metadata={"Date": None})
+            plot.close(figure)
+            names.append(name)
+    return names
+
+
+def begin() -> Any:
+    """Matplotlib's pyplot, set as all charts of the bench are drawn.
+
+    Raises:
+        ImportError: it is not installed.
+    """
     importlib.import_module("matplotlib").use("svg")
     plot: Any = importlib.import_module("matplotlib.pyplot")
     plot.rcParams.update(
@@ -40,16 +59,7 @@ def draw(run: dict[str, Any], folder: Path) -> list[str]:
             "svg.hashsalt": "poise",
         }
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    results, names = run["results"], []
-    for name, part, chart in _CHARTS:
-        if part in results:
-            figure = chart(plot, results[part])
-            figure.text(0.01, 0.005, _short(headline(run)), fontsize=6, color="#667")
-            figure.savefig(folder / name, bbox_inches="tight", metadata={"Date": None})
-            plot.close(figure)
-            names.append(name)
-    return names
+    return plot
 
 
 def _short(text: str, most: int = 180) -> str:
