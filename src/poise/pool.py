@@ -23,10 +23,11 @@ if TYPE_CHECKING:
     from poise._engine.runtime import Runtime
     from poise._lanes.lane import Launcher
     from poise.events import Observer
-    from poise.options import PoolArguments
+    from poise.options import ClientArguments, PoolArguments
     from poise.policies import Size
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 _REPR_WAITS = 0.5
 """Seconds that another thread, which shows the pool, waits for a loop that is blocked."""
@@ -163,6 +164,86 @@ class Pool(View[T]):
         )
         pool: Pool[Any] = cls.__new__(cls)
         pool._live(foreign_launcher(handles), settings, current_runtime())
+        return pool
+
+    @overload
+    @classmethod
+    def shared(
+        cls: type[Pool[Any]],
+        name: str,
+        factory: None = None,
+        /,
+        *,
+        detached: bool = False,
+        **options: Unpack[PoolArguments],
+    ) -> Pool[None]: ...
+    @overload
+    @classmethod
+    def shared(
+        cls: type[Pool[Any]],
+        name: str,
+        factory: Callable[[], R],
+        /,
+        *,
+        detached: bool = False,
+        **options: Unpack[PoolArguments],
+    ) -> Pool[R]: ...
+    @overload
+    @classmethod
+    def shared(
+        cls: type[Pool[Any]],
+        name: str,
+        factory: RemoteClass,
+        /,
+        *,
+        detached: bool = False,
+        **options: Unpack[PoolArguments],
+    ) -> Pool[Any]: ...
+    @classmethod
+    def shared(
+        cls, name: str, factory: Any = None, /, *, detached: bool = False, **options: Unpack[PoolArguments]
+    ) -> Pool[Any]:
+        """A pool that processes have together: of all that use the same Ray the first opens it, the others join it.
+
+        It is used as any pool is. Bounds, order, priorities and sizes are those of all its clients together, each of
+        which is a tenant of its own unless its calls name another (`View.options`). What an own pool refuses by raising
+        from `submit` comes as the outcome of the call: `Overloaded`, say. The pool is closed when its last client has
+        left it, or has died. Where nothing says which Ray to use it is the one that this user's processes share
+        (`poise.ray_here`).
+
+        Args:
+            name: by which processes find it.
+            factory: as of any pool; the one of the first client counts.
+            detached: whether the pool stays open when nobody uses it, until `poise stop NAME`.
+            options: as of any pool; those of the first client count, and the others give the same or none. Each has
+                `start_timeout`, `close_timeout`, `traces`, `context`, `observers`, `record` and `ray_init` for itself.
+
+        Raises:
+            ConfigError: an option is outside its range, or none of a shared pool's. When it opens: the pool has another
+                value for it.
+        """
+        return cls._client_of(name, factory, options, opens=True, is_detached=detached)
+
+    @classmethod
+    def join(cls, name: str, /, **options: Unpack[ClientArguments]) -> Pool[Any]:
+        """A pool that others have opened with `Pool.shared`. Opening it raises `PoolClosed` where there is none.
+
+        Args:
+            name: by which it is found.
+            options: what each client has for itself: see `Pool.shared`.
+
+        Raises:
+            ConfigError: an option is outside its range.
+        """
+        return cls._client_of(name, None, options, opens=False, is_detached=False)
+
+    @classmethod
+    def _client_of(cls, name: str, factory: Any, options: Any, *, opens: bool, is_detached: bool) -> Pool[Any]:
+        from poise._shared.opening import shared_engine
+
+        engine = shared_engine(current_runtime(), name, factory, options, opens=opens, is_detached=is_detached)
+        pool: Pool[Any] = cls.__new__(cls)
+        View.__init__(pool, engine, CallOptions())
         return pool
 
     # ---------------------------------------------------------------- life

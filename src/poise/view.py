@@ -186,7 +186,7 @@ class View(Maps[T]):
             Exception: the first failure, after all have ended, with a note that counts the failures; as `run` says.
         """
         options = self._options.but(retries=0, retry_on=())
-        members: list[int | None] = [*self._engine.members()] if self._lease is None else []
+        members: list[int | None] = [*await self._engine.members()] if self._lease is None else []
         if not members and self._lease is None and self._engine.is_asleep:
             return []
         calls: list[Call[Any]] = []

@@ -7,7 +7,7 @@ in seconds of any steady clock, and so is the randomness of the backoff.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from poise._answers import NOT_BEGUN, Answer
 from poise._core.affinity import Affinity
@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 class Scheduler:
     """Admission, order, placement, deadlines, retries and the number of workers."""
 
+    _placements: ClassVar[type[Placement]] = Placement
+
     def __init__(
         self,
         *,
@@ -75,7 +77,7 @@ class Scheduler:
         self._outbox = outbox = Outbox()
         """Invariant: empty between steps."""
         self._alarms = alarms = Alarms()
-        self._placement = placement = Placement(slots, alarms)
+        self._placement = placement = self._placements(slots, alarms)
         self.shares: Shares = Shares(backlog_per_tenant)
         self._queues = queues = Queues(backlog, self.shares, placement, alarms)
         self.fleet: Fleet = Fleet(slots, alarms, heals=heals, chance=chance)

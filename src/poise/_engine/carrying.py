@@ -32,8 +32,10 @@ R = TypeVar("R")
 _UNSET: Final[Any] = object()
 
 
-def call_maker(settings: PoolOptions, pool: str, observers: Observers) -> Callable[..., Call[Any]]:
-    """What makes the calls of a pool.
+def call_maker(
+    settings: PoolOptions, pool: str, observers: Observers, kind: type[CarryingCall[Any]] | None = None
+) -> Callable[..., Call[Any]]:
+    """What makes the calls of a pool: of this kind, or the plainest that will do.
 
     Raises:
         ConfigError: a variable is none that a worker could find; what is needed for traces is not installed.
@@ -43,8 +45,8 @@ def call_maker(settings: PoolOptions, pool: str, observers: Observers) -> Callab
     if settings.traces:
         tracing = _tracing(pool)
         observers.add_tracing(tracing)
-    if variables or tracing is not None:
-        carrying: type[CarryingCall[Any]] = CarryingCall
+    if variables or tracing is not None or kind is not None:
+        carrying: type[CarryingCall[Any]] = CarryingCall if kind is None else kind
         return partial(carrying, variables, tracing)
     return Call  # not `Call[Any]`, which would note that in each call: 180 bytes and a microsecond
 

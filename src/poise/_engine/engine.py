@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import math
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from poise._core.scheduler import Scheduler
 from poise._core.states import CallState
@@ -58,6 +58,9 @@ PoolState = Literal["new", "open", "broken", "draining", "closed"]
 
 class Engine:
     """One pool's life, and the way in for its calls."""
+
+    _dispatchers: ClassVar[type[Dispatcher]] = Dispatcher
+    """What does the work."""
 
     def __init__(self, launcher: Launcher, settings: PoolOptions, runtime: Runtime) -> None:
         """Start nothing before `open`."""
@@ -145,7 +148,7 @@ class Engine:
         """Whether the lease has its worker still."""
         return lease.record is not None and lease.record.state is CallState.RUNNING
 
-    def members(self) -> list[int]:
+    async def members(self) -> list[int]:
         """The numbers of the workers that count towards the size: all but those that retire."""
         return [worker.id for worker in self._opened.scheduler.members()]
 
@@ -315,7 +318,16 @@ class Engine:
 
     def _make_dispatcher(self) -> Dispatcher:
         loop, settings = running_loop(), self._settings
-        scheduler = Scheduler(
+        clock = self._runtime.clock(loop)
+        times = settings.start_timeout, settings.close_timeout
+        dispatcher = self._dispatchers(self._make_scheduler(), self._launcher, loop, *times, clock, self.observers)
+        if settings.health is not None and settings.health.check is not None:
+            dispatcher.checks = Checks(settings.health, dispatcher)
+        return dispatcher
+
+    def _make_scheduler(self) -> Scheduler:
+        settings = self._settings
+        return Scheduler(
             slots=settings.concurrency,
             backlog=settings.backlog,
             backlog_per_tenant=settings.backlog_per_tenant,
@@ -327,12 +339,6 @@ class Engine:
             health=settings.health,
             chance=self._runtime.chance,
         )
-        clock = self._runtime.clock(loop)
-        times = settings.start_timeout, settings.close_timeout
-        dispatcher = Dispatcher(scheduler, self._launcher, loop, *times, clock, self.observers)
-        if settings.health is not None and settings.health.check is not None:
-            dispatcher.checks = Checks(settings.health, dispatcher)
-        return dispatcher
 
     async def _get_ready(self, dispatcher: Dispatcher) -> int | Elastic:
         """Have the launcher get ready, within `start_timeout`; return how many workers there are to be."""

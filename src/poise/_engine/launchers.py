@@ -18,9 +18,17 @@ if TYPE_CHECKING:
 
 def own_launcher(factory: Callable[[], Any] | Any | None, options: PoolOptions) -> Launcher:
     """Start actors of our own, which hold what the factory makes."""
-    if "ray" not in sys.modules and _is_on_a_loop():
-        return _LateLauncher(factory, options)
-    return _launcher(factory, options)
+    if not imports_later():
+        return _launcher(factory, options)
+    check_ray_options(options.ray_options)
+    plain = None if factory is None else unwrap_factory(factory)[0]
+    label = "functions" if plain is None else label_of(plain)
+    return LateLauncher(label, lambda: _launcher(factory, options))
+
+
+def imports_later() -> bool:
+    """Whether Ray is to be imported when the pool opens: it takes a second, for which a loop would stand still."""
+    return "ray" not in sys.modules and _is_on_a_loop()
 
 
 def foreign_launcher(handles: Sequence[Any]) -> Launcher:
@@ -56,24 +64,22 @@ def _is_on_a_loop() -> bool:
     return True
 
 
-class _LateLauncher:
+class LateLauncher:
     """Becomes a launcher when the pool opens, and imports Ray, which takes a second, beside the loop."""
 
     replaces = True
 
-    def __init__(self, factory: Any, options: PoolOptions) -> None:
-        """Check what can be checked without Ray."""
-        check_ray_options(options.ray_options)
-        plain = None if factory is None else unwrap_factory(factory)[0]
-        self._label = "functions" if plain is None else label_of(plain)
-        self._order = (factory, options)
+    def __init__(self, label: str, make: Callable[[], Launcher]) -> None:
+        """Have `make` called then; what can be checked without Ray has been."""
+        self._label = label
+        self._make = make
         self._launcher: Launcher | None = None
 
     def __repr__(self) -> str:
         return self._label
 
     async def open(self, listener: Listener) -> None:
-        self._launcher = await in_thread(_launcher, *self._order)
+        self._launcher = await in_thread(self._make)
         await self._launcher.open(listener)
 
     async def default_size(self) -> int:

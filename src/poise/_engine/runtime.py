@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from poise._engine.launchers import own_launcher
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 class Runtime:
     """Ray, the event loop's own clock and the process's random numbers. Tests have another."""
+
+    shares: ClassVar[bool] = True
+    """Whether processes can have a pool together."""
 
     def launcher(self, factory: Callable[[], Any] | Any | None, settings: PoolOptions) -> Launcher:
         """What starts the workers that a pool of this factory asks for."""

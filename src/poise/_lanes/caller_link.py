@@ -9,7 +9,7 @@ import logging
 import os
 import socket
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, cast
 
 from poise._protocol.buffers import unchanging
 from poise._protocol.descriptors import keep_from_children
@@ -44,6 +44,9 @@ class LinkOwner(Protocol):
 
 class CallerLink(asyncio.BufferedProtocol):
     """One connection with a worker."""
+
+    peer: ClassVar[str] = "a worker"
+    """What the log calls whoever is at its other end."""
 
     def __init__(self, owner: LinkOwner) -> None:
         """Speak for this owner."""
@@ -169,10 +172,10 @@ class CallerLink(asyncio.BufferedProtocol):
             if frames:
                 self._owner.hear(frames)
         except FrameError as error:
-            _log.error("a worker sent what cannot be understood, and is given up: %s", error)
+            _log.error("%s sent what cannot be understood, and is given up: %s", self.peer, error)
             self.give_up(error)
         except Exception as error:  # noqa: BLE001 - a fault of poise's own, no memory: the answers are lost all the same
-            _log.exception("what a worker sent could not be heard, and it is given up")
+            _log.exception("what %s sent could not be heard, and it is given up", self.peer)
             self.give_up(error)
 
     def eof_received(self) -> None:

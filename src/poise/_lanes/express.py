@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from poise._answers import NOT_BEGUN, RAISED, Answer
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
 
     from poise._lanes.caller_link import CallerLink
     from poise._protocol.functions import PickledFunction
-    from poise._protocol.messages import CallMessage
     from poise._protocol.payloads import Packed
     from poise._protocol.records import LogBatch
 
@@ -86,7 +86,9 @@ class Express:
         self._owner = owner
         self._worker_id = owner.worker_id
         self._listener = listener
-        self._writable = writable
+        self.unpack_answer: Callable[[Answer], Answer] = partial(unpack_answer, writable=writable)
+        self.unpack_items: Callable[[list[Packed]], tuple[list[Any], Exception | None]]
+        self.unpack_items = partial(unpack_items, writable=writable)
         self._loop = asyncio.get_running_loop()
         self._link: CallerLink | None = None
         self._unloaded: list[Unloaded] = []
@@ -135,9 +137,9 @@ class Express:
         """Give a call that is to be sent ahead its mark."""
         return self._ahead.mark(call_id)
 
-    def send(self, call: CallMessage) -> None:
-        """Write the call with the next `flush`."""
-        self._unloaded.append(unload(call))
+    def send(self, message: Sequence[Any]) -> None:
+        """Write a message, most likely a call, with the next `flush`."""
+        self._unloaded.append(unload(message))
 
     def recall(self, call_ids: Sequence[int]) -> None:
         """Ask for these calls back, whichever way they went."""
@@ -257,7 +259,7 @@ class Express:
             raise FrameError(f"ending {ending!r}")
         packed = None if packed is None else load(packed, buffers)
         answer = Answer(whole(call_id), ending, packed, seconds(service_time))
-        return unpack_answer(answer, writable=self._writable)
+        return self.unpack_answer(answer)
 
     def _hear_other(self, message: list[Any], buffers: Iterator[Any]) -> None:
         operation = message[0]
@@ -285,7 +287,7 @@ class Express:
         fill = self._in_turn.expect(call_id)
 
         def arrived(reply: Answer | tuple[Any, ...]) -> None:
-            fill(reply if isinstance(reply, Answer) else unpack_answer(Answer._make(reply), writable=self._writable))
+            fill(reply if isinstance(reply, Answer) else self.unpack_answer(Answer._make(reply)))
 
         self._owner.fetch(call_id, "collect", call_id, arrived)
 
@@ -304,7 +306,7 @@ class Express:
         if isinstance(news, Answer):
             self._hand_over([news])
         elif call_id not in self._failures:
-            items, failure = unpack_items([news], writable=self._writable)
+            items, failure = self.unpack_items([news])
             if failure is not None:
                 self._end_stream(call_id, failure)
             else:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from poise._answers import RAISED, Answer
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from poise._lanes.actor import Actor
     from poise._lanes.lane import Listener
     from poise._protocol.messages import CallMessage
+    from poise._protocol.payloads import Packed
 
 
 class Freight:
@@ -54,11 +56,17 @@ class Freight:
         self._listener = listener
         self._refuse = refuse
         self._lose = lose
-        self._writable = writable
+        self.unpack_answer: Callable[[Answer], Answer] = partial(unpack_answer, writable=writable)
+        self.unpack_items: Callable[[list[Packed]], tuple[list[Any], Exception | None]]
+        self.unpack_items = partial(unpack_items, writable=writable)
         self._loop = asyncio.get_running_loop()
-        self._door: Door[tuple[_What, Future[Any]]] = Door(self._loop, self._deliver, fail)
+        self._door: Door[tuple[What, Future[Any]]] = Door(self._loop, self._deliver, fail)
         self._streams: dict[int, _Stream] = {}
-        self._refs: dict[_What, Any] = {}  # a reference that is dropped never answers
+        self._refs: dict[What, Any] = {}  # a reference that is dropped never answers
+
+    def is_stream(self, what: int | Fetch) -> bool:
+        """Whether it is a stream that brings items this way."""
+        return what in self._streams
 
     def carries(self, call_id: int) -> bool:
         """Whether the call, or its answer, goes this way."""
@@ -69,11 +77,15 @@ class Freight:
         if call.credit is not None:
             self._streams[call.call_id] = _Stream(call.credit)
         try:
-            self._call(call.call_id, "perform", crate_call(call))
+            self._call(call.call_id, "perform", *self.crates(call))
         except Exception as error:  # noqa: BLE001 - Ray has no room for the arguments, or what else it may raise
             self._streams.pop(call.call_id, None)
             reason = f"Ray does not take them: {describe(error)}"
             self._refuse(call.call_id, PayloadError("the arguments", reason, started=False))
+
+    def crates(self, call: CallMessage) -> tuple[Any, ...]:
+        """What `perform` takes."""
+        return (crate_call(call),)
 
     def cancel(self, call_id: int) -> None:
         """Drop the call if it has not begun; stop it if it is a coroutine or a stream."""
@@ -94,15 +106,15 @@ class Freight:
 
     def fetch(self, call_id: int, method: str, number: int, arrived: Callable[[Any], object]) -> None:
         """Hand over what waits in the worker when it has come, or the `Answer` that its loss means for the call."""
-        self._ask(_Fetch(call_id, arrived), method, number)
+        self._ask(Fetch(call_id, arrived), method, number)
 
     def clear(self) -> None:
         """Forget what is under way: the actor is gone."""
         self._streams.clear()
         self._refs.clear()
 
-    def listen(self, what: _What, ref: Any) -> None:
-        """Hear of the outcome of a Ray call; see `_What`."""
+    def listen(self, what: What, ref: Any) -> None:
+        """Hear of the outcome of a Ray call; see `What`."""
         self._refs[what] = ref
         tell = self._door.way_in()
 
@@ -116,34 +128,34 @@ class Freight:
             stream.is_asked = True
             self._ask(call_id, "pull", call_id, credit)
 
-    def _ask(self, what: _What, method: str, *args: Any) -> None:
+    def _ask(self, what: What, method: str, *args: Any) -> None:
         try:
             self._call(what, method, *args)
         except Exception as error:  # noqa: BLE001 - as in `send`, and the answer cannot be had otherwise
             self._loop.call_soon(self._lose, f"it cannot be called: {describe(error)}")
 
-    def _call(self, what: _What, method: str, *args: Any) -> None:
+    def _call(self, what: What, method: str, *args: Any) -> None:
         if self._actor.may_call():
             self.listen(what, self._actor.call(method, *args))
 
     # -----------------------------------------------------------------------------------------------------------------
     # From the host
 
-    def _deliver(self, events: list[tuple[_What, Future[Any]]]) -> None:
+    def _deliver(self, events: list[tuple[What, Future[Any]]]) -> None:
         answers: list[Answer] = []
         loss: BaseException | None = None
         for what, future in events:
-            self._refs.pop(what, None)
+            ref = self._refs.pop(what, None)
             if self._actor.is_lost:
                 continue
             error = future.exception()
             if what is None:  # `serve` ends by itself when the constructor or the connection has failed
                 loss = self._end_of_serving() if error is None else error
             elif error is None:
-                self._take(what, uncrate(future.result()), answers)
+                self._take(what, self.opened(what, uncrate(future.result()), ref), answers)
             elif (answer := answer_of_failure(_call_id_of(what), error)) is None:
                 loss = error
-            elif isinstance(what, _Fetch):
+            elif isinstance(what, Fetch):
                 what.arrived(answer)
             else:
                 self._streams.pop(what, None)
@@ -153,18 +165,22 @@ class Freight:
         if loss is not None:
             self._lose(self._actor.why(loss))
 
+    def opened(self, what: int | Fetch, contents: Any, ref: Any) -> Any:  # noqa: ARG002 - for who passes them on
+        """What a crate holds that has come as the value of this reference."""
+        return contents
+
     def _end_of_serving(self) -> Exception | None:
         return RuntimeError("it takes no more calls") if self._actor.is_started else None
 
-    def _take(self, what: int | _Fetch, contents: Any, answers: list[Answer]) -> None:
-        if isinstance(what, _Fetch):
+    def _take(self, what: int | Fetch, contents: Any, answers: list[Answer]) -> None:
+        if isinstance(what, Fetch):
             what.arrived(contents)
         elif what in self._streams:
             self._take_items(what, contents, answers)
         else:
             reply, retires = contents
             self._hear_of_itself(retires=retires)
-            answers.append(unpack_answer(reply, writable=self._writable))
+            answers.append(self.unpack_answer(reply))
 
     def _hear_of_itself(self, *, retires: bool) -> None:
         if retires:
@@ -177,7 +193,7 @@ class Freight:
         stream = self._streams[call_id]
         stream.is_asked = False
         stream.owed -= len(packed)
-        items, failure = ([], None) if stream.failure is not None else unpack_items(packed, writable=self._writable)
+        items, failure = ([], None) if stream.failure is not None else self.unpack_items(packed)
         if items:
             self._listener.on_items(self._actor.worker_id, call_id, items)
         if failure is not None:
@@ -186,7 +202,7 @@ class Freight:
                 self.cancel(call_id)
         if end is not None:
             self._streams.pop(call_id, None)
-            answer = unpack_answer(end)
+            answer = self.unpack_answer(end)
             if stream.failure is not None:
                 answer = Answer(call_id, RAISED, stream.failure, answer.service_time)
             answers.append(answer)
@@ -203,20 +219,20 @@ class _Stream:
         self.owed = credit  # items that it may send and that have not come
         self.is_asked = True  # whether a call to the host is under way that brings the next items
         self.is_cancelled = False
-        self.failure: PayloadError | None = None
+        self.failure: Exception | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Fetch:
+class Fetch:
     """Something of a call's that is on its way."""
 
     call_id: int
     arrived: Callable[[Any], object]
 
 
-_What: TypeAlias = "int | _Fetch | None"
+What: TypeAlias = "int | Fetch | None"
 """Of what a Ray call tells: a call; something that is fetched for one; None for `serve`, which ends with the worker."""
 
 
-def _call_id_of(what: int | _Fetch) -> int:
-    return what.call_id if isinstance(what, _Fetch) else what
+def _call_id_of(what: int | Fetch) -> int:
+    return what.call_id if isinstance(what, Fetch) else what

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from poise._lanes.logs import Logs
     from poise._lanes.redefined import KnownClasses
     from poise._lanes.unreachable import Unreachables
+    from poise._protocol.functions import TypeNames
+    from poise._protocol.payloads import Packed
     from poise._protocol.records import LogBatch
 
 LAST_WORDS: Final = 2.0
@@ -33,6 +35,9 @@ LAST_WORDS: Final = 2.0
 
 class HostLane:
     """The way to one host actor. Whichever way calls go they meet in one inbox, so the scheduler's order holds."""
+
+    _pack: Callable[[tuple[Any, ...], dict[str, Any]], Packed] = staticmethod(pack_arguments)
+    """Packs the arguments of a call."""
 
     def __init__(
         self,
@@ -72,9 +77,7 @@ class HostLane:
         self._unreachables = unreachables
         self._is_silent = False
         """Whether it was lost by the silence of its host, and not by its end."""
-        self._freight = Freight(
-            self.actor, listener, refuse=self._refuse, lose=self._lose, fail=self._fail, writable=writable
-        )
+        self._freight = self.new_freight()
         self._freight.listen(None, serving)
         self._express: Express | None = None
         self._last_words: str | None = None
@@ -90,13 +93,23 @@ class HostLane:
         Raises:
             StartFailed: it will not be.
         """
-        self._book = FunctionBook(await self.actor.start(node, placed), self._known)
+        self._learn(await self.actor.start(node, placed))
         is_far = self.actor.node != node
         self.origin = Origin(self.actor.pid, self.actor.node, "freight", is_far=is_far)
+
+    def _learn(self, classes: TypeNames) -> None:
+        """Its instance is of these classes."""
+        self._book = FunctionBook(classes, self._known)
 
     def new_express(self) -> Express:
         """What speaks to the worker over a socket, once that is connected: see `use`."""
         return Express(self, self._listener, writable=self._writable)
+
+    def new_freight(self) -> Freight:
+        """What has Ray carry what a socket cannot."""
+        return Freight(
+            self.actor, self._listener, refuse=self._refuse, lose=self._lose, fail=self._fail, writable=self._writable
+        )
 
     def use(self, express: Express) -> None:
         """Go by this socket from now on."""
@@ -115,7 +128,7 @@ class HostLane:
             name: str | bytes | None = None
             try:
                 target = self._book.target(parcel.function)
-                arguments = pack_arguments(parcel.args, parcel.kwargs)
+                arguments = self._pack(parcel.args, parcel.kwargs)
             except PayloadError as error:
                 self._refuse(call_id, error)
                 continue

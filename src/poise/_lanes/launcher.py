@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from poise._lanes.sockets import Sockets
+    from poise._protocol.payloads import Packed
 
 _ray: Any = ray  # its own types leave out some of what it takes and gives
 
@@ -111,6 +112,14 @@ class HostLauncher:
         self._label = label_of(self._factory)
         self._prints_plainly = getattr(self._factory, "__poise_prints_plainly__", False) is True
         self._known = KnownClasses(self._factory)
+        self._declare()
+
+    def _declare(self) -> None:
+        """Make actors with these options.
+
+        Raises:
+            ConfigError: Ray does not take them.
+        """
         # `perform` of a call that was sent ahead waits for its turn, so what others need is not on its threads.
         threads = self._concurrency + SPARE_THREADS
         signals = 1 if self._logs is None else 2
@@ -240,10 +249,14 @@ class HostLauncher:
         refuse_another_ray()
         packed: Any = None
         if self._factory is not None:
-            packed = pack_factory(self._factory)
+            packed = self._packed_factory()
             if nbytes(packed) > DEPOSITED:
                 packed = _ray.put(packed)
         return packed, ray.get_runtime_context().get_node_id()
+
+    def _packed_factory(self) -> Packed:
+        assert self._factory is not None
+        return pack_factory(self._factory)
 
     def _create(self) -> tuple[Any, Any]:
         refuse_another_ray()

@@ -15,6 +15,12 @@
 | COLLECT_ITEM | call id, the number under which an item of it waits there | worker |
 | RETIRE | | worker, which asks to be replaced |
 | LOG | packed log records, how many were dropped before | worker |
+| SUBMIT | call id, what to run, arguments, credit, mark, function's name, terms (`poise._shared.terms`), headers | client |
+| KILL | call id, seconds that its worker has, None for as many as the pool gives | client |
+| CLASSES | the workers' classes, each by module and name | owner |
+
+The last three are spoken by the processes that share a pool, its clients, and by its owner, which answers in the words
+of a worker.
 
 A packed value, and a pickled function, is bytes, or `[pickle, number of buffers]` with the buffers following in the
 frame, in order. A large pickle is the first of the buffers itself, and None in its place.
@@ -50,6 +56,9 @@ COLLECT: Final = 9
 COLLECT_ITEM: Final = 10
 RETIRE: Final = 11
 LOG: Final = 12
+SUBMIT: Final = 13
+KILL: Final = 14
+CLASSES: Final = 15
 
 DEPOSIT: Final = 16 << 20
 """Bytes above which a value goes through Ray's object store: there it is not copied on arrival (see docs/design.md)."""
@@ -82,7 +91,7 @@ new_call = partial(cast("Any", tuple).__new__, CallMessage)
 ENDINGS: Final = (RETURNED, RAISED, NOT_BEGUN)
 """What a worker says of an attempt's end."""
 
-_PACKED_AT: Final = {CALL: 3, DEFINE: 2, REPLY: 3, ITEM: 2}
+_PACKED_AT: Final = {CALL: 3, DEFINE: 2, REPLY: 3, ITEM: 2, SUBMIT: 3}
 """Where the packed value of a message stands."""
 
 

@@ -30,6 +30,12 @@ class Payload(NamedTuple):
     """ObjectRefs given as arguments themselves; the worker's function gets their values, as in Ray."""
 
 
+class Forwarded(Payload):
+    """A packed value that is in Ray's object store, and is passed on by its reference, the one that is nested."""
+
+    __slots__ = ()
+
+
 Packed: TypeAlias = bytes | Payload
 
 

@@ -162,6 +162,8 @@ def local_pools(*, clock: ManualClock | None = None) -> Generator[Faults]:
 class LocalRuntime(Runtime):
     """Threads of this process instead of Ray's, and a clock of the test's own if it has one."""
 
+    shares = False
+
     def __init__(self, faults: Faults, clock: ManualClock | None) -> None:
         """Let this go wrong, and this tell the time."""
         self._faults = faults

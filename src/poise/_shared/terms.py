@@ -1,0 +1,157 @@
+"""What clients of a shared pool and its owner tell each other: who opens it and how, and what each call asks for."""
+
+from __future__ import annotations
+
+import pickle
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
+
+from poise._protocol.exceptions import pack_exception, unpack_exception
+from poise._protocol.payloads import PROTOCOL
+from poise.errors import ConfigError
+from poise.options import CallOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from poise._protocol.functions import TypeNames
+    from poise._protocol.payloads import Packed
+
+NAMESPACE: Final = "poise"
+"""Ray's namespace for the names of owners."""
+
+LONGEST_NAME: Final = 100
+"""Characters of a shared pool's name."""
+
+MARKS: Final = 1 << 16
+"""Calls of one client whose beginning the owner marks in memory that both share; any more are in doubt if it dies."""
+
+LATE: Final = 0.05
+"""Seconds after a call's deadline at which its own process answers for an owner that has not."""
+
+Terms: TypeAlias = dict[str, Any]
+"""What a call asks for beyond being run: only what is not as it is by default, in what msgpack can carry.
+
+| key | |
+|---|---|
+| `left` | seconds until its deadline, and those that its caller had granted |
+| `priority`, `retries`, `pause`, `weight`, `key`, `patience` | as in `CallOptions` |
+| `tenant` | as text, or pickled, which nobody unpickles |
+| `parks` | whether it may wait for room |
+| `leases` | whether it asks for a worker, and runs nothing |
+| `under` | the number of the call that asked for the worker on which it runs |
+| `worker` | the number of the one worker on which it is to run |
+| `deaths` | workers that died with it before |
+"""
+
+
+class PackedFactory(NamedTuple):
+    """What makes the instances of the workers, which the owner hands on as it is."""
+
+    packed: Packed | None
+    label: str
+    """What the workers are called."""
+    defaults: dict[str, Any]
+    """Options of Ray's that came with it."""
+
+
+class Opening(NamedTuple):
+    """What the first client opens a pool with."""
+
+    factory: PackedFactory
+    options: dict[str, Any]
+    """The pool's options as they were given; those not given are as they are by default."""
+    is_detached: bool
+    """Whether the pool stays when its last client leaves."""
+    paths: Sequence[str]
+    """Where the client looks for modules."""
+
+
+class Greeting(NamedTuple):
+    """What a client is told that may join."""
+
+    pid: int
+    node: str
+    """Ray's id of the owner's node."""
+    classes: TypeNames
+    slots: int
+    """Calls that one worker runs at once."""
+    most: int
+    """The most workers that there may be."""
+    is_writable: bool
+    label: str
+
+
+def check_name(name: Any) -> str:
+    """Check the name of a shared pool.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if not isinstance(name, str) or not 0 < len(name) <= LONGEST_NAME or not name.isprintable():
+        raise ConfigError("name", name, f"a name of 1 to {LONGEST_NAME} printable characters, such as 'models'")
+    return name
+
+
+def refuse_difference(name: str, asked: Mapping[str, Any], has: Mapping[str, Any], defaults: Any) -> None:
+    """Refuse a client that asks for another pool than there is by that name.
+
+    Args:
+        name: the pool's.
+        asked: the options that the client gives.
+        has: those that the pool was opened with.
+        defaults: has, as an attribute, what each option is that was not given.
+
+    Raises:
+        ConfigError: names the first option that differs.
+    """
+    for option, value in asked.items():
+        known = has.get(option, getattr(defaults, option, False))
+        if value != known:
+            remedy = "give the same, or leave the option out, which takes the pool as it is"
+            raise ConfigError(option, value, f"the shared pool {name!r} was opened with {option}={known!r}: {remedy}")
+
+
+def terms_of(options: CallOptions) -> Terms:
+    """What each call with these options asks for."""
+    terms: Terms = {}
+    if options.priority:
+        terms["priority"] = options.priority
+    if options.retries and not options.retry_on:  # else the client tries again: it alone knows the exceptions
+        terms["retries"], terms["pause"] = options.retries, options.retry_delay
+    if options.tenant is not None:
+        terms["tenant"], terms["weight"] = packed_tenant(options.tenant), options.weight
+    if options.key is not None:
+        terms["key"], terms["patience"] = options.key, options.patience
+    return terms
+
+
+def packed_tenant(tenant: Any) -> str | bytes:
+    """A tenant as it travels."""
+    return tenant if type(tenant) is str else pickle.dumps(tenant, PROTOCOL)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is asked of the owner beside calls
+
+Outcome: TypeAlias = "tuple[bool, Any, Packed | None]"
+"""Whether it was done; what it gave, or the packed error; and the packed cause of that, if there is one."""
+
+
+def told(error: BaseException) -> Outcome:
+    """An error on its way, with its cause."""
+    cause = error.__cause__
+    return False, pack_exception(error), None if cause is None else pack_exception(cause)
+
+
+def heard(outcome: Outcome) -> Any:
+    """What was asked for.
+
+    Raises:
+        Exception: what befell the owner at it.
+    """
+    is_done, value, cause = outcome
+    if is_done:
+        return value
+    error = unpack_exception(value)
+    error.__cause__ = None if cause is None else unpack_exception(cause)
+    raise error
