@@ -10,6 +10,7 @@ import signal
 import tempfile
 import threading
 import time
+import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
@@ -35,7 +36,7 @@ T = TypeVar("T")
 
 RAYS_OWN = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent")
 
-LANES = ["local", "freight", "express", "tls"]
+LANES = os.environ.get("LANES", "local freight express tls").split()
 
 
 class TlsRuntime(Runtime):
@@ -110,6 +111,8 @@ def open_pool(lane: str) -> OpenPool:
             return LocalPool(factory, **options)
         if lane == "tls":
             return tls_pool(factory, **options)
+        if lane == "shared":
+            return poise.Pool.shared(f"contract {uuid.uuid4().hex}", factory, **options)
         pool_class: Any = poise.Pool
         pool: poise.Pool[Any] = pool_class(factory, lane=lane, **options)
         return pool

@@ -35,7 +35,6 @@ class RelayedCall:
 
     options: ClassVar[CallOptions] = CallOptions()
     """Of these the dispatcher asks for what the client sees to itself."""
-    may_begin: ClassVar[None] = None
 
     def __init__(
         self,
@@ -61,10 +60,13 @@ class RelayedCall:
         self.is_over = False
         """Whether the client has been told how it ended, or waits for nothing but its end."""
 
+    def may_begin(self) -> bool:
+        """Whether it may be given to a worker: from then on the owner's death leaves the client in doubt of it."""
+        marks, record = self.client.marks, self.record
+        return self.mark is None or marks is None or record is None or marks.begin(self.mark, record.past_attempts + 1)
+
     def parcel(self, record: CallRecord) -> Parcel:
-        """What goes to a worker. From now on the owner's death leaves the client in doubt of it."""
-        if self.mark is not None:
-            self.client.mark(self.mark, record.past_attempts + 1)
+        """What goes to a worker."""
         credit = None if self.stream is None else self.stream.window
         packed: Any = self.arguments
         return Parcel(record.id, self.function, packed, {}, record.state is AHEAD, credit, self._given)

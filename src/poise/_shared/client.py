@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 from collections import OrderedDict
+from pickle import PickleBuffer
 from typing import TYPE_CHECKING, Any, Final
 
 from poise._answers import NOT_BEGUN, Answer
@@ -31,7 +32,7 @@ from poise._protocol.messages import (
     unload,
     whole,
 )
-from poise._protocol.payloads import Forwarded
+from poise._protocol.payloads import Forwarded, Payload
 from poise._protocol.peer import peer_uid
 from poise._shared.calls import RelayedCall
 from poise.errors import PoiseError
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     from poise._protocol.messages import Headers
     from poise._protocol.payloads import Packed
     from poise._shared.calls import OwnerEngine
-    from poise._shared.terms import Terms
+    from poise._shared.marks import OwnerMarks
 
 _log = logging.getLogger("poise")
 
@@ -89,7 +90,8 @@ class Client:
         self._on_gone = on_gone
         self._loop = asyncio.get_running_loop()
         self._link: CallerLink | None = None
-        self._marks: memoryview | None = None
+        self.marks: OwnerMarks | None = None
+        """Where it is marked what may have begun; None if nothing is."""
         self._functions: OrderedDict[bytes, PickledFunction] = OrderedDict()
         self._missed: OrderedDict[int, None] = OrderedDict()
         self._unloaded: list[Unloaded] = []
@@ -107,10 +109,10 @@ class Client:
         """Whether its connection stands."""
         return self._link is not None
 
-    def use(self, link: CallerLink, marks: memoryview | None) -> None:
+    def use(self, link: CallerLink, marks: OwnerMarks | None) -> None:
         """Its connection stands; what has begun is marked in this memory."""
         self._link = link
-        self._marks = marks
+        self.marks = marks
 
     # -----------------------------------------------------------------------------------------------------------------
     # From the client
@@ -204,11 +206,6 @@ class Client:
     # -----------------------------------------------------------------------------------------------------------------
     # What becomes of its calls
 
-    def mark(self, mark: int, attempt: int) -> None:
-        """A call is about to be sent to a worker for the so-manieth time."""
-        if self._marks is not None:
-            self._marks[mark] = min(attempt, 255)
-
     def leased(self, call: RelayedCall) -> None:
         """It has a worker for itself."""
         assert call.record is not None
@@ -260,12 +257,14 @@ class Client:
     def collect(self, call_id: int) -> Crate | list[Any]:
         """An answer that waits to be collected, or the reference by which it is found."""
         answer: Any = self._kept.pop(call_id)
-        return [*answer.value.nested] if type(answer.value) is Forwarded else crate_answer(answer)
+        if type(answer.value) is Forwarded:
+            return [*answer.value.nested]
+        return crate_answer(answer._replace(value=_for_ray(answer.value)))
 
     def collect_item(self, number: int) -> Crate | list[Any]:
         """An item, likewise."""
         item: Any = self._items.pop(number)
-        return [*item.nested] if type(item) is Forwarded else crate_item(item)
+        return [*item.nested] if type(item) is Forwarded else crate_item(_for_ray(item))
 
     def know(self, classes: TypeNames) -> None:
         """Tell of the workers' classes."""
@@ -319,7 +318,7 @@ class Client:
     def end(self) -> None:
         """Nobody waits for anything of its any more."""
         self._unloaded.clear()
-        self._marks = None
+        self.marks = None
         dispatcher: Any = self._engine.dispatcher
         for lease in self.leases.values():
             dispatcher.release(lease)
@@ -332,3 +331,8 @@ class Client:
         self._kept.clear()
         self._items.clear()
         self.calls.clear()
+
+
+def _for_ray(packed: Payload) -> Payload:
+    """The same with its buffers as pickle knows them: what has come by Ray is in buffers of Ray's own kind."""
+    return packed._replace(buffers=[PickleBuffer(buffer) for buffer in packed.buffers])

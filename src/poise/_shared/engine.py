@@ -149,8 +149,8 @@ class ClientDispatcher(Dispatcher):
     def on_lost(self, worker_id: int, reason: str, *, all_in_doubt: bool = False) -> None:
         """The owner has died: what it is known not to have begun goes to the next one."""
         lane, worker = self.lanes.get(worker_id), self.scheduler.worker(worker_id)
-        if lane is not None and lane.begun is not None and worker is not None:
-            self.scheduler.take_note(worker_id, lane.begun.attempts(worker.running))
+        if lane is not None and lane.marks is not None and worker is not None:
+            self.scheduler.take_note(worker_id, lane.marks.attempts(worker.running))
         super().on_lost(worker_id, reason, all_in_doubt=all_in_doubt)
 
     def on_stopped(self) -> None:

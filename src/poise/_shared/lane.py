@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import tempfile
+import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -25,7 +26,7 @@ from poise._protocol.payloads import for_ray
 from poise._protocol.peer import peer_uid
 from poise._protocol.words import describe
 from poise._ray.blocking import outcome_of
-from poise._shared.marks import Begun, make_marks
+from poise._shared.marks import ClientMarks, make_marks
 from poise._shared.terms import heard
 from poise.errors import LoopBlocked, PayloadError, WorkerLost
 
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from poise._protocol.functions import Target, TypeNames
     from poise._protocol.payloads import Packed
     from poise._protocol.records import LogBatch
-    from poise._shared.terms import Greeting, Terms
+    from poise._shared.terms import Greeting
     from poise.stats import Stats
 
 _ray: Any = ray  # its own types leave out some of what it takes and gives
@@ -97,13 +98,14 @@ class OwnerLane:
         self._book = FunctionBook(greeting.classes, known)
         self._loop = asyncio.get_running_loop()
         self.express = OwnerExpress(self, listener, writable=greeting.is_writable)
-        self.begun: Begun | None = None
+        self.marks: ClientMarks | None = None
         """What is known of calls if the owner dies; None if nothing is."""
         self.deposits: dict[int, Any] = {}
         """References to arguments, which this process owns, for as long as their calls last."""
         self._errands: set[asyncio.Task[None]] = set()
         self._is_fresh = True
         """Whether nothing was written in this turn of the loop."""
+        self._thread = threading.get_ident()
         self._is_ending = False
         self.is_connected = False
         """Whether there has been a connection."""
@@ -126,7 +128,7 @@ class OwnerLane:
         if uid is not None and uid != os.geteuid():
             link.transport.abort()
             raise StartFailed(f"the owner's socket belongs to user {uid}, and this is user {os.geteuid()}")
-        self.begun = Begun(marks)
+        self.marks = ClientMarks(marks)
         self.express.use(link)
         self.is_connected = True
 
@@ -144,7 +146,7 @@ class OwnerLane:
                 self._refuse(parcel.call_id, error)
                 continue
             name = target if isinstance(target, str) else self.express.define(target)
-            mark = None if self.begun is None else self.begun.mark(parcel.call_id)
+            mark = None if self.marks is None else self.marks.mark(parcel.call_id)
             if name is None or not is_express(arguments):
                 self._deposit(parcel, target, arguments, mark)
                 continue
@@ -193,6 +195,8 @@ class OwnerLane:
 
     def cancel(self, call_id: int) -> None:
         """Drop the call; or give back the worker that it has asked for."""
+        if self.marks is not None:
+            self.marks.give_up(call_id)
         self.express.cancel(call_id)
 
     def kill_call(self, call_id: int, grace: float | None) -> None:
@@ -210,6 +214,7 @@ class OwnerLane:
             WorkerLost: the owner has died, and may have done it.
             Exception: what the pool raises.
         """
+        self.express.flush()
         try:
             outcome = await outcome_of(self.owner.ask.remote(what, *args))
         except RayError as error:
@@ -223,6 +228,8 @@ class OwnerLane:
             LoopBlocked: the owner has not answered within so many seconds.
             WorkerLost: it has ended.
         """
+        if threading.get_ident() == self._thread:
+            self.express.flush()  # so that the owner hears first of what was done before
         try:
             stats: Stats = _ray.get(self.owner.stats.remote(), timeout=within)
         except GetTimeoutError:
@@ -245,8 +252,8 @@ class OwnerLane:
 
     def let_go(self, call_id: int) -> None:
         """A call has ended: nothing is kept for it."""
-        if self.begun is not None:
-            self.begun.let_go(call_id)
+        if self.marks is not None:
+            self.marks.let_go(call_id)
         if self.deposits:
             self.deposits.pop(call_id, None)
 

@@ -17,7 +17,6 @@ from poise._lanes.factory import pack_factory
 from poise._lanes.lane import Lane, Launcher, StartFailed
 from poise._lanes.redefined import KnownClasses
 from poise._protocol.paths import own_paths
-from poise._protocol.words import describe
 from poise._ray.blocking import in_thread, outcome_of
 from poise._ray.errors import last_words
 from poise._ray.init import HERE, LOCAL, address_of, check_ray_init
@@ -220,7 +219,7 @@ class OwnerLauncher:
         """So there is room."""
         return True
 
-    async def again(self, factory: Any) -> Launcher:  # noqa: ARG002 (as of a `Launcher`)
+    async def again(self, factory: Any) -> Launcher:
         """A client does not reload its owner.
 
         Raises:

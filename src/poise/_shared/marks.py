@@ -1,24 +1,34 @@
-"""Which calls of a client have begun, in memory that it shares with the owner, so that it knows if the owner dies."""
+"""Which calls of a client may have begun, and which it has given up, in memory that it shares with the owner.
+
+So the client knows what had begun if the owner dies; and a call that it gives up before the owner has given it to a
+worker does not begin, however long its words are on their way. Each call has two bytes. The owner sets the first and
+then looks at the second, the client the other way round: see `poise._protocol.marks`.
+"""
 
 from __future__ import annotations
 
 import mmap
 import os
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from poise._shared.terms import MARKS
+from poise._protocol.marks import Fence
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
-class Begun:
-    """The client's book of its marks: for each call a byte, how many times it may have begun."""
+MARKS: Final = 1 << 16
+"""Calls of one client that have marks at once; any more are in doubt if the owner dies."""
+
+
+class ClientMarks:
+    """The client's book of its marks."""
 
     def __init__(self, memory: memoryview) -> None:
-        """Use this memory, of `MARKS` bytes."""
-        self._memory = memory
+        """Use this memory, of twice `MARKS` bytes."""
+        self._begun = memory[:MARKS]
+        self._given_up = memory[MARKS:]
         self._held: dict[int, int] = {}
         self._free: deque[int] = deque()
         self._unused = 0
@@ -27,7 +37,7 @@ class Begun:
         """Give a call a mark, None if all are held."""
         if self._free:
             mark = self._free.popleft()
-            self._memory[mark] = 0
+            self._begun[mark] = self._given_up[mark] = 0
         elif self._unused < MARKS:
             mark = self._unused
             self._unused += 1
@@ -36,6 +46,11 @@ class Begun:
         self._held[call_id] = mark
         return mark
 
+    def give_up(self, call_id: int) -> None:
+        """The call is not to begin any more."""
+        if (mark := self._held.get(call_id)) is not None:
+            self._given_up[mark] = 1
+
     def let_go(self, call_id: int) -> None:
         """The call has ended there."""
         if (mark := self._held.pop(call_id, None)) is not None:
@@ -43,7 +58,23 @@ class Begun:
 
     def attempts(self, call_ids: Iterable[int]) -> dict[int, int]:
         """How many times these calls may have begun, those of them that have marks."""
-        return {call_id: self._memory[self._held[call_id]] for call_id in call_ids if call_id in self._held}
+        return {call_id: self._begun[self._held[call_id]] for call_id in call_ids if call_id in self._held}
+
+
+class OwnerMarks:
+    """The owner's view of them."""
+
+    def __init__(self, memory: memoryview) -> None:
+        """Use this memory."""
+        self._begun = memory[:MARKS]
+        self._given_up = memory[MARKS:]
+        self._fence = Fence()
+
+    def begin(self, mark: int, attempt: int) -> bool:
+        """A call is about to be given to a worker for the so-manieth time; False if it was given up, and must not be."""
+        self._begun[mark] = min(attempt, 255)
+        self._fence()
+        return not self._given_up[mark]
 
 
 def make_marks(path: str) -> memoryview:
@@ -53,9 +84,11 @@ def make_marks(path: str) -> memoryview:
         OSError: there is no room for it.
     """
     with open(path, "x+b", opener=_private) as file:
-        file.write(bytes(MARKS))  # not a hole: where the disk is full this fails, and not the access to memory later
+        file.write(
+            bytes(2 * MARKS)
+        )  # not a hole: where the disk is full this fails, and not the access to memory later
         file.flush()
-        return memoryview(mmap.mmap(file.fileno(), MARKS))
+        return memoryview(mmap.mmap(file.fileno(), 2 * MARKS))
 
 
 def join_marks(path: str) -> memoryview:
@@ -65,7 +98,7 @@ def join_marks(path: str) -> memoryview:
         OSError: it is not there.
     """
     with open(path, "r+b") as file:
-        return memoryview(mmap.mmap(file.fileno(), MARKS))
+        return memoryview(mmap.mmap(file.fileno(), 2 * MARKS))
 
 
 def _private(path: str, flags: int) -> int:

@@ -23,13 +23,12 @@ from poise._protocol.memory import memory_beside
 from poise._protocol.paths import add_paths
 from poise._shared.calls import OwnerEngine
 from poise._shared.client import Client, ClientLink
-from poise._shared.marks import join_marks
+from poise._shared.marks import OwnerMarks, join_marks
 from poise._shared.relay import RelayLauncher
 from poise._shared.terms import Greeting, Outcome, refuse_difference, told
 from poise.options import PoolOptions
 
 if TYPE_CHECKING:
-    from poise._lanes.caller_link import CallerLink
     from poise._protocol.crates import Crate
     from poise._protocol.functions import TypeNames
     from poise._protocol.messages import CallMessage
@@ -136,7 +135,7 @@ class Owner:
             OSError: the path cannot be reached from here: the client is on another file system.
         """
         client = self._clients[name]
-        marks = join_marks(memory_beside(path))
+        marks = OwnerMarks(join_marks(memory_beside(path)))
         loop = asyncio.get_running_loop()
         server: list[asyncio.AbstractServer] = []
 

@@ -22,9 +22,6 @@ NAMESPACE: Final = "poise"
 LONGEST_NAME: Final = 100
 """Characters of a shared pool's name."""
 
-MARKS: Final = 1 << 16
-"""Calls of one client whose beginning the owner marks in memory that both share; any more are in doubt if it dies."""
-
 LATE: Final = 0.05
 """Seconds after a call's deadline at which its own process answers for an owner that has not."""
 
