@@ -90,18 +90,6 @@ class WorkerArguments(TypedDict, total=False):
     ray_init: dict[str, Any] | None
 
 
-class ClientArguments(TypedDict, total=False):
-    """What `poise.Pool.join` takes: what each client of a shared pool has for itself."""
-
-    start_timeout: float
-    close_timeout: float
-    observers: Iterable[Observer]
-    record: str | os.PathLike[str] | None
-    traces: bool
-    context: Iterable[ContextVar[Any]]
-    ray_init: dict[str, Any] | None
-
-
 class PoolArguments(WorkerArguments, total=False):
     """What `poise.Pool` takes."""
 

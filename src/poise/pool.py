@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from poise._engine.engine import PoolState
     from poise._engine.runtime import Runtime
     from poise._lanes.lane import Launcher
+    from poise.arguments import ClientArguments, SharedArguments
     from poise.events import Observer
-    from poise.options import ClientArguments, PoolArguments
+    from poise.options import PoolArguments
     from poise.policies import Size
 
 T = TypeVar("T")
@@ -162,47 +163,19 @@ class Pool(View[T]):
         settings = PoolOptions(
             size=max(1, len(handles)), concurrency=concurrency, backlog=backlog, kill_after=None, lane="freight"
         )
-        pool: Pool[Any] = cls.__new__(cls)
-        pool._live(foreign_launcher(handles), settings, current_runtime())
-        return pool
+        return cls._with_engine(Engine(foreign_launcher(handles), settings, current_runtime()))
 
     @overload
     @classmethod
-    def shared(
-        cls: type[Pool[Any]],
-        name: str,
-        factory: None = None,
-        /,
-        *,
-        detached: bool = False,
-        **options: Unpack[PoolArguments],
-    ) -> Pool[None]: ...
+    def shared(cls, name: str, factory: None = None, /, **options: Unpack[SharedArguments]) -> Pool[None]: ...
     @overload
     @classmethod
-    def shared(
-        cls: type[Pool[Any]],
-        name: str,
-        factory: Callable[[], R],
-        /,
-        *,
-        detached: bool = False,
-        **options: Unpack[PoolArguments],
-    ) -> Pool[R]: ...
+    def shared(cls, name: str, factory: Callable[[], R], /, **options: Unpack[SharedArguments]) -> Pool[R]: ...
     @overload
     @classmethod
-    def shared(
-        cls: type[Pool[Any]],
-        name: str,
-        factory: RemoteClass,
-        /,
-        *,
-        detached: bool = False,
-        **options: Unpack[PoolArguments],
-    ) -> Pool[Any]: ...
+    def shared(cls, name: str, factory: RemoteClass, /, **options: Unpack[SharedArguments]) -> Pool[Any]: ...
     @classmethod
-    def shared(
-        cls, name: str, factory: Any = None, /, *, detached: bool = False, **options: Unpack[PoolArguments]
-    ) -> Pool[Any]:
+    def shared(cls, name: str, factory: Any = None, /, **options: Unpack[SharedArguments]) -> Pool[Any]:
         """A pool that processes have together: of all that use the same Ray the first opens it, the others join it.
 
         It is used as any pool is. Bounds, order, priorities and sizes are those of all its clients together, each of
@@ -214,15 +187,17 @@ class Pool(View[T]):
         Args:
             name: by which processes find it.
             factory: as of any pool; the one of the first client counts.
-            detached: whether the pool stays open when nobody uses it, until `poise stop NAME`.
             options: as of any pool; those of the first client count, and the others give the same or none. Each has
                 `start_timeout`, `close_timeout`, `traces`, `context`, `observers`, `record` and `ray_init` for itself.
+                One more, `detached` (False), says whether it stays open when nobody uses it, until `poise stop NAME`.
 
         Raises:
             ConfigError: an option is outside its range, or none of a shared pool's. When it opens: the pool has another
                 value for it.
         """
-        return cls._client_of(name, factory, options, opens=True, is_detached=detached)
+        from poise._shared.opening import opening_engine
+
+        return cls._with_engine(opening_engine(current_runtime(), name, factory, options))
 
     @classmethod
     def join(cls, name: str, /, **options: Unpack[ClientArguments]) -> Pool[Any]:
@@ -235,15 +210,14 @@ class Pool(View[T]):
         Raises:
             ConfigError: an option is outside its range.
         """
-        return cls._client_of(name, None, options, opens=False, is_detached=False)
+        from poise._shared.opening import joining_engine
+
+        return cls._with_engine(joining_engine(current_runtime(), name, options))
 
     @classmethod
-    def _client_of(cls, name: str, factory: Any, options: Any, *, opens: bool, is_detached: bool) -> Pool[Any]:
-        from poise._shared.opening import shared_engine
-
-        engine = shared_engine(current_runtime(), name, factory, options, opens=opens, is_detached=is_detached)
+    def _with_engine(cls, engine: Engine) -> Pool[Any]:
         pool: Pool[Any] = cls.__new__(cls)
-        View.__init__(pool, engine, CallOptions())
+        super(Pool, pool).__init__(engine, CallOptions())
         return pool
 
     # ---------------------------------------------------------------- life

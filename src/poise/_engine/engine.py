@@ -60,7 +60,6 @@ class Engine:
     """One pool's life, and the way in for its calls."""
 
     _dispatchers: ClassVar[type[Dispatcher]] = Dispatcher
-    """What does the work."""
 
     def __init__(self, launcher: Launcher, settings: PoolOptions, runtime: Runtime) -> None:
         """Start nothing before `open`."""

@@ -15,7 +15,7 @@
 | COLLECT_ITEM | call id, the number under which an item of it waits there | worker |
 | RETIRE | | worker, which asks to be replaced |
 | LOG | packed log records, how many were dropped before | worker |
-| SUBMIT | call id, what to run, arguments, credit, mark, function's name, terms (`poise._shared.terms`), headers | client |
+| SUBMIT | call id, what to run, arguments, credit, mark, function's name, terms (`_shared.terms`), headers | client |
 | KILL | call id, seconds that its worker has, None for as many as the pool gives | client |
 | CLASSES | the workers' classes, each by module and name | owner |
 

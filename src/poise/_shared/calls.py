@@ -192,8 +192,8 @@ class OwnerEngine(Engine):
         if (left := asked("left")) is not None:
             deadline, timeout = dispatcher.clock.time() + left[0], left[1]
         tenant, weight = asked("tenant", tenant), asked("weight", 1)
-        options = _Sharing(tenant, weight, asked("key"), asked("patience", 0.0))
-        record = new_record(scheduler, options)(  # type: ignore[arg-type]
+        options: Any = _Sharing(tenant, weight, asked("key"), asked("patience", 0.0))
+        record = new_record(scheduler, options)(
             dispatcher.next_call_id(),
             function,
             name=call.name,
@@ -203,7 +203,7 @@ class OwnerEngine(Engine):
             retries=asked("retries", 0),
             retry_delay=asked("pause", 0.0),
             lease=None if (under := asked("under")) is None else self._lease(call.client, under),
-            is_lease=asked("leases", False),
+            is_lease="leases" in terms,
         )
         record.deaths = asked("deaths", 0)
         if (worker_id := asked("worker")) is not None:

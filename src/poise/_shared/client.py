@@ -174,8 +174,9 @@ class Client:
         if operation == CANCEL:
             self._cancel(whole(message[1]))
         elif operation == CREDIT:
-            if (call := self.calls.get(message[1])) is not None:
-                self._engine.dispatcher.credit(call, whole(message[2]))  # type: ignore[arg-type]
+            call: Any = self.calls.get(message[1])
+            if call is not None:
+                self._engine.dispatcher.credit(call, whole(message[2]))
         elif operation == DEFINE:
             function = load_function(message[1], load(message[2], buffers))
             self._functions[function.digest] = function

@@ -224,7 +224,8 @@ class SharedEngine(Engine):
         dispatcher.submit(call, record, may_park=may_park)
         if is_lease:
             self._leases.add(call)
-        return call
+        made: Call[Any] = call
+        return made
 
     def _terms(self, options: CallOptions) -> Terms | None:
         known = self._asked.get(id(options))

@@ -28,7 +28,7 @@ from poise._shared.terms import NAMESPACE, Opening, PackedFactory, heard
 from poise.errors import ConfigError, PoiseError, PoolClosed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from poise._lanes.lane import Listener
     from poise._shared.terms import Greeting
@@ -38,6 +38,9 @@ _log = logging.getLogger("poise")
 
 AGAIN_AFTER: Final = 0.05
 """Seconds after which an owner that was about to end is looked for again."""
+
+LEAVES_WITHIN: Final = 10.0
+"""Seconds that the end of the pool may take at least, for the last client to leave it."""
 
 
 class OwnerLauncher:
@@ -73,7 +76,10 @@ class OwnerLauncher:
         self._options = dict(options)
         self._opens = opens
         self._is_detached = is_detached
-        self._factory, self._defaults = (None, {}) if factory is None else unwrap_factory(factory)
+        self._factory: Callable[[], Any] | None = None
+        self._defaults: dict[str, Any] = {}
+        if factory is not None:
+            self._factory, self._defaults = unwrap_factory(factory)
         self._known = KnownClasses(self._factory)
         self._ray_init = dict(ray_init or {})
         self._session: RaySession | None = None
@@ -232,7 +238,7 @@ class OwnerLauncher:
         owner, self._owner = self._owner, None
         if owner is not None and ray.is_initialized():
             try:
-                async with asyncio.timeout(max(0.0, within - LETTING_GO)):
+                async with asyncio.timeout(max(LEAVES_WITHIN, within - LETTING_GO)):
                     await outcome_of(owner.leave.remote(self._client))
             except TimeoutError:
                 _log.warning("the shared pool %s has not ended in time, and is left behind", self._name)

@@ -71,7 +71,7 @@ class OwnerMarks:
         self._fence = Fence()
 
     def begin(self, mark: int, attempt: int) -> bool:
-        """A call is about to be given to a worker for the so-manieth time; False if it was given up, and must not be."""
+        """A call is about to be given to a worker for the so-manieth time; False if it was given up."""
         self._begun[mark] = min(attempt, 255)
         self._fence()
         return not self._given_up[mark]
@@ -84,9 +84,7 @@ def make_marks(path: str) -> memoryview:
         OSError: there is no room for it.
     """
     with open(path, "x+b", opener=_private) as file:
-        file.write(
-            bytes(2 * MARKS)
-        )  # not a hole: where the disk is full this fails, and not the access to memory later
+        file.write(bytes(2 * MARKS))  # not a hole: where the disk is full this fails, and not a later access
         file.flush()
         return memoryview(mmap.mmap(file.fileno(), 2 * MARKS))
 

@@ -31,21 +31,36 @@ _JOINS: Final = frozenset({*_OF_CALLS_HERE, "start_timeout", "close_timeout"})
 """Options of whoever only joins."""
 
 
-def shared_engine(
-    runtime: Runtime, name: str, factory: Any, given: Mapping[str, Any], *, opens: bool, is_detached: bool
-) -> Engine:
-    """Describe a client of a shared pool; see `Pool.shared` and `Pool.join`.
+def opening_engine(runtime: Runtime, name: str, factory: Any, given: Mapping[str, Any]) -> Engine:
+    """Describe a client that opens the pool if there is none; see `Pool.shared`.
 
     Raises:
         ConfigError: an option is outside its range, or is none of a shared pool's.
     """
-    check_name(name)
+    given = dict(given)
+    is_detached: bool = given.pop("detached", False)
     check_flag("detached", is_detached)
+    return _engine(runtime, check_name(name), factory, given, opens=True, is_detached=is_detached)
+
+
+def joining_engine(runtime: Runtime, name: str, given: Mapping[str, Any]) -> Engine:
+    """Describe a client that only joins; see `Pool.join`.
+
+    Raises:
+        ConfigError: an option is outside its range, or is none of a client's.
+    """
+    for option, value in given.items():
+        if option in PoolOptions.__slots__ and option not in _JOINS:
+            raise ConfigError(option, value, "who only joins takes the pool as it is; Pool.shared has this option")
+    if not runtime.shares:
+        raise ConfigError("name", name, "in this process each pool is for itself, for tests: there is none to join")
+    return _engine(runtime, check_name(name), None, given, opens=False, is_detached=False)
+
+
+def _engine(
+    runtime: Runtime, name: str, factory: Any, given: Mapping[str, Any], *, opens: bool, is_detached: bool
+) -> Engine:
     options = PoolOptions.of(given)
-    if not opens:
-        for option, value in given.items():
-            if option not in _JOINS:
-                raise ConfigError(option, value, "who only joins takes the pool as it is; Pool.shared has this option")
     if not runtime.shares:
         return Engine(runtime.launcher(factory, options), options, runtime)
     if options.logs != "ray":

@@ -11,7 +11,6 @@ import contextlib
 import logging
 import os
 import threading
-from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -29,6 +28,8 @@ from poise._shared.terms import Greeting, Outcome, refuse_difference, told
 from poise.options import PoolOptions
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from poise._protocol.crates import Crate
     from poise._protocol.functions import TypeNames
     from poise._protocol.messages import CallMessage
@@ -91,8 +92,8 @@ class Owner:
 
     def _learn(self, classes: TypeNames) -> None:
         """A worker's instance is of these classes."""
-        if news := [name for name in map(tuple, classes) if name not in self._classes]:
-            self._classes += news  # type: ignore[arg-type]
+        if news := [(module, name) for module, name in classes if (module, name) not in self._classes]:
+            self._classes += news
             for client in self._clients.values():
                 client.know(self._classes)
 
@@ -177,7 +178,7 @@ class Owner:
     async def _end(self) -> None:
         try:
             await self._engine.aclose()
-        except Exception:
+        except Exception:  # noqa: BLE001 - whatever it is, this process ends
             _log.exception("the shared pool %s could not be closed in good order", self._name)
         finally:
             end_this_actor()

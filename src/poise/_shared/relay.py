@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from poise._answers import Answer
 from poise._core.calls import CHECK_IDS
@@ -95,7 +95,7 @@ class RelayLane(HostLane):
     @staticmethod
     def _pack(args: Any, kwargs: dict[str, Any]) -> Packed:
         """A client's arguments are packed; those of the pool's own calls, such as checks, are a plain tuple."""
-        return pack_arguments(args, kwargs) if type(args) is tuple else args
+        return pack_arguments(cast("tuple[Any, ...]", args), kwargs) if type(args) is tuple else args
 
     def _learn(self, classes: TypeNames) -> None:
         self._tell_of_classes(classes)

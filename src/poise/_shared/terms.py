@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 from poise._protocol.exceptions import pack_exception, unpack_exception
 from poise._protocol.payloads import PROTOCOL
 from poise.errors import ConfigError
-from poise.options import CallOptions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from poise._protocol.functions import TypeNames
     from poise._protocol.payloads import Packed
+    from poise.options import CallOptions
 
 NAMESPACE: Final = "poise"
 """Ray's namespace for the names of owners."""
