@@ -18,8 +18,7 @@ import psutil
 import pytest
 import ray
 
-import poise
-from poise._shared.terms import NAMESPACE
+from poise._shared.directory import known_pools
 from tests.ray.conftest import actors_of
 
 if TYPE_CHECKING:
@@ -46,15 +45,14 @@ def name() -> str:
 
 def names() -> set[str]:
     """The shared pools of this Ray."""
-    known: Any = ray.util.list_named_actors(all_namespaces=True)  # type: ignore[attr-defined]
-    return {each["name"].removeprefix("pool ") for each in known if each["namespace"] == NAMESPACE}
+    return {each.name for each in known_pools()}
 
 
 def owner_of(name: str) -> int:
     """The process of a shared pool's owner."""
-    about: Any = ray.get(ray.get_actor(f"pool {name}", namespace=NAMESPACE).describe.remote())
-    pid: int = about["pid"]
-    return pid
+    (pool,) = (each for each in known_pools() if each.name == name)
+    assert pool.pid is not None
+    return pool.pid
 
 
 def kill(pid: int) -> None:
@@ -99,5 +97,5 @@ async def program(name: str, size: int, what: str, *arguments: object) -> AsyncI
 async def until(truth: Any, within: float = 20.0) -> None:
     """Wait until something that is no event is true."""
     async with asyncio.timeout(within):
-        while not truth():  # noqa: ASYNC110
+        while not truth():
             await asyncio.sleep(0.01)

@@ -30,7 +30,8 @@ async def wait_in_line(pool: poise.Pool[Desk], gate: str) -> None:
 
 def say(what: Any) -> None:
     """Tell the test."""
-    print(json.dumps(what), flush=True)
+    sys.stdout.write(json.dumps(what) + "\n")
+    sys.stdout.flush()
 
 
 async def main(address: str, name: str, size: str, what: str, *arguments: str) -> None:

@@ -92,7 +92,7 @@ def share_ray(options: Mapping[str, Any]) -> RayHold:
     Raises:
         PoiseError: it could not be started, or its directory is not this user's alone.
     """
-    path = os.path.join(own_directory(), f"ray-{version('ray')}-py{sys.version_info.major}.{sys.version_info.minor}")
+    path = _path()
     with locked(path):
         connection = _connect(path)
         if connection is None:
@@ -105,11 +105,34 @@ def share_ray(options: Mapping[str, Any]) -> RayHold:
                 assert connection is not None
                 # It parts from the process that was started, which ends at once.
                 _start_keeper(listener, path, options).wait()
+    _check_peer(connection, path)
+    return RayHold(connection, None)
+
+
+def find_ray() -> RayHold | None:
+    """Hold the Ray that this user's processes share on this machine; None if there is none.
+
+    Raises:
+        PoiseError: its directory is not this user's alone.
+    """
+    path = _path()
+    with locked(path):
+        connection = _connect(path)
+    if connection is None:
+        return None
+    _check_peer(connection, path)
+    return RayHold(connection, None)
+
+
+def _path() -> str:
+    return os.path.join(own_directory(), f"ray-{version('ray')}-py{sys.version_info.major}.{sys.version_info.minor}")
+
+
+def _check_peer(connection: socket.socket, path: str) -> None:
     uid = peer_uid(connection)
     if uid is not None and uid != os.geteuid():
         connection.close()
         raise PoiseError(f"{path} belongs to user {uid}, and this is user {os.geteuid()}")
-    return RayHold(connection, None)
 
 
 def _connect(path: str) -> socket.socket | None:

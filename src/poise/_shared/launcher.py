@@ -22,6 +22,7 @@ from poise._ray.errors import last_words
 from poise._ray.init import HERE, LOCAL, address_of, check_ray_init
 from poise._ray.options import label_of, unwrap_factory
 from poise._ray.session import LETTING_GO, RaySession
+from poise._shared.directory import ray_name
 from poise._shared.lane import OwnerLane
 from poise._shared.owner import Owner
 from poise._shared.terms import NAMESPACE, Opening, PackedFactory, heard
@@ -195,7 +196,7 @@ class OwnerLauncher:
     def _find(self) -> Any:
         """The owner's handle, or that of a new one; None if there is none and this does not open the pool."""
         refuse_another_ray()
-        name = f"pool {self._name}"
+        name = ray_name(self._name)
         try:
             return _ray.get_actor(name, namespace=NAMESPACE)
         except ValueError:

@@ -183,7 +183,7 @@ class Owner:
         finally:
             end_this_actor()
 
-    async def stop(self, *, drains: bool) -> None:
+    async def stop(self, drains: bool) -> None:  # noqa: FBT001 - Ray's call
         """End the pool, whoever uses it; if so told when every call that it has accepted has ended. Never returns."""
         if drains:
             await self._engine.drain()
@@ -241,12 +241,11 @@ class Owner:
         return self._engine.stats()
 
     async def describe(self) -> dict[str, Any]:
-        """What `poise ls` shows."""
+        """The fields of a `KnownPool`."""
         connected = sum(client.is_connected for client in self._clients.values())
-        where = {"pid": os.getpid(), "node": ray.get_runtime_context().get_node_id()}
-        about = {"holds": repr(self._engine), "state": self._engine.phase, "detached": self._opening.is_detached}
+        about = {"holds": repr(self._engine), "state": self._engine.phase, "is_detached": self._opening.is_detached}
         stats = None if self._opened is None else self._engine.stats()
-        return {**where, **about, "clients": connected, "stats": stats}
+        return {**about, "clients": connected, "pid": os.getpid(), "stats": stats}
 
 
 async def _members(engine: OwnerEngine) -> tuple[list[int], bool]:

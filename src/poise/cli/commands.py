@@ -6,9 +6,12 @@ import importlib.util
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -22,6 +25,7 @@ def poise() -> None:
     poise bench                                        how fast is it here, beside Ray and ProcessPoolExecutor?
     poise run mymodule:Model.predict in.jsonl -o out.jsonl
                                                        call a method for each line of a file, on a pool
+    poise ls, stop NAME, drain NAME                    the pools that processes share: look at them, end one
 
     `poise COMMAND --help` says more about each.
     """  # noqa: D301 - click's mark for a paragraph that is not to be wrapped
@@ -171,3 +175,51 @@ def run(
         click.echo(f"poise run: {failure}", err=True)
         sys.exit(failure.status)
     sys.exit(status)
+
+
+_address = click.option("--address", help="Of Ray.  [default: RAY_ADDRESS, or the Ray that your programs share here]")
+
+
+@poise.command()
+@_address
+def ls(*, address: str | None) -> None:
+    """List the pools that processes share."""
+    from poise.cli.shared import listing
+
+    _try(lambda: click.echo(listing(address)))
+
+
+@poise.command()
+@click.argument("name")
+@_address
+def stop(*, name: str, address: str | None) -> None:
+    """End a pool that processes share, at once and for all of them.
+
+    What waits is refused, and what runs is given up: their callers get a PoolClosed or a WorkerLost.
+    """
+    from poise.cli.shared import end
+
+    _try(lambda: end(name, address, drains=False))
+
+
+@poise.command()
+@click.argument("name")
+@_address
+def drain(*, name: str, address: str | None) -> None:
+    """End a pool that processes share, when every call that it has accepted has ended.
+
+    Meanwhile new ones are refused with a PoolClosed.
+    """
+    from poise.cli.shared import end
+
+    _try(lambda: end(name, address, drains=True))
+
+
+def _try(command: Callable[[], None]) -> None:
+    from poise.errors import PoiseError
+
+    try:
+        command()
+    except PoiseError as error:
+        click.echo(f"poise: {error}", err=True)
+        sys.exit(1)
