@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar, cast, 
 
 from poise._answers import RAISED, RETURNED
 from poise._core.batches import Batching
-from poise._protocol.bundles import Bundle, Outcomes
+from poise._protocol.bundles import Arguments, Bundle, Outcomes
 from poise._protocol.codec import pack, unpack_part
 from poise._protocol.exceptions import pack_exception
 from poise._protocol.words import callable_name, type_name
@@ -232,7 +232,7 @@ def _begin(args: tuple[Any, ...], name: str) -> _Run | None:
     """The batch that a batched function is called with, or None if it is one value."""
     if not 1 <= len(args) <= _MOST_ARGUMENTS:
         raise TypeError(f"{name} is batched and takes one value, and {len(args)} arguments were given")
-    return _Run(args[-1], name) if type(args[-1]) is Bundle else None
+    return _Run(args[-1], name) if type(args[-1]) in (Bundle, Arguments) else None
 
 
 def _single(results: Any, name: str) -> Any:
@@ -272,7 +272,8 @@ class _Run:
         """Of which call each of them is."""
         for place, part in enumerate(bundle.parts):
             try:
-                self.values.append(unpack_part(part, "the arguments", started=False))
+                value = unpack_part(part, "the arguments", started=False)
+                self.values.append(value[0] if type(bundle) is Arguments else value)
                 self._places.append(place)
             except PayloadError as error:
                 self._raised(place, error)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from poise._answers import NOT_BEGUN, RAISED, RETURNED, Answer
 from poise._lanes.lane import Parcel
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from poise._protocol.payloads import Packed
 
 
-class _Sent:
+class SentBatch:
     """One batch that a worker holds."""
 
     __slots__ = ("awaited", "call_ids", "name", "worker_id")
@@ -40,9 +40,11 @@ class _Sent:
 class Batches:
     """Makes one parcel of a batch, and of what comes back an answer for each call."""
 
+    _bundles: ClassVar[type[Bundle]] = Bundle
+
     def __init__(self) -> None:
         """Know of no batch."""
-        self.sent: dict[int, _Sent] = {}
+        self.sent: dict[int, SentBatch] = {}
         """The batch of each call that is in one."""
 
     def parcels(
@@ -55,7 +57,7 @@ class Batches:
         refused: list[Answer] = []
         for record, call in calls:
             try:
-                packed, given = pack(call.args[0], "argument 1", started=False), call.headers(record)
+                packed, given = self._packed(call), call.headers(record)
                 parts.append(packed)
                 headers.append(given)
                 call_ids.append(record.id)
@@ -64,8 +66,8 @@ class Batches:
         if not parts:
             return [], refused
         call = calls[0][1]
-        self.sent.update(dict.fromkeys(call_ids, _Sent(worker_id, call_ids, call.name)))
-        return [Parcel(call_ids[0], call.function, (Bundle(parts),), {}, headers=joined(headers))], refused
+        self.sent.update(dict.fromkeys(call_ids, SentBatch(worker_id, call_ids, call.name)))
+        return [Parcel(call_ids[0], call.function, (self._bundles(parts),), {}, headers=joined(headers))], refused
 
     def given_up(self, call_id: int) -> int | None:
         """Nobody waits for this call: what to tell the worker of, None while others of its batch are awaited."""
@@ -89,11 +91,23 @@ class Batches:
                 continue
             for call_id in batch.call_ids:
                 del self.sent[call_id]
-            opened += _answers(answer, batch)
+            opened += self._apart(answer, batch)
         return opened
 
+    def _packed(self, call: Call[Any]) -> Packed:
+        """The value of a call.
 
-def _answers(answer: Answer, batch: _Sent) -> list[Answer]:
+        Raises:
+            PayloadError: it cannot be pickled.
+        """
+        return pack(call.args[0], "argument 1", started=False)
+
+    def _apart(self, answer: Answer, batch: SentBatch) -> list[Answer]:
+        """What the answer for a batch means for each of its calls."""
+        return _answers(answer, batch)
+
+
+def _answers(answer: Answer, batch: SentBatch) -> list[Answer]:
     """What the answer for a batch means for each of its calls, which share the time that it took."""
     call_ids = batch.call_ids
     value: Any = answer.value

@@ -34,6 +34,12 @@ class Bundle:
         return type(self), ([_open(part) for part in self.parts],)
 
 
+class Arguments(Bundle):
+    """The same where each is packed as the arguments of its call, by somebody else than who has put them together."""
+
+    __slots__ = ()
+
+
 class Outcomes(Bundle):
     """What became of each of the values: results, or packed exceptions."""
 

@@ -7,6 +7,7 @@ import pickle
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from poise._answers import NOT_BEGUN, RAISED, RETURNED, Answer
+from poise._core.retry import Retry
 from poise._core.states import AHEAD, DONE
 from poise._engine.call import new_record
 from poise._engine.dispatcher import Dispatcher
@@ -14,24 +15,40 @@ from poise._engine.engine import Engine
 from poise._lanes.lane import Parcel
 from poise._protocol.exceptions import pack_exception
 from poise._protocol.payloads import PROTOCOL
+from poise._shared.batches import BatchedFunctions, RelayBatches
 from poise.errors import LeaseExpired, WorkerLost
 from poise.options import CallOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Hashable, Sequence
 
     from poise._core.calls import CallRecord
+    from poise._engine.runtime import Runtime
+    from poise._lanes.lane import Launcher
     from poise._protocol.functions import Target
     from poise._protocol.messages import Headers
     from poise._protocol.payloads import Packed
     from poise._shared.client import Client
     from poise._shared.terms import Terms
+    from poise.options import PoolOptions
 
 
 class RelayedCall:
     """One call of a client's. To the dispatcher it is what a `Call` is, and no future: nobody here awaits it."""
 
-    __slots__ = ("_given", "arguments", "call_id", "client", "function", "is_over", "mark", "name", "record", "stream")
+    __slots__ = (
+        "_given",
+        "arguments",
+        "call_id",
+        "client",
+        "function",
+        "is_over",
+        "mark",
+        "name",
+        "record",
+        "stream",
+        "worker_id",
+    )
 
     options: ClassVar[CallOptions] = CallOptions()
     """Of these the dispatcher asks for what the client sees to itself."""
@@ -57,6 +74,8 @@ class RelayedCall:
         self.name = name
         self._given = headers
         self.record: CallRecord | None = None
+        self.worker_id = -1
+        """The worker that it was last given to."""
         self.is_over = False
         """Whether the client has been told how it ended, or waits for nothing but its end."""
 
@@ -67,6 +86,7 @@ class RelayedCall:
 
     def parcel(self, record: CallRecord) -> Parcel:
         """What goes to a worker."""
+        self.worker_id = -1 if record.worker is None else record.worker.id
         credit = None if self.stream is None else self.stream.window
         packed: Any = self.arguments
         return Parcel(record.id, self.function, packed, {}, record.state is AHEAD, credit, self._given)
@@ -82,6 +102,8 @@ class RelayedCall:
     def answer(self, answer: Answer) -> None:
         """A worker has ended it."""
         self.is_over = True
+        if answer.ending == RAISED:
+            self.client.failed_on(self.call_id, self.worker_id)
         self.client.reply(self, answer.ending, answer.value, answer.service_time)
 
     def set_result(self, worker_id: int) -> None:
@@ -146,6 +168,10 @@ class RelayedStream:
 class RelayDispatcher(Dispatcher):
     """Gives packed answers to whom they belong."""
 
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.batches = RelayBatches()
+
     def _resolve(self, call: Any, answer: Answer) -> None:
         if call is not None:
             if not call.is_over:
@@ -157,6 +183,15 @@ class OwnerEngine(Engine):
     """The engine of a shared pool, in its owner."""
 
     _dispatchers = RelayDispatcher
+
+    def __init__(self, launcher: Launcher, settings: PoolOptions, runtime: Runtime) -> None:
+        """Start nothing before `open`."""
+        super().__init__(launcher, settings, runtime)
+        self._batched = BatchedFunctions()
+
+    def is_batch(self, call_id: int) -> bool:
+        """Whether it is a batch that travels under this number, and whose answer is to be taken apart."""
+        return call_id in self._opened.batches.sent
 
     @property
     def dispatcher(self) -> Dispatcher:
@@ -176,7 +211,7 @@ class OwnerEngine(Engine):
             PoiseError: as `Engine.submit` says.
         """
         dispatcher = self._opened
-        function = call.function if type(call.function) is str else call.name
+        function: Hashable = call.function if type(call.function) is str else call.name
         if terms is None:
             record = dispatcher.scheduler.shares.new_record(tenant, 1)(
                 dispatcher.next_call_id(), function, name=call.name
@@ -185,8 +220,10 @@ class OwnerEngine(Engine):
             record = self._record(call, function, terms, tenant)
         dispatcher.submit(call, record, may_park=parks)
 
-    def _record(self, call: RelayedCall, function: str, terms: Terms, tenant: str) -> CallRecord:
+    def _record(self, call: RelayedCall, function: Hashable, terms: Terms, tenant: str) -> CallRecord:
         dispatcher, asked = self._opened, terms.get
+        if "batch" in terms:
+            function = self._batched.batching(call.function, *terms["batch"])
         scheduler = dispatcher.scheduler
         timeout = deadline = math.inf
         if (left := asked("left")) is not None:
@@ -206,6 +243,9 @@ class OwnerEngine(Engine):
             is_lease="leases" in terms,
         )
         record.deaths = asked("deaths", 0)
+        if "again" in terms:
+            record.retry = Retry(0, 0.0)  # the client tries again; this side knows where it has failed
+            record.retry.avoids = call.client.avoided(call.call_id)
         if (worker_id := asked("worker")) is not None:
             record.bound_for = scheduler.worker(worker_id)
             if record.bound_for is None:

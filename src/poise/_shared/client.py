@@ -99,6 +99,8 @@ class Client:
         """Whether nothing was written in this turn of the loop."""
         self._kept: dict[int, Answer] = {}
         """Answers that only Ray can carry, until the client collects them."""
+        self._failed: OrderedDict[int, frozenset[int]] = OrderedDict()
+        """Workers on which calls have failed that their client may try again."""
         self._items: dict[int, Packed] = {}
         """Stream items likewise, each under a number of its own."""
         self._item_numbers = iter(range(1 << 62))
@@ -206,6 +208,18 @@ class Client:
 
     # -----------------------------------------------------------------------------------------------------------------
     # What becomes of its calls
+
+    def avoided(self, call_id: int) -> frozenset[int]:
+        """The workers that a call avoids which its client may try again, as far as it has failed."""
+        avoided = self._failed.setdefault(call_id, frozenset())
+        if len(self._failed) > MISSED:
+            self._failed.popitem(last=False)
+        return avoided
+
+    def failed_on(self, call_id: int, worker_id: int) -> None:
+        """A call has failed on this worker: nothing of interest unless it may be tried again."""
+        if self._failed and call_id in self._failed:
+            self._failed[call_id] |= {worker_id}
 
     def leased(self, call: RelayedCall) -> None:
         """It has a worker for itself."""

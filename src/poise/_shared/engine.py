@@ -11,9 +11,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from poise._answers import RAISED, RETRYABLE, Answer
+from poise._core.batches import Batching
 from poise._core.calls import CallRecord
 from poise._core.relaying import RelayScheduler
-from poise._engine.call import is_plain, time_limit
+from poise._engine.call import is_plain, pace_key, time_limit
 from poise._engine.carrying import CarryingCall, call_maker
 from poise._engine.dispatcher import Dispatcher
 from poise._engine.engine import NO_FUNCTION, Engine
@@ -44,7 +45,7 @@ _REMEMBERED = 64
 class SharedCall(CarryingCall[R]):
     """A call of a shared pool."""
 
-    __slots__ = ("asks", "deadline", "deaths", "lease", "owner_id", "parks")
+    __slots__ = ("asks", "deadline", "deaths", "own", "owner_id", "parks")
 
     asks: Terms | None
     """What all calls of its view ask for."""
@@ -52,8 +53,8 @@ class SharedCall(CarryingCall[R]):
     """Of its own, in seconds by the pool's clock."""
     deaths: int
     """Workers that died with it, where this side tries again."""
-    lease: dict[str, Any] | None
-    """What it has to do with a lease, or with one certain worker."""
+    own: Terms | None
+    """What it asks for by itself: a worker, or one certain worker, or company."""
     owner_id: int | None
     """The owner that it was last sent to."""
     parks: bool
@@ -68,8 +69,8 @@ class SharedCall(CarryingCall[R]):
         from poise._shared.lane import SharedParcel
 
         terms = self.asks
-        if self.deadline != math.inf or self.lease is not None or self.deaths:
-            terms = {**(terms or {}), **(self.lease or {})}
+        if self.deadline != math.inf or self.own is not None or self.deaths:
+            terms = {**(terms or {}), **(self.own or {})}
             if self.deadline != math.inf:
                 terms["left"] = (max(0.0, self.deadline - self._dispatcher.clock.time()), record.timeout)
             if self.deaths:
@@ -204,13 +205,15 @@ class SharedEngine(Engine):
         call: Any = self._new_call(dispatcher, function, args, kwargs, options, stream)
         call.may_begin = may_begin
         call.asks, call.parks, call.deadline = self._terms(options), may_park, deadline
-        call.deaths, call.owner_id, call.lease = 0, None, None
+        call.deaths, call.owner_id, call.own = 0, None, None
         if is_lease:
-            call.lease = {"leases": True}
+            call.own = {"leases": True}
         elif lease is not None:
-            call.lease = {"under": self._held(lease)}
+            call.own = {"under": self._held(lease)}
         elif worker_id is not None:
-            call.lease = {"worker": worker_id}
+            call.own = {"worker": worker_id}
+        if type(batching := pace_key(call)) is Batching:
+            call.own = {**(call.own or {}), "batch": (batching.max, batching.wait)}
         record = CallRecord(
             dispatcher.next_call_id(),
             call.name,

@@ -168,6 +168,8 @@ class OwnerLane:
     def _deposit(self, parcel: SharedParcel, target: Target, arguments: Packed, mark: int | None) -> None:
         """Put the arguments into Ray's object store, from where the worker takes them, and tell the owner."""
         call_id = parcel.call_id
+        if (terms := parcel.terms[1]) is not None and "batch" in terms:  # it goes alone
+            parcel.terms[1] = {name: value for name, value in terms.items() if name != "batch"}
         try:
             deposit = self.deposits[call_id] = _ray.put((for_ray(arguments),))
             call = CallMessage(CALL, call_id, target, b"", parcel.credit, None, parcel.headers)

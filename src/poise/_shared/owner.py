@@ -75,6 +75,7 @@ class Owner:
             self._opening.factory,
             sockets,
             self._learn,
+            self._is_batch,
             concurrency=options.concurrency,
             close_timeout=options.close_timeout,
             writable=options.writable,
@@ -84,6 +85,9 @@ class Owner:
 
     def __repr__(self) -> str:
         return self._name
+
+    def _is_batch(self, call_id: int) -> bool:
+        return self._engine.is_batch(call_id)
 
     def _await_anybody(self) -> None:  # a thread of its own
         """End if whoever has made this has died before it could join."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from poise._answers import Answer
 from poise._core.calls import CHECK_IDS
@@ -51,8 +51,9 @@ class RelayExpress(Express):
 class RelayFreight(Freight):
     """What goes by Ray: of what is large only the reference passes through here."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, is_batch: Callable[[int], bool], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.is_batch = is_batch
         self.unpack_answer = answer_as_it_is
         self.unpack_items = items_as_they_are
 
@@ -64,7 +65,7 @@ class RelayFreight(Freight):
 
     def opened(self, what: int | Fetch, contents: Any, ref: Any) -> Any:
         """The same, with the reference in place of what no socket carries."""
-        if self.is_stream(what):
+        if self.is_stream(what) or self.is_batch(what.call_id if isinstance(what, Fetch) else what):
             return contents
         if isinstance(what, Fetch):
             if len(contents) == 1:  # an item of a stream
@@ -87,7 +88,10 @@ class _Book:
 class RelayLane(HostLane):
     """The way to one worker."""
 
-    def __init__(self, *args: Any, learn: Callable[[TypeNames], object], **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, learn: Callable[[TypeNames], object], is_batch: Callable[[int], bool], **kwargs: Any
+    ) -> None:
+        self._is_batch = is_batch
         super().__init__(*args, **kwargs)
         self._book: Any = _Book()
         self._tell_of_classes = learn
@@ -95,7 +99,7 @@ class RelayLane(HostLane):
     @staticmethod
     def _pack(args: Any, kwargs: dict[str, Any]) -> Packed:
         """A client's arguments are packed; those of the pool's own calls, such as checks, are a plain tuple."""
-        return pack_arguments(cast("tuple[Any, ...]", args), kwargs) if type(args) is tuple else args
+        return pack_arguments(args, kwargs) if type(args) is tuple else args
 
     def _learn(self, classes: TypeNames) -> None:
         self._tell_of_classes(classes)
@@ -106,16 +110,20 @@ class RelayLane(HostLane):
 
     def new_freight(self) -> Freight:
         """What has Ray carry what a socket cannot."""
-        return RelayFreight(
-            self.actor, self._listener, refuse=self._refuse, lose=self._lose, fail=self._fail, writable=False
-        )
+        hearers = {"refuse": self._refuse, "lose": self._lose, "fail": self._fail}
+        return RelayFreight(self.actor, self._listener, **hearers, is_batch=self._is_batch, writable=False)
 
 
 class RelayLauncher(HostLauncher):
     """Starts the workers of a shared pool, in the owner."""
 
     def __init__(
-        self, factory: PackedFactory, sockets: Sockets | None, learn: Callable[[TypeNames], object], **own: Any
+        self,
+        factory: PackedFactory,
+        sockets: Sockets | None,
+        learn: Callable[[TypeNames], object],
+        is_batch: Callable[[int], bool],
+        **own: Any,
     ) -> None:
         """Start nothing yet.
 
@@ -123,9 +131,11 @@ class RelayLauncher(HostLauncher):
             factory: makes the instances.
             sockets: gives the lanes their sockets.
             learn: told the classes of each instance.
+            is_batch: whether the answer for the call of this number is that of a batch, which is taken apart here.
             own: the rest, as `HostLauncher` takes it.
         """
         self._learn = learn
+        self._is_batch = is_batch
         super().__init__(factory, sockets=sockets, **own)
 
     def _take(self, factory: Any) -> None:
@@ -147,7 +157,7 @@ class RelayLauncher(HostLauncher):
 
     def _reach(self, worker_id: int, host: Any, serving: Any) -> HostLane:
         assert self._listener is not None
-        return RelayLane(worker_id, self._listener, host, serving, learn=self._learn)
+        return RelayLane(worker_id, self._listener, host, serving, learn=self._learn, is_batch=self._is_batch)
 
 
 def _never_called() -> None:

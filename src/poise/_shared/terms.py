@@ -37,6 +37,8 @@ Terms: TypeAlias = dict[str, Any]
 | `leases` | whether it asks for a worker, and runs nothing |
 | `under` | the number of the call that asked for the worker on which it runs |
 | `worker` | the number of the one worker on which it is to run |
+| `batch` | the most calls of its function in one batch, and the seconds that it may wait for company |
+| `again` | whether its client may try it again, after a failure that only that can judge |
 | `deaths` | workers that died with it before |
 """
 
@@ -115,6 +117,8 @@ def terms_of(options: CallOptions) -> Terms:
         terms["priority"] = options.priority
     if options.retries and not options.retry_on:  # else the client tries again: it alone knows the exceptions
         terms["retries"], terms["pause"] = options.retries, options.retry_delay
+    if options.retries and options.retry_on:
+        terms["again"] = True
     if options.tenant is not None:
         terms["tenant"], terms["weight"] = packed_tenant(options.tenant), options.weight
     if options.key is not None:
