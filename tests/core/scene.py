@@ -69,10 +69,11 @@ class Scene:
         recycle: Recycle | None = None,
         health: Health | None = None,
         chance: Callable[[], float] = lambda: 1.0,
+        pool: Scheduler | None = None,
     ) -> None:
         self.now = 0.0
         self.sends_ahead = sends_ahead
-        self.pool = Scheduler(
+        self.pool = pool or Scheduler(
             size=size,
             slots=slots,
             backlog=backlog,

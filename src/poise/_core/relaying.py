@@ -12,7 +12,7 @@ from poise._core.placement import Placement
 from poise._core.scheduler import Scheduler
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from poise._core.alarms import Alarms
     from poise._core.calls import CallId
@@ -36,6 +36,11 @@ class LonePlacement(Placement):
             self._rank[worker.id] = self._least = 0
         elif self._rank.pop(worker.id, None) is not None:
             del self._by_rank[0][worker.id]
+
+    def check_invariants(self, workers: Iterable[WorkerRecord]) -> None:
+        """Check that this is what the worker says; for tests."""
+        assert self._rank == {worker.id: 0 for worker in workers if worker.is_open}
+        assert list(self._by_rank[0]) == list(self._rank)
 
 
 class RelayScheduler(Scheduler):

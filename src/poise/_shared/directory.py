@@ -17,7 +17,7 @@ from poise._shared.terms import NAMESPACE
 from poise.errors import PoiseError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
     from poise.stats import Stats
 
@@ -52,7 +52,7 @@ def ray_name(name: str) -> str:
 
 
 @contextlib.contextmanager
-def on_ray(address: str | None) -> Iterator[None]:
+def on_ray(address: str | None) -> Generator[None]:
     """Be connected to a Ray within the block: the one at this address, or that programs here would use by themselves.
 
     Raises:

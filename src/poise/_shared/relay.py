@@ -99,7 +99,10 @@ class RelayLane(HostLane):
     @staticmethod
     def _pack(args: Any, kwargs: dict[str, Any]) -> Packed:
         """A client's arguments are packed; those of the pool's own calls, such as checks, are a plain tuple."""
-        return pack_arguments(args, kwargs) if type(args) is tuple else args
+        if type(args) is tuple:  # pyright: ignore[reportUnknownArgumentType] - of whatever the pool's own calls have
+            return pack_arguments(args, kwargs)  # pyright: ignore[reportUnknownArgumentType]
+        packed: Packed = args
+        return packed
 
     def _learn(self, classes: TypeNames) -> None:
         self._tell_of_classes(classes)
