@@ -48,8 +48,8 @@ class RelayScheduler(Scheduler):
 
     _placements = LonePlacement
 
-    def __init__(self, *, backlog: int | None, chance: Callable[[], float]) -> None:
-        super().__init__(slots=SLOTS, backlog=backlog, chance=chance)
+    def __init__(self, *, backlog: int | None, chance: Callable[[], float], retry_budget: float | None = None) -> None:
+        super().__init__(slots=SLOTS, backlog=backlog, retry_budget=retry_budget, chance=chance)
 
     def take_note(self, worker_id: WorkerId, attempts: Mapping[CallId, int]) -> None:
         """The worker is about to be lost: these calls may have begun so many times there, any other once."""

@@ -13,9 +13,9 @@ from poise._engine.call import new_record
 from poise._engine.dispatcher import Dispatcher
 from poise._engine.engine import Engine
 from poise._lanes.lane import Parcel
-from poise._protocol.exceptions import pack_exception
 from poise._protocol.payloads import PROTOCOL
 from poise._shared.batches import BatchedFunctions, RelayBatches
+from poise._shared.terms import pack_with_cause
 from poise.errors import LeaseExpired, WorkerLost
 from poise.options import CallOptions
 
@@ -115,7 +115,7 @@ class RelayedCall:
     def set_exception(self, error: BaseException) -> None:
         """It has ended with an error of the pool's."""
         self.is_over = True
-        self.client.reply(self, RAISED, pack_exception(error))
+        self.client.reply(self, RAISED, pack_with_cause(error))
 
     def cancel(self) -> bool:
         """The client gives it up; it hears of the end of what a worker still holds."""

@@ -10,7 +10,7 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from poise._answers import RAISED, RETRYABLE, Answer
+from poise._answers import NOT_BEGUN, RAISED, RETRYABLE, Answer
 from poise._core.batches import Batching
 from poise._core.calls import CallRecord
 from poise._core.relaying import RelayScheduler
@@ -19,7 +19,7 @@ from poise._engine.carrying import CarryingCall, call_maker
 from poise._engine.dispatcher import Dispatcher
 from poise._engine.engine import NO_FUNCTION, Engine
 from poise._engine.looking import LOOKS_FOR
-from poise._shared.terms import LATE, packed_tenant, terms_of
+from poise._shared.terms import LATE, packed_tenant, terms_of, with_cause
 from poise.checks import check_whole
 from poise.errors import ConfigError, DeadlineExceeded, LeaseExpired, Overloaded, PoisonCall, PoolClosed, WorkerLost
 
@@ -111,6 +111,31 @@ class ClientDispatcher(Dispatcher):
             self.kill(call, 0.0 if call.stream is None and is_plain(call.function) else None)
         else:
             super().cancel(call)
+            record = call.record
+            if record is not None and record.worker is not None:
+                self._take_back([record.id])
+
+    def close(self, *, reject_waiting: bool) -> None:
+        """Accept nothing more; what waits at the owner is taken back, if it is to be refused."""
+        super().close(reject_waiting=reject_waiting)
+        worker = self.scheduler.worker(next(iter(self.lanes), -1))
+        if reject_waiting and worker is not None:
+            for call_id in self._take_back([*worker.running]):
+                self.lanes[worker.id].cancel(call_id)
+
+    def _take_back(self, call_ids: Sequence[int]) -> list[int]:
+        """Have these calls end, or wait, as calls do that a worker gives back, as far as they have not begun."""
+        taken: list[int] = []
+        for worker_id, lane in list(self.lanes.items()):
+            taken = lane.take_back(call_ids)
+            if taken:
+                self.on_answers(worker_id, [Answer(call_id, NOT_BEGUN, None) for call_id in taken])
+        return taken
+
+    async def aclose(self, until: float) -> None:
+        """Give up every call, and leave the pool."""
+        self.close(reject_waiting=True)
+        await super().aclose(until)
 
     def kill(self, call: Call[Any], grace: float | None) -> None:
         """The future was cancelled, and a worker that still runs the call after `grace` seconds is to end."""
@@ -134,7 +159,7 @@ class ClientDispatcher(Dispatcher):
 
     def _own(self, answer: Answer) -> Answer:
         """What an error of the owner's means here, where some of what it is about is known better."""
-        error = answer.value
+        error = with_cause(answer.value)
         call: Any = self._calls.get(answer.call_id)
         if type(error) is Overloaded and error.tenant is not None:
             worker = self.scheduler.worker(next(iter(self.lanes), -1))
@@ -174,7 +199,9 @@ class SharedEngine(Engine):
         self._sleeps = False
 
     def _make_scheduler(self) -> RelayScheduler:
-        return RelayScheduler(backlog=self._settings.backlog, chance=self._runtime.chance)
+        return RelayScheduler(
+            backlog=self._settings.backlog, retry_budget=self._settings.retry_budget, chance=self._runtime.chance
+        )
 
     # ---------------------------------------------------------------- calls
 

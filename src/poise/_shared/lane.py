@@ -31,7 +31,7 @@ from poise._shared.terms import heard
 from poise.errors import LoopBlocked, PayloadError, WorkerLost
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator, Sequence
+    from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 
     from poise._lanes.redefined import KnownClasses
     from poise._protocol.functions import Target, TypeNames
@@ -197,9 +197,11 @@ class OwnerLane:
 
     def cancel(self, call_id: int) -> None:
         """Drop the call; or give back the worker that it has asked for."""
-        if self.marks is not None:
-            self.marks.give_up(call_id)
         self.express.cancel(call_id)
+
+    def take_back(self, call_ids: Iterable[int]) -> list[int]:
+        """Give these calls up, and say which of them have not begun and never will."""
+        return [] if self.marks is None else self.marks.take_back(call_ids)
 
     def kill_call(self, call_id: int, grace: float | None) -> None:
         """End the worker that still runs the call after so many seconds, None for as many as the pool gives."""

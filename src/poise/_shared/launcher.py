@@ -90,6 +90,8 @@ class OwnerLauncher:
         self._first: tuple[Any, Greeting] | None = None
         """The owner that was found when the pool was opened."""
         self._owner: Any = None
+        self._is_given_up = False
+        """Whether nobody waits for the owner that a thread is about to make."""
         self._node = ""
 
     def __repr__(self) -> str:
@@ -172,6 +174,7 @@ class OwnerLauncher:
                 owner = await in_thread(self._find)
                 if owner is None:
                     raise PoolClosed(f"there is no shared pool {self._name!r} to join: Pool.shared opens one")
+                self._owner = owner
                 outcome = await outcome_of(owner.join.remote(self._client, self._asked()))
             except (RayActorError, ValueError) as error:  # it was about to end, or its maker has failed
                 _log.debug("the owner of the shared pool %s was about to end: %s", self._name, error)
@@ -180,13 +183,8 @@ class OwnerLauncher:
                     f"the owner of the shared pool {self._name!r} cannot be reached: {last_words(error)}"
                 ) from error
             else:
-                self._owner = owner
                 if outcome is not None:
-                    try:
-                        return owner, heard(outcome)
-                    except BaseException:
-                        owner.leave.remote(self._client)
-                        raise
+                    return owner, heard(outcome)
             await asyncio.sleep(AGAIN_AFTER)  # Ray tells nobody that a name is free again
 
     def _asked(self) -> dict[str, Any]:
@@ -214,7 +212,10 @@ class OwnerLauncher:
             scheduling_strategy=NodeAffinitySchedulingStrategy(self._node, soft=True),
         )
         try:
-            return owner_class.remote(self._name, opening)
+            owner = owner_class.remote(self._name, opening)
+            if self._is_given_up:
+                owner.leave.remote(self._client)
+            return owner  # noqa: TRY300 (the name may have been taken at either step)
         except ValueError:  # another client was first
             return _ray.get_actor(name, namespace=NAMESPACE)
 
@@ -237,6 +238,7 @@ class OwnerLauncher:
     async def aclose(self, within: float = LETTING_GO) -> None:
         """Leave the pool; if it ends with that, return when nothing of it is left. Then let go of Ray."""
         owner, self._owner = self._owner, None
+        self._is_given_up = True
         if owner is not None and ray.is_initialized():
             try:
                 async with asyncio.timeout(max(LEAVES_WITHIN, within - LETTING_GO)):

@@ -29,6 +29,7 @@ class ClientMarks:
         """Use this memory, of twice `MARKS` bytes."""
         self._begun = memory[:MARKS]
         self._given_up = memory[MARKS:]
+        self._fence = Fence()
         self._held: dict[int, int] = {}
         self._free: deque[int] = deque()
         self._unused = 0
@@ -46,10 +47,13 @@ class ClientMarks:
         self._held[call_id] = mark
         return mark
 
-    def give_up(self, call_id: int) -> None:
-        """The call is not to begin any more."""
-        if (mark := self._held.get(call_id)) is not None:
+    def take_back(self, call_ids: Iterable[int]) -> list[int]:
+        """Those of these calls that have not begun are not to begin any more; say which they are."""
+        held = {call_id: self._held[call_id] for call_id in call_ids if call_id in self._held}
+        for mark in held.values():
             self._given_up[mark] = 1
+        self._fence()
+        return [call_id for call_id, mark in held.items() if not self._begun[mark]]
 
     def let_go(self, call_id: int) -> None:
         """The call has ended there."""

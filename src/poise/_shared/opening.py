@@ -73,6 +73,7 @@ def _engine(
     own = PoolOptions(
         size=1,
         backlog=options.backlog,
+        retry_budget=options.retry_budget,
         start_timeout=options.start_timeout + OWNER_STARTS,
         close_timeout=options.close_timeout,
         observers=options.observers,

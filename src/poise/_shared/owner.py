@@ -131,7 +131,7 @@ class Owner:
         most = self._engine.dispatcher.scheduler.sizing.most
         where = os.getpid(), ray.get_runtime_context().get_node_id()
         slots, writable = self._settings.concurrency, self._settings.writable
-        return True, Greeting(*where, self._classes, slots, most, writable, repr(self._engine)), None
+        return True, Greeting(*where, self._classes, slots, most, writable, repr(self._engine))
 
     async def listen(self, name: str, path: str) -> None:
         """Let a client connect on this node, to a socket at this path, and share memory with it.
@@ -166,10 +166,13 @@ class Owner:
 
     async def leave(self, name: str) -> bool:
         """Let a client go; if it was the last one of a pool that is not detached, this never returns, but ends."""
-        if (client := self._clients.get(name)) is not None:
+        self._joined.set()
+        client = self._clients.pop(name, None)
+        if client is not None:
             client.cut()
             client.end()
-            self._on_gone(client)
+        if not self._clients and not self._opening.is_detached:
+            self._end_soon()
         if self._is_closing:
             await asyncio.Event().wait()
         return False
@@ -231,7 +234,7 @@ class Owner:
             "reload": self._reload,
         }
         try:
-            return True, await work[what](*args), None
+            return True, await work[what](*args)
         except Exception as error:  # noqa: BLE001 - whatever it is the client is to know
             return told(error)
 

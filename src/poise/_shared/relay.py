@@ -99,10 +99,8 @@ class RelayLane(HostLane):
     @staticmethod
     def _pack(args: Any, kwargs: dict[str, Any]) -> Packed:
         """A client's arguments are packed; those of the pool's own calls, such as checks, are a plain tuple."""
-        if type(args) is tuple:  # pyright: ignore[reportUnknownArgumentType] - of whatever the pool's own calls have
-            return pack_arguments(args, kwargs)  # pyright: ignore[reportUnknownArgumentType]
-        packed: Packed = args
-        return packed
+        plain: tuple[Any, ...] = args
+        return pack_arguments(plain, kwargs) if type(args) is tuple else args
 
     def _learn(self, classes: TypeNames) -> None:
         self._tell_of_classes(classes)

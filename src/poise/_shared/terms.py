@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 from poise._protocol.exceptions import pack_exception, unpack_exception
 from poise._protocol.payloads import PROTOCOL
-from poise.errors import ConfigError
+from poise.errors import ConfigError, PoiseError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -134,14 +134,30 @@ def packed_tenant(tenant: Any) -> str | bytes:
 # ---------------------------------------------------------------------------------------------------------------------
 # What is asked of the owner beside calls
 
-Outcome: TypeAlias = "tuple[bool, Any, Packed | None]"
-"""Whether it was done; what it gave, or the packed error; and the packed cause of that, if there is one."""
+Outcome: TypeAlias = tuple[bool, Any]
+"""Whether it was done, and what it gave, or the packed error."""
+
+
+def pack_with_cause(error: BaseException) -> Packed:
+    """Pack an error of the pool's own whose cause is a constructor's."""
+    if error.__cause__ is not None:
+        error.__dict__[_CAUSE] = pack_exception(error.__cause__)
+    return pack_exception(error)
+
+
+def with_cause(error: BaseException) -> BaseException:
+    """The same error that was packed so, with its cause."""
+    if isinstance(error, PoiseError) and (packed := error.__dict__.pop(_CAUSE, None)) is not None:
+        error.__cause__ = unpack_exception(packed)
+    return error
+
+
+_CAUSE: Final = "_packed_cause"
 
 
 def told(error: BaseException) -> Outcome:
     """An error on its way, with its cause."""
-    cause = error.__cause__
-    return False, pack_exception(error), None if cause is None else pack_exception(cause)
+    return False, pack_with_cause(error)
 
 
 def heard(outcome: Outcome) -> Any:
@@ -150,9 +166,7 @@ def heard(outcome: Outcome) -> Any:
     Raises:
         Exception: what befell the owner at it.
     """
-    is_done, value, cause = outcome
+    is_done, value = outcome
     if is_done:
         return value
-    error = unpack_exception(value)
-    error.__cause__ = None if cause is None else unpack_exception(cause)
-    raise error
+    raise with_cause(unpack_exception(value))
