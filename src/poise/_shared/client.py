@@ -335,12 +335,12 @@ class Client:
         self._unloaded.clear()
         self.marks = None
         dispatcher: Any = self._engine.dispatcher
-        for lease in self.leases.values():
-            dispatcher.release(lease)
-        self.leases.clear()
         for call in list(self.calls.values()):
             with contextlib.suppress(PoiseError):
                 call.cancel()
+        for lease in self.leases.values():  # only now: what waited must not have its worker
+            dispatcher.release(lease)
+        self.leases.clear()
         for task in list(self._awaited):
             task.cancel()
         self._kept.clear()

@@ -77,6 +77,8 @@ class OwnerLauncher:
         self._options = dict(options)
         self._opens = opens
         self._is_detached = is_detached
+        self._opened_with = self._options, is_detached
+        """What the pool is opened with: by the first client's options, whoever opens it again."""
         self._factory: Callable[[], Any] | None = None
         self._defaults: dict[str, Any] = {}
         if factory is not None:
@@ -184,7 +186,9 @@ class OwnerLauncher:
                 ) from error
             else:
                 if outcome is not None:
-                    return owner, heard(outcome)
+                    greeting: Greeting = heard(outcome)
+                    self._opened_with = greeting.options, greeting.is_detached
+                    return owner, greeting
             await asyncio.sleep(AGAIN_AFTER)  # Ray tells nobody that a name is free again
 
     def _asked(self) -> dict[str, Any]:
@@ -200,7 +204,7 @@ class OwnerLauncher:
         except ValueError:
             if self._packed is None:
                 return None
-        opening = Opening(self._packed, self._options, self._is_detached, own_paths())
+        opening = Opening(self._packed, *self._opened_with, own_paths())
         owner_class: Any = _ray.remote(Owner).options(
             name=name,
             namespace=NAMESPACE,

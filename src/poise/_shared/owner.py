@@ -131,7 +131,8 @@ class Owner:
         most = self._engine.dispatcher.scheduler.sizing.most
         where = os.getpid(), ray.get_runtime_context().get_node_id()
         slots, writable = self._settings.concurrency, self._settings.writable
-        return True, Greeting(*where, self._classes, slots, most, writable, repr(self._engine))
+        opened = self._opening.options, self._opening.is_detached
+        return True, Greeting(*where, self._classes, slots, most, *opened, writable)
 
     async def listen(self, name: str, path: str) -> None:
         """Let a client connect on this node, to a socket at this path, and share memory with it.

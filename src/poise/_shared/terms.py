@@ -76,8 +76,10 @@ class Greeting(NamedTuple):
     """Calls that one worker runs at once."""
     most: int
     """The most workers that there may be."""
+    options: dict[str, Any]
+    """What the pool was opened with: so it is opened again if the owner dies."""
+    is_detached: bool
     is_writable: bool
-    label: str
 
 
 def check_name(name: Any) -> str:
