@@ -143,6 +143,7 @@ class ClientDispatcher(Dispatcher):
             self.kill_there(call, grace)
             self._perform(self.scheduler.cancel(call.record, self.clock.time()))
             self._forget(call)
+            self._take_back([call.record.id])
 
     def kill_there(self, call: Any, grace: float | None) -> bool:
         """Have the owner kill the worker of a call that was sent to it, once it is cancelled there."""
@@ -162,15 +163,22 @@ class ClientDispatcher(Dispatcher):
         error = with_cause(answer.value)
         call: Any = self._calls.get(answer.call_id)
         if type(error) is Overloaded and error.tenant is not None:
-            worker = self.scheduler.worker(next(iter(self.lanes), -1))
-            record = None if worker is None else worker.running.get(answer.call_id)
+            record = self._record(answer.call_id)
             tenant = None if record is None or record.tag is None else record.tag.options.tenant
             if tenant is not None and packed_tenant(tenant) == error.tenant:
                 return answer._replace(value=Overloaded(error.depth, error.limit, error.retry_after, tenant))
+        elif type(error) is DeadlineExceeded and not error.started:
+            record = self._record(answer.call_id)
+            if record is not None and record.past_attempts:  # which the owner knows nothing of
+                return answer._replace(value=DeadlineExceeded(error.timeout, started=True))
         elif call is not None and call.options.retry_on and isinstance(error, WorkerLost) and error.started:
             call.deaths += 1
             return answer if isinstance(error, PoisonCall) else answer._replace(ending=RETRYABLE)
         return answer
+
+    def _record(self, call_id: int) -> CallRecord | None:
+        worker = self.scheduler.worker(next(iter(self.lanes), -1))
+        return None if worker is None else worker.running.get(call_id)
 
     def on_lost(self, worker_id: int, reason: str, *, all_in_doubt: bool = False) -> None:
         """The owner has died: what it is known not to have begun goes to the next one."""
