@@ -37,6 +37,7 @@ T = TypeVar("T")
 RAYS_OWN = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent")
 
 LANES = os.environ.get("LANES", "local freight express tls").split()
+"""Also "shared", for most of the cases: not those of what a shared pool has not."""
 
 
 class TlsRuntime(Runtime):

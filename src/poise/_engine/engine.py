@@ -317,8 +317,7 @@ class Engine:
 
     def _make_dispatcher(self) -> Dispatcher:
         loop, settings = running_loop(), self._settings
-        clock = self._runtime.clock(loop)
-        times = settings.start_timeout, settings.close_timeout
+        clock, times = self._runtime.clock(loop), (settings.start_timeout, settings.close_timeout)
         dispatcher = self._dispatchers(self._make_scheduler(), self._launcher, loop, *times, clock, self.observers)
         if settings.health is not None and settings.health.check is not None:
             dispatcher.checks = Checks(settings.health, dispatcher)

@@ -31,9 +31,11 @@ def crate_call(call: CallMessage) -> Crate:
     return _crate(operation, call_id, target, arguments, *rest, plain=plain)
 
 
-def uncrate_call(crated: Crate) -> CallMessage:
-    """Open a crate that holds a call."""
+def uncrate_call(crated: Crate, deposit: tuple[Packed] | None = None) -> CallMessage:
+    """Open a crate that holds a call, whose arguments may have been deposited by whom the caller acts for."""
     call = CallMessage._make(uncrate(crated))
+    if deposit is not None:
+        call = call._replace(arguments=deposit[0])
     return call if isinstance(call.target, str) else call._replace(target=PickledFunction(*call.target))
 
 

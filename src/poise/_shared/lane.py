@@ -28,7 +28,7 @@ from poise._protocol.words import describe
 from poise._ray.blocking import outcome_of
 from poise._shared.marks import ClientMarks, make_marks
 from poise._shared.terms import heard
-from poise.errors import LoopBlocked, PayloadError, WorkerLost
+from poise.errors import LoopBlocked, PayloadError, PoiseError, WorkerLost
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
@@ -210,6 +210,14 @@ class OwnerLane:
     def credit(self, call_id: int, items: int) -> None:
         """Let the stream send this many more items."""
         self.express.credit(call_id, items)
+
+    async def stacks(self) -> str:
+        """An owner is asked for the stacks of its workers, and not for its own.
+
+        Raises:
+            PoiseError: always.
+        """
+        raise PoiseError("the owner of a shared pool does not tell what it is doing")
 
     async def ask(self, what: str, *args: Any) -> Any:
         """Have something done with the pool.

@@ -233,6 +233,7 @@ class Owner:
             "resize": engine.resize,
             "replace": engine.replace,
             "reload": self._reload,
+            "stacks": engine.stacks,
         }
         try:
             return True, await work[what](*args)

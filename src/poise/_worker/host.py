@@ -259,13 +259,8 @@ class Host:
 
     @_in_group("freight")
     def perform(self, crated: Crate, deposit: tuple[Packed] | None = None) -> Crate:
-        """Run a call and wait for its end, or for the first items of a stream.
-
-        Its arguments may have been deposited beforehand, by whom the caller acts for.
-        """
-        message = uncrate_call(crated)
-        if deposit is not None:
-            message = message._replace(arguments=deposit[0])
+        """Run a call and wait for its end, or for the first items of a stream."""
+        message = uncrate_call(crated, deposit)
         call_id, arguments, credit = message.call_id, message.arguments, message.credit
         awaited: list[Any] = []
         if not isinstance(arguments, bytes) and arguments.awaited:
