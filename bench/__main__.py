@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 Measure = Callable[[Session], Awaitable[dict[str, Any]]]
 
-ALONE: Final = ("affinity", "batching", "elastic", "observing", "policies", "scale", "scaling", "soak")
+ALONE: Final = ("affinity", "batching", "elastic", "observing", "policies", "scale", "scaling", "shared", "soak")
 """What is measured by itself: each is a module here."""
 PARTS: Final = ("P1", "P2", "P3", "P4", "P5", "P6", "P7", "P8")
 

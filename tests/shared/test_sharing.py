@@ -15,6 +15,7 @@ import pytest
 import ray
 
 import poise
+from poise.testing import local_pools
 from tests.contract.desk import Desk
 from tests.shared.conftest import names, owner_of, program
 
@@ -194,6 +195,14 @@ async def test_functions_of_this_process_and_their_errors_pass_through_an_owner_
             await pool.run(fail)
         with pytest.raises(poise.PayloadError):
             await pool.run(Desk.echo, threading.Lock())
+
+
+async def test_in_tests_without_ray_each_process_has_its_own() -> None:
+    with local_pools():
+        async with poise.Pool.shared("models", Desk, size=1) as pool:
+            assert await pool.run(Desk.echo, 1) == 1
+        with pytest.raises(poise.ConfigError, match="none to join"):
+            poise.Pool.join("models")
 
 
 async def test_many_views_and_clients_leave_in_any_order(name: str) -> None:  # G12

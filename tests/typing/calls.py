@@ -69,6 +69,10 @@ def pools() -> None:
     assert_type(poise.Pool(lambda: Model("x")), poise.Pool[Model])
     assert_type(poise.Pool(functools.partial(Model, "x")), poise.Pool[Model])
     assert_type(poise.Pool(), poise.Pool[None])
+    assert_type(poise.Pool.shared("models", factory, size=4, detached=True), poise.Pool[Model])
+    assert_type(poise.Pool.shared("models", Small), poise.Pool[Small])
+    assert_type(poise.Pool.shared("functions"), poise.Pool[None])
+    assert_type(poise.Pool.join("models", traces=True), poise.Pool[Any])
     assert_type(poise.Pool(size=4), poise.Pool[None])
     assert_type(poise.Pool.of([]), poise.Pool[Any])
     poise.Pool(Model)  # type: ignore[arg-type]  # pyright: ignore[reportCallIssue, reportArgumentType]

@@ -187,6 +187,9 @@ class OwnerLauncher:
             else:
                 if outcome is not None:
                     greeting: Greeting = heard(outcome)
+                    if greeting.node != self._node:
+                        where = "on another node, and only processes on that node can use it"
+                        raise PoiseError(f"the owner of the shared pool {self._name!r} is {where}")
                     self._opened_with = greeting.options, greeting.is_detached
                     return owner, greeting
             await asyncio.sleep(AGAIN_AFTER)  # Ray tells nobody that a name is free again

@@ -61,6 +61,8 @@ class Owner:
         self._opened: asyncio.Task[None] | None = None
         self._clients: dict[str, Client] = {}
         """Those that are connected or are about to be."""
+        self._doors: dict[str, asyncio.AbstractServer] = {}
+        """Where clients are awaited that were told to connect. Only what is held here stays open, with uvloop."""
         self._classes: list[tuple[str, str]] = []
         self._is_closing = False
         self._joined = threading.Event()
@@ -143,16 +145,20 @@ class Owner:
         client = self._clients[name]
         marks = OwnerMarks(join_marks(memory_beside(path)))
         loop = asyncio.get_running_loop()
-        server: list[asyncio.AbstractServer] = []
+        loop.call_later(AWAITED_FOR, self._shut_door, path)
 
         def enter() -> ClientLink:
             link = ClientLink(client)
-            for each in server:
-                loop.call_soon(each.close)  # uvloop does not stand it here
+            loop.call_soon(self._shut_door, path)  # not now, which uvloop does not stand
             client.use(link, marks)
             return link
 
-        server.append(await loop.create_unix_server(enter, path, backlog=1))
+        self._doors[path] = await loop.create_unix_server(enter, path)
+
+    def _shut_door(self, path: str) -> None:
+        """Let nobody in any more here: a client has come, or will not come."""
+        if (door := self._doors.pop(path, None)) is not None:
+            door.close()
 
     def _give_up(self, client: Client) -> None:
         if not client.is_connected and self._clients.get(client.name) is client:
