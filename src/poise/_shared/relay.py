@@ -158,7 +158,8 @@ class RelayLauncher(HostLauncher):
 
     def _reach(self, worker_id: int, host: Any, serving: Any) -> HostLane:
         assert self._listener is not None
-        return RelayLane(worker_id, self._listener, host, serving, learn=self._learn, is_batch=self._is_batch)
+        hearers: dict[str, Any] = {"learn": self._learn, "is_batch": self._is_batch}
+        return RelayLane(worker_id, self._listener, host, serving, unreachables=self._unreachables, **hearers)
 
 
 def _never_called() -> None:
