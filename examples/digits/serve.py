@@ -17,6 +17,8 @@ from examples.digits.service import create_app
 if TYPE_CHECKING:
     from pathlib import Path
 
+GRACE = 30
+"""Seconds that a response may take which is under way when the service is to stop."""
 INK = " ░▒▓█"
 
 LOG = "%(asctime)s %(levelname)s %(name)s: %(message)s (worker %(worker)s, traces %(trace_ids)s)"
@@ -59,7 +61,7 @@ def serve(
         write_spans(spans)
     print(f"starting Ray and {workers} workers, each of which trains its classifier ...", flush=True)
     app = create_app(workers=workers, most=2 * workers, record=record, spans=spans)
-    config = uvicorn.Config(app, log_level="warning")
+    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=GRACE)
     server = _Server(config)
     if until_stdin_ends:
         threading.Thread(target=_stop_when_stdin_ends, args=[server], daemon=True).start()

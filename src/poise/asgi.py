@@ -144,12 +144,11 @@ def _metrics_route() -> Callable[[Request], Awaitable[Response]]:
     """What answers a scrape."""
     from prometheus_client import CONTENT_TYPE_LATEST
 
-    from poise import _metrics_files, prometheus
+    from poise import prometheus
 
     async def metrics(request: Request) -> Response:  # noqa: ARG001 (as Starlette calls it)
-        # The files of many processes take a while to read.
-        text = await asyncio.to_thread(prometheus.scrape) if _metrics_files.are_wanted() else prometheus.scrape()
-        return Response(text, media_type=CONTENT_TYPE_LATEST)
+        # It may read files of many processes, and wait for loops of other pools than the application's.
+        return Response(await asyncio.to_thread(prometheus.scrape), media_type=CONTENT_TYPE_LATEST)
 
     return metrics
 

@@ -28,8 +28,9 @@ from prometheus_client.registry import Collector
 
 from poise import _metrics_files
 from poise._watch.processes import is_here, this_node, usage_of
-from poise.errors import ConfigError, LoopBlocked, PoolClosed
+from poise.errors import ConfigError, LoopBlocked, PoolClosed, WorkerLost
 from poise.events import Counting
+from poise.view import View, engine_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -166,7 +167,9 @@ class _Tally(Counting):
     """What has happened in one pool."""
 
     def __init__(self, pool: Observed, name: str, metrics: _Metrics) -> None:
-        self._pool = ref(pool, lambda _: self._forgotten())  # a pool that is forgotten is closed, watched or not
+        # A pool lives for as long as a view of it does; one that is forgotten is closed, watched or not.
+        source: Any = engine_of(pool) if isinstance(pool, View) else pool
+        self._pool = ref(source, lambda _: self._forgotten())
         self.name = name
         self.files: _metrics_files.Files | None = None
         """Where it is written, in multiprocess mode."""
@@ -243,7 +246,7 @@ class _Tally(Counting):
         pool = self._pool()
         try:
             return None if pool is None else pool.stats()
-        except (PoolClosed, LoopBlocked):
+        except (PoolClosed, LoopBlocked, WorkerLost):  # the last one is the owner of a shared pool
             return None
 
     def sources(self) -> _metrics_files.Sources:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 from typing import IO, TYPE_CHECKING, Any, Final
 
 from poise._watch.rows import Rows
 from poise.events import Observer
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable
 
     from poise._watch.rows import Held
@@ -49,6 +49,7 @@ class Recording(Observer):
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Open nothing before something happens. What the file has held is replaced."""
         self._path = path
+        self._process = os.getpid()
         self._file: IO[str] | None = None
         self._is_over = False
         self._written = 0
@@ -209,8 +210,9 @@ class Recording(Observer):
                 file.write("\n]\n")
 
     def __del__(self) -> None:
-        """Leave no file open, if the pool was never closed."""
-        self._close()
+        """Leave no file open, if the pool was never closed. In a forked child it is the parent's."""
+        if os.getpid() == self._process:
+            self._close()
 
 
 def _us(seconds: float) -> float:

@@ -23,6 +23,7 @@ from starlette.applications import Starlette
 import poise
 from poise import asgi, prometheus
 from poise.testing import Faults, LocalPool, local_pools
+from poise.view import engine_of
 from tests.gate import Gate, wait_at
 
 if TYPE_CHECKING:
@@ -130,6 +131,19 @@ async def test_a_watched_pool_that_is_forgotten_is_collected_and_its_name_free(r
     gc.collect()
     assert told() is None
     prometheus.watch(LocalPool(size=1), "model", registry=registry)
+
+
+async def test_a_pool_that_lives_in_a_view_alone_keeps_its_metrics(registry: CollectorRegistry) -> None:
+    pool = LocalPool(size=1)
+    await pool.open()
+    prometheus.watch(pool, "model", registry=registry)
+    view = pool.options(timeout=60)
+    with pytest.warns(ResourceWarning, match="was not closed"):
+        del pool
+        gc.collect()
+    assert await view.run(abs, -1) == 1
+    assert Scrape(registry)("poise_calls_total", function="abs", outcome="returned") == 1
+    await engine_of(view).aclose()
 
 
 async def test_functions_beyond_a_number_are_one(registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -146,7 +146,7 @@ async def test_a_record_that_cannot_be_handled_costs_none_of_the_others(caplog: 
     try:
         logs = Logs()
         logs.hear(3, ([b"no pickle", pack_record(record, ""), pack_record(good, "f")], 17))
-        logs.settle()
+        await logs.settle()
     finally:
         log.removeFilter(refuse)
     texts = [each.getMessage() for each in caplog.records if each.name in ("tests.logs", "poise")]
@@ -175,7 +175,7 @@ async def test_many_records_let_the_loop_turn_between_them(caplog: pytest.LogCap
     await asyncio.sleep(0)
     assert len(texts()) == 2 * AT_ONCE
     logs.hear(4, (rows, 5))
-    logs.settle()
+    await logs.settle()
     heard = texts()
     assert heard[:MOST_HEARD] == [str(n) for n in range(MOST_HEARD)]
     dropped = MOST_HEARD - AT_ONCE + 5

@@ -253,6 +253,17 @@ def test_what_is_wrong_is_seen(render: Callable[..., list[str]]) -> None:
     assert "no answer" in text
 
 
+def test_what_a_program_says_is_shown_and_not_obeyed(render: Callable[..., list[str]]) -> None:
+    source = Source()
+    source.begin(100.0, 1)
+    source.die(100.5, 1)
+    death = {**source.at(101.0)["deaths"][0], "reason": "no weights at [/models/a.bin]\x1b]0;x\x07 [bold]"}
+    text = "\n".join(render(source, picture={"deaths": [death]}))
+    assert "no weights at [/models/a.bin]" in text
+    assert "[bold]" in text
+    assert "\x1b" not in text
+
+
 def test_numbers_for_people() -> None:
     assert spark([0, 1, 2, 4], 4) == "▁▃▅█"
     assert spark([0, 0], 0) == "▁▁"

@@ -12,7 +12,7 @@ from poise._engine.desk import Desk
 from poise._watch.model import Model
 from poise._watch.server import Server
 from poise._watch.sockets import new_path
-from poise.errors import PoiseError, PoolClosed
+from poise.errors import LoopBlocked, PoiseError, PoolClosed, WorkerLost
 from poise.events import Observer
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ VARIABLE: Final = "POISE_WATCH"
 """With 1 in it every pool of a program is shown."""
 EVERY: Final = 1.0
 """Seconds between two looks."""
+WAITS: Final = 0.2
+"""Seconds for which a look waits for the owner of a shared pool, while the loop waits too."""
 
 
 def watched(engine: Engine) -> Model:
@@ -64,8 +66,8 @@ class _Watch(Observer):
     def look(self) -> None:
         """Do it, now and then every second."""
         if self._engine() is not None:
-            self.model.tick()
             self._timer = asyncio.get_running_loop().call_later(EVERY, self.look)
+            self.model.tick()
 
     def listen(self, engine: Engine) -> None:
         """Let others look too."""
@@ -95,8 +97,8 @@ class _Watch(Observer):
     def stats(self) -> Stats | None:
         """See `Source`."""
         try:
-            return None if (engine := self._engine()) is None else engine.stats()
-        except PoolClosed:
+            return None if (engine := self._engine()) is None else engine.stats(WAITS)
+        except (PoolClosed, WorkerLost, LoopBlocked):  # the last two of the owner of a shared pool
             return None
 
 

@@ -203,7 +203,7 @@ class HostLane:
         if self._express is not None:
             await self._express.wind_up(LAST_WORDS)
         if self._logs is not None:
-            self._logs.settle()
+            await self._logs.settle()
 
     def _on_news(self, what: str, *details: Any) -> None:
         if self._killing is not None:

@@ -82,10 +82,13 @@ class Logs:
             asyncio.get_running_loop().call_soon(self._go_on)
         self._handle_some()
 
-    def settle(self) -> None:
-        """Handle all that has come: a worker has ended."""
-        while self._waiting:
-            self._handle_next()
+    async def settle(self) -> None:
+        """Handle all that has come by now: a worker has ended. Answers are heard in between."""
+        for number in range(len(self._waiting)):
+            if number % AT_ONCE == AT_ONCE - 1:
+                await asyncio.sleep(0)
+            if self._waiting:
+                self._handle_next()
         self._say_dropped()
 
     def _go_on(self) -> None:

@@ -53,6 +53,7 @@ class Server:
         self._lock = threading.Lock()
         self._peers: set[socket.socket] = set()
         self._ended = threading.Event()
+        self._process = os.getpid()
         self._listener = listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         keep_from_children(listener)
         # Where nobody listens a process has died, so it must not have its name before it is listened to.
@@ -74,6 +75,8 @@ class Server:
         if self._ended.is_set():
             return
         self._ended.set()
+        if os.getpid() != self._process:  # a forked child, which has none of the threads either
+            return
         with contextlib.suppress(OSError):
             os.unlink(self._path)
         with self._lock:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from starlette.responses import JSONResponse
 
-from poise.errors import PoolClosed
+from poise._engine.watching import WAITS
+from poise.errors import LoopBlocked, PoolClosed, WorkerLost
 from poise.pool import Pool
 from poise.view import engine_of
 
@@ -61,6 +62,10 @@ class Home:
         """Say whether a worker is ready."""
         if self._pool is None or self._pool.state == "new":
             return JSONResponse({"state": "new", "ready": 0, "size": 0}, 503)
-        stats, state = self._pool.stats(), self._pool.state
+        state = self._pool.state
+        try:
+            stats = engine_of(self._pool).stats(WAITS)
+        except (LoopBlocked, WorkerLost):  # the owner of a shared pool does not answer
+            return JSONResponse({"state": state, "ready": 0, "size": 0}, 503)
         is_ready = state == "open" and (stats.ready > 0 or stats.least == 0)  # asleep: a call wakes it
         return JSONResponse({"state": state, "ready": stats.ready, "size": stats.size}, 200 if is_ready else 503)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -22,6 +23,7 @@ SPAN: Final = 60
 """Seconds that a sparkline shows."""
 DEATHS: Final = 3
 """Deaths that are shown."""
+_CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _COLOURS: Final = {"ready": "green", "starting": "yellow", "pending": "yellow", "retiring": "yellow"}
 
 
@@ -178,9 +180,14 @@ def _state(worker: WorkerPicture) -> Text:
     return Text(worker["state"] + more, style=style)
 
 
-def _runs(worker: WorkerPicture) -> str:
+def _runs(worker: WorkerPicture) -> Text:
     names = [call["function"] for call in worker["calls"]]
-    return "" if not names else names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+    return plain("" if not names else names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more")
+
+
+def plain(text: str) -> Text:
+    """What a program has said, as it is: neither rich nor the terminal is to obey it."""
+    return Text(_CONTROLS.sub("\N{REPLACEMENT CHARACTER}", text))
 
 
 def _deaths(deaths: list[DeathPicture], now: float) -> Table:
@@ -191,7 +198,7 @@ def _deaths(deaths: list[DeathPicture], now: float) -> Table:
     for death in reversed(deaths[-DEATHS:]):
         ran = f" while {', '.join(death['functions'])} ran" if death["functions"] else ""
         ago = f"{duration(now - death['at'])} ago"
-        table.add_row(ago, str(death["worker"]), Text(death["cause"], style="red"), death["reason"] + ran)
+        table.add_row(ago, str(death["worker"]), Text(death["cause"], style="red"), plain(death["reason"] + ran))
     return table
 
 

@@ -19,7 +19,7 @@ from rich.text import Text
 
 from poise._watch.history import SECONDS
 from poise._watch.sockets import Line, Refused, find
-from poise.cli.frame import DEATHS, KEYS, Scene, draw
+from poise.cli.frame import DEATHS, KEYS, Scene, draw, plain
 from poise.cli.keys import Keys
 
 if TYPE_CHECKING:
@@ -159,9 +159,14 @@ def show_once(found: list[Found], *, as_json: bool) -> None:
 def stream(found: Found, interval: float) -> None:
     """Print a line of JSON for each look, until the pool has ended: first all, then what has changed."""
     watch = Watch(found)
-    while (picture := watch.look(bars=True)) is not None:
-        click.echo(json.dumps(picture))
-        sys.stdout.flush()
+    while True:
+        if (picture := watch.look(bars=True)) is not None:
+            click.echo(json.dumps(picture))
+            sys.stdout.flush()
+        elif found.path not in {each.path for each in find()}:
+            break
+        else:
+            click.echo(f"{title(found)}: {watch.notice or 'it is not open yet'}", err=True)
         time.sleep(interval)
     watch.close()
 
@@ -208,7 +213,7 @@ class Top:
 
     def _drawn(self, height: int) -> RenderableType:
         if self._text:
-            lines, room = self._text.splitlines(), max(1, height - 2)
+            lines, room = [plain(line).plain for line in self._text.splitlines()], max(1, height - 2)
             self._first = max(0, min(self._first, len(lines) - room))
             shown = [*lines[self._first : self._first + room], "", "↑↓ scroll   any other key goes back"]
             return Text("\n".join(shown), no_wrap=True, overflow="ellipsis")
