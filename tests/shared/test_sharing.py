@@ -212,3 +212,56 @@ async def test_many_views_and_clients_leave_in_any_order(name: str) -> None:  # 
         assert await pools[2].run(Desk.echo, 1) == 1
         assert names() == {name}
     assert not names()
+
+
+async def test_large_answers_of_a_batch_come_through(name: str) -> None:  # G1
+    async with poise.Pool.shared(name, size=1) as pool:
+        answers = await asyncio.gather(*(pool.submit(numbers, count) for count in (1, 20_000, 30_000)))
+        assert [len(answer) for answer in answers] == [1, 20_000, 30_000]
+
+
+@poise.batched(max=8)
+def numbers(counts: list[int]) -> list[list[float]]:
+    """So many numbers for each, which are one pickle without buffers."""
+    return [[number + 0.5 for number in range(count)] for count in counts]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"key": 2**64},
+        {"key": "\ud800"},
+        {"priority": np.int64(3)},
+        {"retries": np.int32(2)},
+        {"tenant": "\ud800", "weight": np.float32(2)},
+        {"timeout": np.float32(60)},
+    ],
+)
+async def test_what_an_option_may_be_travels(name: str, options: dict[str, Any]) -> None:  # G1
+    async with poise.Pool.shared(name, Desk, size=1) as pool:
+        async with asyncio.timeout(60):
+            assert await pool.options(**options).run(Desk.echo, 1) == 1
+        with pytest.raises(poise.ConfigError, match="at most"):
+            pool.options(priority=10**20).submit(Desk.echo, 1)
+
+
+async def test_a_function_that_is_used_is_not_forgotten_for_others(name: str) -> None:
+    async with poise.Pool.shared(name, size=1) as pool:
+        pid = owner_of(name)
+        for first in range(0, 1200, 100):
+            calls = [pool.submit(adder(number)[0], 1) for number in range(first, first + 100)]
+            assert await pool.run(adder(0)[0], 1) == 1
+            assert await asyncio.gather(*calls) == [number + 1 for number in range(first, first + 100)]
+        assert owner_of(name) == pid
+
+
+def adder(number: int) -> list[Any]:
+    """A function of its own for each number."""
+    return [lambda value: value + number]
+
+
+async def test_a_pool_that_did_not_open_makes_room_for_one_that_does(name: str) -> None:  # G8
+    with pytest.raises(poise.PoolBroken, match="no weights here"):
+        await poise.Pool.shared(name, Failing, size=1, detached=True, start_timeout=30).open()
+    async with poise.Pool.shared(name, Desk, size=1) as pool:
+        assert await pool.run(Desk.echo, 1) == 1

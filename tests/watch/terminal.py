@@ -29,12 +29,14 @@ class Terminal:
         self._inside = inside
         self.before = termios.tcgetattr(inside)
         self._drawn = ""
+        sized = ("COLUMNS", "LINES")  # of whatever runs the tests, and not of this terminal
+        environment = {name: value for name, value in os.environ.items() if name not in sized}
         self.program = subprocess.Popen(
             [sys.executable, "-m", "poise.cli", *arguments],
             stdin=inside,
             stdout=inside,
             stderr=inside,
-            env={**os.environ, "TERM": "xterm-256color"},
+            env={**environment, "TERM": "xterm-256color"},
             start_new_session=True,
         )
         os.set_blocking(self._end, False)

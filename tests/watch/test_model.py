@@ -95,7 +95,8 @@ def worker(number: int, pid: int | None) -> WorkerStats:
 
 
 @pytest.fixture
-def source() -> Source:
+def source(monkeypatch: pytest.MonkeyPatch) -> Source:
+    monkeypatch.setattr("poise._watch.model.this_node", lambda: None)  # another test may have a Ray in this process
     source = Source()
     source.model.tick()
     return source

@@ -166,9 +166,10 @@ def time_limit(options: CallOptions, now: float) -> tuple[float, float]:
     Raises:
         DeadlineExceeded: the view's deadline has passed.
     """
-    timeout = math.inf if options.timeout is None else options.timeout
+    # A number of numpy's would make the sum as imprecise as it is itself.
+    timeout = math.inf if options.timeout is None else float(options.timeout)
     if options.deadline is not None:
-        timeout = min(timeout, options.deadline - now)
+        timeout = min(timeout, float(options.deadline) - now)
         if timeout <= 0:
             raise DeadlineExceeded(0.0, started=False)
     return timeout, now + timeout

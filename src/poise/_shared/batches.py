@@ -10,6 +10,7 @@ from poise._engine.batches import Batches, SentBatch
 from poise._protocol.bundles import Arguments, Outcomes
 from poise._protocol.codec import packed_part, unpack
 from poise._protocol.exceptions import pack_exception
+from poise._protocol.payloads import Packed, Payload
 from poise._protocol.words import describe, type_name
 from poise.errors import BatchError, PayloadError
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from poise._protocol.functions import Target
-    from poise._protocol.payloads import Packed
 
 REMEMBERED: Final = 1024
 """Batched functions that are known at a time."""
@@ -59,12 +59,18 @@ class RelayBatches(Batches):
             outcomes = _outcomes(packed)
             if type(outcomes) is Outcomes and len(outcomes.parts) == len(call_ids):
                 each = zip(call_ids, outcomes.codes, outcomes.parts, strict=True)
-                return [Answer(call_id, _verdict(code), packed_part(part), share) for call_id, code, part in each]
+                return [Answer(call_id, _verdict(code), _as_packed(part), share) for call_id, code, part in each]
             if not isinstance(outcomes, PayloadError):  # the workers' class has another function of that name
                 kind = f"{type_name(outcomes)} (in the worker it is not batched)"
                 outcomes = BatchError(batch.name, len(call_ids), None, kind)
             packed = pack_exception(outcomes)
         return [Answer(call_id, RAISED, packed, share) for call_id in call_ids]
+
+
+def _as_packed(part: Any) -> Packed:
+    """A part as lanes carry it on: one that is large has come as a view of what was received."""
+    packed: Any = packed_part(part)
+    return Payload(bytes(packed)) if type(packed) is memoryview else packed
 
 
 def _verdict(code: int) -> Any:

@@ -104,7 +104,9 @@ class RelayedCall:
         self.is_over = True
         if answer.ending == RAISED:
             self.client.failed_on(self.call_id, self.worker_id)
-        self.client.reply(self, answer.ending, answer.value, answer.service_time)
+        value = answer.value  # which is an exception where the lane has ended it by itself
+        packed = pack_with_cause(value) if isinstance(value, BaseException) else value
+        self.client.reply(self, answer.ending, packed, answer.service_time)
 
     def set_result(self, worker_id: int) -> None:
         """It asked for a worker, and has it."""

@@ -182,6 +182,7 @@ class Client:
         elif operation == DEFINE:
             function = load_function(message[1], load(message[2], buffers))
             self._functions[function.digest] = function
+            self._functions.move_to_end(function.digest)  # as a worker's shelf does: the client goes by that
             if len(self._functions) > KEPT:
                 self._functions.popitem(last=False)
         elif operation == KILL:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _ray: Any = ray  # its own types leave out some of what it takes and gives
 
+ENDS_WITHIN: Final = 120.0
+"""Seconds that an owner has to end in good order, which is more than closing takes a pool, before it is killed."""
 ANSWERS_WITHIN: Final = 5.0
 """Seconds after which an owner that says nothing is taken to be stuck."""
 
@@ -109,10 +111,13 @@ def end_pool(name: str, *, drains: bool) -> None:
     Raises:
         PoiseError: there is none of that name.
     """
+    owner = _owner(name)
     try:
-        _ray.get(_owner(name).stop.remote(drains))
+        _ray.get(owner.stop.remote(drains), timeout=None if drains else ENDS_WITHIN)
     except RayActorError:  # which is how it tells that it has ended
         return
+    except GetTimeoutError:  # it hangs
+        _ray.kill(owner, no_restart=True)
 
 
 def _owner(name: str) -> Any:

@@ -54,16 +54,17 @@ class SharedCall(CarryingCall[R]):
         if self.deadline != math.inf or self.own is not None or self.deaths:
             terms = {**(terms or {}), **(self.own or {})}
             if self.deadline != math.inf:
-                terms["left"] = (max(0.0, self.deadline - self._dispatcher.clock.time()), record.timeout)
+                terms["left"] = (max(0.0, self.deadline - self._dispatcher.clock.time()), float(record.timeout))
             if self.deaths:
                 terms["deaths"] = self.deaths
         if record.retry is not None and terms is not None and "retries" in terms:
-            terms = {**terms, "retries": record.retry.left}  # another owner may have used some
+            terms = {**terms, "retries": int(record.retry.left)}  # another owner may have used some
+        parks = self.parks or self.owner_id is not None  # another owner has accepted it before
         self.owner_id = None if record.worker is None else record.worker.id
         credit = None if self.stream is None else self.stream.window
         headers = self.headers(record) or None
         call = record.id, self.function, self.args, self.kwargs, False, credit, headers
-        return SharedParcel(*call, self.name, [self.parks, terms])
+        return SharedParcel(*call, self.name, [parks, terms])
 
     def kill(self) -> bool:
         """Cancel the call, and end the worker that runs it; see `Call.kill`."""
@@ -166,6 +167,7 @@ class ClientDispatcher(Dispatcher):
         """The owner has died: what it is known not to have begun goes to the next one."""
         lane, worker = self.lanes.get(worker_id), self.scheduler.worker(worker_id)
         if lane is not None and lane.marks is not None and worker is not None:
+            lane.take_back(worker.running)  # the owner may live, if only the connection has ended
             self.scheduler.take_note(worker_id, lane.marks.attempts(worker.running))
         super().on_lost(worker_id, reason, all_in_doubt=all_in_doubt)
 

@@ -95,7 +95,7 @@ class SharedEngine(Engine):
         elif worker_id is not None:
             call.own = {"worker": worker_id}
         if type(batching := pace_key(call)) is Batching:
-            call.own = {**(call.own or {}), "batch": (batching.max, batching.wait)}
+            call.own = {**(call.own or {}), "batch": (int(batching.max), float(batching.wait))}
         record = CallRecord(
             dispatcher.next_call_id(),
             call.name,
@@ -185,12 +185,10 @@ class SharedEngine(Engine):
             lambda: dispatcher.lane is not None or scheduler.is_closed or scheduler.fleet.broken is not None
         )
         lane: OwnerLane | None = dispatcher.lane
-        if lane is None:
-            if scheduler.fleet.broken is not None:
-                raise scheduler.fleet.broken_error()
-            raise PoolClosed("the pool is closed")
         if scheduler.is_closed:
             raise PoolClosed("the pool is closed, and its workers stay as they are")
+        if lane is None:
+            raise scheduler.fleet.broken_error()
         return await lane.ask(what, *args)
 
     async def until_ready(self, workers: int | None) -> None:

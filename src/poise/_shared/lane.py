@@ -185,8 +185,10 @@ class OwnerLane:
         try:
             await outcome_of(sent)
         except RayError as error:
-            if (answer := answer_of_failure(call_id, error)) is not None:  # else the owner is dead, which is heard
+            if (answer := answer_of_failure(call_id, error)) is not None:
                 self.hear([answer])
+            else:
+                self.express.cut()  # the owner is dead, or cannot be reached: what that means for all is decided once
 
     def recall(self, call_ids: Sequence[int]) -> None:  # noqa: ARG002 (as of a `Lane`)
         """The owner gives nothing back that it was given."""
@@ -281,6 +283,8 @@ class OwnerLane:
         except RayError as error:
             if (answer := answer_of_failure(call_id, error)) is not None:
                 arrived(answer)
+            else:
+                self.express.cut()
             return
         contents = uncrate(crated)
         if len(contents) == 2:  # an answer, and whether its worker retires

@@ -25,6 +25,7 @@ from poise._shared.client import Client, ClientLink
 from poise._shared.marks import OwnerMarks, join_marks
 from poise._shared.relay import RelayLauncher
 from poise._shared.terms import Greeting, Outcome, refuse_difference, told
+from poise.errors import PoolClosed
 from poise.options import PoolOptions
 
 if TYPE_CHECKING:
@@ -39,8 +40,13 @@ if TYPE_CHECKING:
 _ray: Any = ray  # its own types leave out some of what it takes and gives
 _log = logging.getLogger("poise")
 
+TELLS_FOR: Final = 0.5
+"""Seconds in which those who have asked to join hear why the pool could not be opened."""
 AWAITED_FOR: Final = 30.0
 """Seconds in which a client that has asked to join is connected, or is taken to have died meanwhile."""
+
+LONGEST: Final = 3600.0
+"""Seconds of `start_timeout` for which it is believed that a client which is not connected lives."""
 
 
 class Owner:
@@ -120,7 +126,8 @@ class Owner:
         if self._is_closing:
             return None
         client = self._clients[name] = Client(name, self._engine, self._on_gone)
-        asyncio.get_running_loop().call_later(AWAITED_FOR + self._settings.start_timeout, self._give_up, client)
+        awaited_for = AWAITED_FOR + min(self._settings.start_timeout, LONGEST)
+        asyncio.get_running_loop().call_later(awaited_for, self._give_up, client)
         if self._opened is None:
             self._opened = asyncio.ensure_future(self._engine.open())
         try:
@@ -129,12 +136,20 @@ class Owner:
             )
             await asyncio.shield(self._opened)
         except Exception as error:  # noqa: BLE001 - whatever it is the client is to know
+            self._end_if_it_never_opened()
             return told(error)
         most = self._engine.dispatcher.scheduler.sizing.most
         where = os.getpid(), ray.get_runtime_context().get_node_id()
         slots, writable = self._settings.concurrency, self._settings.writable
         opened = self._opening.options, self._opening.is_detached
         return True, Greeting(*where, self._classes, slots, most, *opened, writable)
+
+    def _end_if_it_never_opened(self) -> None:
+        """Make room for another owner, which tries again, once those who have waited here are told why."""
+        opened = self._opened
+        if opened is not None and opened.done() and opened.exception() is not None and not self._is_closing:
+            self._is_closing = True
+            asyncio.get_running_loop().call_later(TELLS_FOR, self._end_now)
 
     async def listen(self, name: str, path: str) -> None:
         """Let a client connect on this node, to a socket at this path, and share memory with it.
@@ -187,7 +202,10 @@ class Owner:
     def _end_soon(self) -> None:
         if not self._is_closing:
             self._is_closing = True
-            self._ending = asyncio.ensure_future(self._end())
+            self._end_now()
+
+    def _end_now(self) -> None:
+        self._ending = asyncio.ensure_future(self._end())
 
     async def _end(self) -> None:
         try:
@@ -199,12 +217,13 @@ class Owner:
 
     async def stop(self, drains: bool) -> None:  # noqa: FBT001 - Ray's call
         """End the pool, whoever uses it; if so told when every call that it has accepted has ended. Never returns."""
-        if drains:
-            await self._engine.drain()
+        if drains and self._opened is not None:
+            with contextlib.suppress(PoolClosed):  # it never opened
+                await self._engine.drain()
         self._is_closing = True
         for client in self._clients.values():
             client.tell_of_end()
-        self._ending = asyncio.ensure_future(self._end())
+        self._end_now()
         await asyncio.Event().wait()
 
     # -----------------------------------------------------------------------------------------------------------------

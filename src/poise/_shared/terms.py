@@ -22,6 +22,9 @@ NAMESPACE: Final = "poise"
 LONGEST_NAME: Final = 100
 """Characters of a shared pool's name."""
 
+LARGEST: Final = 2**63 - 1
+"""The largest whole number that a message carries."""
+
 LATE: Final = 0.05
 """Seconds after a call's deadline at which its own process answers for an owner that has not."""
 
@@ -113,24 +116,40 @@ def refuse_difference(name: str, asked: Mapping[str, Any], has: Mapping[str, Any
 
 
 def terms_of(options: CallOptions) -> Terms:
-    """What each call with these options asks for."""
+    """What each call with these options asks for.
+
+    Raises:
+        ConfigError: a number is too large to travel.
+    """
     terms: Terms = {}
+    for name in ("priority", "retries"):
+        if abs(getattr(options, name)) > LARGEST:
+            raise ConfigError(name, getattr(options, name), f"at most {LARGEST:,} in a shared pool")
     if options.priority:
-        terms["priority"] = options.priority
+        terms["priority"] = int(options.priority)
     if options.retries and not options.retry_on:  # else the client tries again: it alone knows the exceptions
-        terms["retries"], terms["pause"] = options.retries, options.retry_delay
+        terms["retries"], terms["pause"] = int(options.retries), float(options.retry_delay)
     if options.retries and options.retry_on:
         terms["again"] = True
     if options.tenant is not None:
-        terms["tenant"], terms["weight"] = packed_tenant(options.tenant), options.weight
+        terms["tenant"], terms["weight"] = packed_tenant(options.tenant), float(options.weight)
     if options.key is not None:
-        terms["key"], terms["patience"] = options.key, options.patience
+        terms["key"], terms["patience"] = packed_key(options.key), float(options.patience)
     return terms
 
 
 def packed_tenant(tenant: Any) -> str | bytes:
     """A tenant as it travels."""
-    return tenant if type(tenant) is str else pickle.dumps(tenant, PROTOCOL)
+    return tenant if type(tenant) is str and tenant.isascii() else pickle.dumps(tenant, PROTOCOL)
+
+
+def packed_key(key: str | int | bytes) -> str | int | bytes:
+    """A key as it travels: as it is, unless no message can carry it."""
+    if isinstance(key, int):
+        return int(key) if abs(key) <= LARGEST else b"%d" % key
+    if isinstance(key, str):
+        return str(key) if key.isascii() else key.encode("utf-8", "surrogatepass")
+    return bytes(key)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
