@@ -209,6 +209,12 @@ async def test_what_fails_everywhere_harms_no_worker(open_pool: OpenPool) -> Non
         for _ in range(5):
             with pytest.raises(ValueError, match="bad"):
                 await stubborn.run(lambda _: int("bad"))
-        stats = await until(pool, lambda stats: stats.sick == 0 and stats.ready == len(stats.workers) == 2, within=90)
         # One that starts within a millisecond may have taken the place of the first before the second try has failed.
-        assert {worker.id for worker in stats.workers} == before or stats.workers[0].lane == "local"
+        is_at_once = pool.stats().workers[0].lane == "local"
+
+        def is_calm(stats: poise.Stats) -> bool:
+            stayed = {worker.id for worker in stats.workers} == before
+            return stats.ready == len(stats.workers) == 2 and (stayed or is_at_once)
+
+        stats = await until(pool, is_calm, within=90)
+        assert stats.sick == 0 or is_at_once
