@@ -51,14 +51,11 @@ def _rising(run: dict[str, Any]) -> Table:
             HOPS[row["hop"]],
             f"{row['busy']:.0%}",
             f"{row['mean'] * row['rate'] / 1000:.0%}",
-            _ms(row["mean_wait"]),
-            _ms(row["ideal_mean"]),
-            _ms(row["p99_wait"]),
-            _ms(row["ideal_p99"]),
+            *_waits(row),
         ]
         for row in run["rising"]
     ]
-    heads = ["a call", "calls a second", "a hop", "owner busy", "load", "mean wait", "ideal", "p99", "ideal"]
+    heads = ["a call", "calls a second", "a hop", "owner busy", "load", *_WAITS]
     return Table("One owner, 1,000 workers", heads, rows)
 
 
@@ -69,15 +66,20 @@ def _recorded(run: dict[str, Any]) -> Table:
             row["way"] if row["owners"] == 1 else f"{row['owners']} owners, {row['way']}",
             f"{row['offered']:,.0f}",
             f"{row['busy']:.0%}",
-            _ms(row["mean_wait"]),
-            _ms(row["ideal_mean"]),
-            _ms(row["p99_wait"]),
-            _ms(row["ideal_p99"]),
+            *_waits(row),
         ]
         for row in run["recorded"]
     ]
-    heads = ["a request, load", "", "calls a second", "busiest owner", "mean wait", "ideal", "p99", "ideal"]
+    heads = ["a request, load", "", "calls a second", "busiest owner", *_WAITS]
     return Table("Recorded requests", heads, rows)
+
+
+_WAITS: Final = ("mean wait", "ideal", "p99", "ideal")
+
+
+def _waits(row: dict[str, Any]) -> list[str]:
+    """The cells of these columns."""
+    return [_ms(row[name]) for name in ("mean_wait", "ideal_mean", "p99_wait", "ideal_p99")]
 
 
 def _ms(seconds: float) -> str:

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, cast
 
 from poise._protocol.buffers import unchanging
 from poise._protocol.descriptors import keep_from_children
-from poise._protocol.frames import Frame, FrameError, FrameReader
+from poise._protocol.frames import Frame, FrameError, FrameReader, Unloaded, pack_frames
 from poise._protocol.peer import LinkWatch, Standing, keep_alive
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 _log = logging.getLogger("poise")
 
@@ -94,6 +94,14 @@ class CallerLink(asyncio.BufferedProtocol):
             view = view[SLICE:]
         if view:
             self._unwritten.append(unchanging(view))
+
+    def say(self, messages: Sequence[Unloaded], whom: str) -> None:
+        """Write these messages; if that cannot be done, end the connection, which settles what becomes of them."""
+        try:
+            self.write(pack_frames(messages))
+        except Exception as error:  # noqa: BLE001 - no memory, say
+            _log.exception("%s cannot be written to, and is given up", whom)
+            self.give_up(error)
 
     def give_up(self, reason: Exception) -> None:
         """End the connection at once."""

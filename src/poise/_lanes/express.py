@@ -13,7 +13,7 @@ from poise._lanes.ahead import SentAhead
 from poise._lanes.answers import unpack_answer, unpack_items
 from poise._lanes.in_turn import InTurn
 from poise._lanes.lane import AHEAD_CALLS, BY_ITSELF, UNFENCED_CALLS, Listener
-from poise._protocol.frames import FrameError, Unloaded, pack_frames
+from poise._protocol.frames import FrameError, Unloaded
 from poise._protocol.journal import JournalReader
 from poise._protocol.marks import Marks
 from poise._protocol.memory import journal_of, marks_of
@@ -85,6 +85,7 @@ class Express:
         """
         self._owner = owner
         self._worker_id = owner.worker_id
+        self._name = f"worker {owner.worker_id}"
         self._listener = listener
         self.unpack_answer: Callable[[Answer], Answer] = partial(unpack_answer, writable=writable)
         self.unpack_items: Callable[[list[Packed]], tuple[list[Any], Exception | None]]
@@ -184,11 +185,7 @@ class Express:
         if link is None or link.is_paused or not self._unloaded:
             return
         unloaded, self._unloaded = self._unloaded, []
-        try:
-            link.write(pack_frames(unloaded))
-        except Exception as error:  # noqa: BLE001 - no memory, say: calls are lost, and only the worker's end settles that
-            _log.exception("worker %d cannot be written to, and is given up", self._worker_id)
-            link.give_up(error)
+        link.say(unloaded, self._name)
 
     # -----------------------------------------------------------------------------------------------------------------
     # From the worker

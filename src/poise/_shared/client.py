@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from poise._answers import NOT_BEGUN, Answer
 from poise._lanes.caller_link import CallerLink
 from poise._protocol.crates import crate_answer, crate_item
-from poise._protocol.frames import FrameError, Unloaded, pack_frames
+from poise._protocol.frames import FrameError, Unloaded
 from poise._protocol.messages import (
     CANCEL,
     CLASSES,
@@ -311,11 +311,7 @@ class Client:
         if link is None or link.is_paused or not self._unloaded:
             return
         unloaded, self._unloaded = self._unloaded, []
-        try:
-            link.write(pack_frames(unloaded))
-        except Exception as error:  # noqa: BLE001 - no memory, say: answers are lost, and only the connection's end settles it
-            _log.exception("a client of a shared pool cannot be written to, and is given up")
-            link.give_up(error)
+        link.say(unloaded, link.peer)
 
     def unlink(self, link: CallerLink, error: Exception | None) -> None:
         """The connection has ended, by either side."""
