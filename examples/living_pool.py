@@ -77,7 +77,7 @@ async def main() -> None:
         await asyncio.gather(*(pool.submit(Model.think) for _ in range(60)))
         print(f"workers under load: {pool.stats().size}")
 
-        ours = pool.options(key="our session")
+        ours = pool.options(key="our session", patience=1.0)  # rather than elsewhere while its worker is checked
         processes = {(await ours.run(Model.predict, float(n)))[1] for n in range(20)}
         print(f"processes that our session has met: {len(processes)}")
 
